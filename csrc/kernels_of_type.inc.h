@@ -1,0 +1,18 @@
+/* kernels_of_type.inc.h - every kernel for one instruction set and one element type. */
+
+#include "vector.h"
+#include "vector_math.h"
+
+#include "matmul.inc.h"
+
+#include "elementwise.inc.h"
+#include "softmax_cross_entropy.inc.h"
+
+static const nnf_kernels FN(kernels) = {
+    .matmul = FN(matmul),
+    .softmax_cross_entropy = FN(softmax_cross_entropy),
+    .softmax = FN(softmax),
+    .activation_forward = FN(activation_forward),
+    .activation_backward = FN(activation_backward),
+    .activation_difference = FN(activation_difference),
+};

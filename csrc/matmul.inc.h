@@ -1,0 +1,1 @@
+static void FN(matmul)(const nnf_matmul *p) { (void)p; }

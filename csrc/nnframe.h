@@ -1,0 +1,120 @@
+/* nnframe.h - the contract of every kernel: shapes, strides, aliasing, what it writes.
+ *
+ * The C knows nothing of Python. Whoever calls it has checked the arrays: pointers are aligned to their
+ * element, sizes are >= 0, strides count elements (not bytes), numbers are in the machine's byte order, and
+ * outputs overlap no input unless a contract allows it. A size of zero is allowed everywhere and writes
+ * nothing (a product over k = 0 writes zeros, as it must).
+ *
+ * Letters used for shapes throughout:
+ *   m, n, k    a product C (m, n) = A (m, k) B (k, n)
+ *   N          rows of a mini-batch
+ *   C          classes
+ *   I, O       inputs and outputs of a linear layer, whose weight is (O, I)
+ *   S          stacked perturbations
+ *
+ * Each kernel is written once, in a *.inc.h template, and compiled for {instruction set} x {float, double};
+ * a table of function pointers (nnf_kernels) holds the result. `void *` stands for the table's element type.
+ */
+#ifndef NNFRAME_H
+#define NNFRAME_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- element types and activations ------------------------------------------------------------------ */
+
+enum { NNF_FLOAT32, NNF_FLOAT64, NNF_DTYPES };
+
+typedef enum {
+    NNF_IDENTITY, /* y = x */
+    NNF_SIGMOID,  /* y = 1 / (1 + exp(-x)) */
+    NNF_TANH,     /* y = tanh(x) */
+    NNF_RELU,     /* y = max(x, 0), NaN stays NaN */
+    NNF_STEP,     /* y = 1 where x > 0, else 0; NaN stays NaN */
+    NNF_ACTIVATIONS
+} nnf_activation;
+
+/* ---- matrix product --------------------------------------------------------------------------------- */
+
+/* c[b] = activation(a[b] @ b[b] + bias) for each matrix b of the batch.
+ * a: batch of (m, k), any row and column stride. b: batch of (k, n), any row and column stride.
+ * c: batch of (m, n), adjacent columns, row stride c_row >= n; overlaps neither a nor b; is overwritten, never read.
+ * A batch stride of 0 repeats one matrix. bias: n adjacent elements, or NULL.
+ * Sums run over k in an order that depends on k alone: same bits for any number of threads. */
+typedef struct {
+    intptr_t batch, m, n, k;
+    const void *a;
+    intptr_t a_batch, a_row, a_col;
+    const void *b;
+    intptr_t b_batch, b_row, b_col;
+    void *c;
+    intptr_t c_batch, c_row;
+    const void *bias;
+    nnf_activation activation;
+    double alpha; /* parameter of the activation, where it has one */
+} nnf_matmul;
+
+/* ---- softmax and cross-entropy ----------------------------------------------------------------------- */
+
+/* Per row of logits (N, C): loss = log(sum_c exp(x_c)) - sum_c t_c x_c, for rows of t that sum to 1;
+ * gradient = scale * (softmax(x) - t). Exactly one of labels (N class indices, each in [0, C)) and targets
+ * (N, C), adjacent, is not NULL. grad: (N, C) adjacent, may be NULL, may be the logits themselves when those are adjacent.
+ * losses: N doubles, one a row, not scaled; may be NULL. */
+typedef struct {
+    intptr_t rows, classes;
+    const void *logits;
+    intptr_t logits_row;
+    const int64_t *labels;
+    const void *targets;
+    double scale;
+    void *grad;
+    double *losses;
+} nnf_softmax_cross_entropy;
+
+/* ---- the tables --------------------------------------------------------------------------------------- */
+
+typedef struct {
+    void (*matmul)(const nnf_matmul *p);
+    void (*softmax_cross_entropy)(const nnf_softmax_cross_entropy *p);
+    /* y = softmax(x) over each row; x, y: (rows, classes), adjacent; y may be x. */
+    void (*softmax)(intptr_t rows, intptr_t classes, const void *x, void *y);
+
+    /* y[i] = f(x[i]), i < n. y may be x. */
+    void (*activation_forward)(nnf_activation f, double alpha, intptr_t n, const void *x, void *y);
+    /* dx[i] = dy[i] f'(x[i]), where y[i] = f(x[i]). dx may be dy. */
+    void (*activation_backward)(nnf_activation f, double alpha, intptr_t n, const void *x, const void *y,
+                                const void *dy, void *dx);
+    /* dy[s, i] = f(x[i] + dx[s, i]) - f(x[i]) without cancellation, where y[i] = f(x[i]).
+     * x, y: n; dx, dy: (stack, n). dy may be dx. */
+    void (*activation_difference)(nnf_activation f, double alpha, intptr_t stack, intptr_t n, const void *x,
+                                  const void *y, const void *dx, void *dy);
+} nnf_kernels;
+
+/* One table an instruction set and element type; NULL where the compiler could not make it. */
+typedef struct {
+    const char *name;              /* "scalar", "avx2", "avx512", "neon" */
+    const nnf_kernels *kernels[NNF_DTYPES];
+} nnf_isa;
+
+/* cpu.c: the instruction sets that this build has and this processor runs, best first. */
+int nnf_isa_count(void);
+const nnf_isa *nnf_isa_at(int index);
+const nnf_isa *nnf_isa_find(const char *name); /* NULL if unknown or not runnable here */
+
+/* ---- pool.c: threads ----------------------------------------------------------------------------------- */
+
+/* Runs run(context, i) for each i in [0, tasks), on the calling thread and up to threads - 1 others. Which thread runs
+ * which task is not defined; results may depend on the task alone. Called from inside a task, or while another thread uses
+ * the pool, it runs all tasks on the calling thread. */
+typedef void (*nnf_task)(void *context, intptr_t index);
+void nnf_parallel(intptr_t tasks, nnf_task run, void *context);
+
+/* The same, but every 50 ms the calling thread asks poll(); once that answers non-zero no further task is
+ * begun, and the answer is returned when the running ones have ended. 0: all tasks have run. */
+typedef int (*nnf_poll)(void);
+int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll poll);
+
+void nnf_set_num_threads(int n); /* n >= 1; threads are started when first needed */
+int nnf_get_num_threads(void);
+
+#endif

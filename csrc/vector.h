@@ -1,0 +1,114 @@
+/* vector.h - one vector type for every instruction set.
+ *
+ * A template: included once for each instruction set and element type, with
+ *   NNF_DOUBLE         0 for float, 1 for double
+ *   NNF_VECTOR_BYTES   64, 32, 16; 0 means one number at a time, in plain C
+ * It defines
+ *   T, TI, TU          the element, and the signed and unsigned integers of its size
+ *   V, VI              a vector of them (T and TI themselves when NNF_VECTOR_BYTES is 0)
+ *   LANES              elements in a vector
+ *   FN(name)           name with the element type behind it; every function of a template is static
+ *   v_set1 v_load v_store v_load_n v_store_n v_select
+ * Arithmetic and comparison are the plain operators: a + b, a * b, a < b. A comparison yields a VI mask, all
+ * bits set where true (for LANES 1: 0 or 1); only v_select and the bitwise operators take masks.
+ * The contraction of a * b + c into one fused operation is left to the compiler, in every template alike.
+ */
+#undef T
+#undef TI
+#undef TU
+#undef V
+#undef VI
+#undef FN
+#undef LANES
+#undef v_set1
+#undef v_load
+#undef v_store
+#undef v_load_n
+#undef v_store_n
+#undef v_select
+
+#if NNF_DOUBLE
+#define T double
+#define TI int64_t
+#define TU uint64_t
+#define FN(name) name##_f64
+#else
+#define T float
+#define TI int32_t
+#define TU uint32_t
+#define FN(name) name##_f32
+#endif
+
+#define v_set1 FN(vector_set1)
+#define v_load FN(vector_load)
+#define v_store FN(vector_store)
+#define v_load_n FN(vector_load_n)
+#define v_store_n FN(vector_store_n)
+#define v_select FN(vector_select)
+
+#if NNF_VECTOR_BYTES == 0
+
+#define V T
+#define VI TI
+#define LANES 1
+
+NNF_INLINE V v_set1(T a) { return a; }
+NNF_INLINE V v_load(const T *p) { return *p; }
+NNF_INLINE void v_store(T *p, V a) { *p = a; }
+NNF_INLINE V v_load_n(const T *p, intptr_t n) { return n > 0 ? *p : 0; }
+NNF_INLINE void v_store_n(T *p, V a, intptr_t n) {
+    if (n > 0) *p = a;
+}
+NNF_INLINE V v_select(VI mask, V a, V b) { return mask ? a : b; }
+
+#else
+
+typedef T FN(vector) __attribute__((vector_size(NNF_VECTOR_BYTES)));
+typedef T FN(vector_unaligned) __attribute__((vector_size(NNF_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+typedef TI FN(vector_int) __attribute__((vector_size(NNF_VECTOR_BYTES)));
+#define V FN(vector)
+#define VI FN(vector_int)
+#define LANES ((intptr_t)(NNF_VECTOR_BYTES / sizeof(T)))
+
+NNF_INLINE V v_set1(T a) { return a - (V){0}; }
+NNF_INLINE V v_load(const T *p) { return *(const FN(vector_unaligned) *)p; }
+NNF_INLINE void v_store(T *p, V a) { *(FN(vector_unaligned) *)p = a; }
+NNF_INLINE V v_select(VI mask, V a, V b) { return (V)((mask & (VI)a) | (~mask & (VI)b)); }
+
+/* The first n lanes, n <= LANES: the others are read as zero and not written; no byte beyond n is touched. */
+#if NNF_VECTOR_BYTES == 64 && defined(__x86_64__)
+#if NNF_DOUBLE
+NNF_INLINE V v_load_n(const T *p, intptr_t n) { return (V)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p); }
+NNF_INLINE void v_store_n(T *p, V a, intptr_t n) { _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)a); }
+#else
+NNF_INLINE V v_load_n(const T *p, intptr_t n) { return (V)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+NNF_INLINE void v_store_n(T *p, V a, intptr_t n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)a); }
+#endif
+#elif NNF_VECTOR_BYTES == 32 && defined(__x86_64__)
+NNF_INLINE __m256i FN(vector_first)(intptr_t n) {
+    static const TI first[2 * NNF_VECTOR_BYTES / sizeof(T)] = {
+#if NNF_DOUBLE
+        -1, -1, -1, -1
+#else
+        -1, -1, -1, -1, -1, -1, -1, -1
+#endif
+    };
+    return _mm256_loadu_si256((const __m256i *)(first + LANES - n));
+}
+#if NNF_DOUBLE
+NNF_INLINE V v_load_n(const T *p, intptr_t n) { return (V)_mm256_maskload_pd(p, FN(vector_first)(n)); }
+NNF_INLINE void v_store_n(T *p, V a, intptr_t n) { _mm256_maskstore_pd(p, FN(vector_first)(n), (__m256d)a); }
+#else
+NNF_INLINE V v_load_n(const T *p, intptr_t n) { return (V)_mm256_maskload_ps(p, FN(vector_first)(n)); }
+NNF_INLINE void v_store_n(T *p, V a, intptr_t n) { _mm256_maskstore_ps(p, FN(vector_first)(n), (__m256)a); }
+#endif
+#else
+NNF_INLINE V v_load_n(const T *p, intptr_t n) {
+    V a = {0};
+    memcpy(&a, p, (size_t)n * sizeof(T));
+    return a;
+}
+NNF_INLINE void v_store_n(T *p, V a, intptr_t n) { memcpy(p, &a, (size_t)n * sizeof(T)); }
+#endif
+
+#endif
