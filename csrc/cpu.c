@@ -48,3 +48,13 @@ const nnf_isa *nnf_isa_find(const char *name) {
         if (strcmp(found[i]->name, name) == 0) return found[i];
     return NULL;
 }
+
+const char *nnf_compiler(void) {
+#if defined(__clang__)
+    return __VERSION__;
+#elif defined(__GNUC__)
+    return "gcc " __VERSION__;
+#else
+    return "unknown";
+#endif
+}

@@ -7,6 +7,7 @@
 
 #include "elementwise.inc.h"
 #include "softmax_cross_entropy.inc.h"
+#include "difference.inc.h"
 
 static const nnf_kernels FN(kernels) = {
     .matmul = FN(matmul),
@@ -15,4 +16,5 @@ static const nnf_kernels FN(kernels) = {
     .activation_forward = FN(activation_forward),
     .activation_backward = FN(activation_backward),
     .activation_difference = FN(activation_difference),
+    .difference_gradient = FN(difference_gradient),
 };

@@ -71,6 +71,50 @@ typedef struct {
     double *losses;
 } nnf_softmax_cross_entropy;
 
+/* ---- central differences of a linear layer --------------------------------------------------------------- */
+
+/* What stands above the perturbed layer, from the bottom up: linear layers and activations, then a loss. */
+typedef struct {
+    const void *weight;        /* linear: (width, inputs), adjacent; NULL for an activation */
+    nnf_activation activation; /* activation: its function, */
+    double alpha;              /*             its parameter, */
+    const void *x, *y;         /*             what it read and gave, (N, width), adjacent */
+    intptr_t width;            /* how many numbers a row has behind this stage */
+} nnf_stage;
+
+typedef enum {
+    NNF_CROSS_ENTROPY, /* sum over rows and classes of -t log(softmax(y)) */
+    NNF_SQUARED_ERROR  /* sum over all entries of (y - t)^2 */
+} nnf_loss;
+
+/* grad_weight[o, i] = scale * (L(W[o, i] + step) - L(W[o, i] - step)) / (2 step), and the same for the biases, where
+ * L is the sum over rows of the loss of stages(x W^T + b). Differences are propagated, never values: nothing cancels.
+ * x: (N, I), adjacent; entries that are zero are skipped, as their weights change nothing.
+ * columns: NULL, or (2, O, E), adjacent: how output o changes, as stage 0 sees it, by +step ([0]) and by -step ([1]) in
+ *   each of the E entries of x that are not zero, row by row; with biases each row has one more entry at its end. It
+ *   stands in for +-step x[n, i].
+ * p: (N, width) softmax probabilities; NULL for the squared error. t: (N, width) labels, one-hot or soft; may be NULL
+ * for the squared error. residual: (N, width), softmax - t, or y - t.
+ * grad_weight: (O, I). grad_bias: O numbers, or NULL. Each entry is summed over rows in one order, in double: same
+ * bits for any number of threads. Memory beyond the arguments: proportional to x, plus some 2 MB a thread. */
+typedef struct {
+    intptr_t rows, inputs, outputs;
+    const void *x;
+    const void *columns;
+    double step, scale;
+    intptr_t stages;
+    const nnf_stage *stage;
+    nnf_loss loss;
+    const void *p, *t, *residual;
+    void *grad_weight, *grad_bias;
+} nnf_difference;
+
+/* ---- central differences of a function -------------------------------------------------------------------- */
+
+/* grad[i] = (f(x + step[i] e_i) - f(x - step[i] e_i)) / (what was really added), i < n. x is copied, once a task; f is called
+ * from several threads at once. Returns 0, the answer of poll when that stopped it, or NNF_NO_MEMORY. */
+typedef double (*nnf_function)(const double *x, intptr_t n, void *data);
+
 /* ---- the tables --------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -88,6 +132,9 @@ typedef struct {
      * x, y: n; dx, dy: (stack, n). dy may be dx. */
     void (*activation_difference)(nnf_activation f, double alpha, intptr_t stack, intptr_t n, const void *x,
                                   const void *y, const void *dx, void *dy);
+
+    /* 0; or what poll answered when it stopped the loop; or NNF_NO_MEMORY. poll may be NULL. */
+    int (*difference_gradient)(const nnf_difference *p, int (*poll)(void));
 } nnf_kernels;
 
 /* One table an instruction set and element type; NULL where the compiler could not make it. */
@@ -95,6 +142,8 @@ typedef struct {
     const char *name;              /* "scalar", "avx2", "avx512", "neon" */
     const nnf_kernels *kernels[NNF_DTYPES];
 } nnf_isa;
+
+const char *nnf_compiler(void); /* cpu.c: name and version of the compiler */
 
 /* cpu.c: the instruction sets that this build has and this processor runs, best first. */
 int nnf_isa_count(void);
@@ -113,6 +162,11 @@ void nnf_parallel(intptr_t tasks, nnf_task run, void *context);
  * begun, and the answer is returned when the running ones have ended. 0: all tasks have run. */
 typedef int (*nnf_poll)(void);
 int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll poll);
+
+enum { NNF_NO_MEMORY = -1000 };
+
+int nnf_central_difference(nnf_function f, void *data, const double *x, intptr_t n, const double *step, double *grad,
+                           nnf_poll poll);
 
 void nnf_set_num_threads(int n); /* n >= 1; threads are started when first needed */
 int nnf_get_num_threads(void);

@@ -1,0 +1,425 @@
+/* difference.inc.h - the central-difference gradient of a linear layer, by propagating differences.
+ *
+ * Weight (o, i) moves by +-step: output o of row n moves by d = +-step x[n, i], and nothing else does. For one unit o
+ * and one row n, all the weights (o, i) with x[n, i] != 0 travel upwards together as a tile:
+ *
+ *     column   d[r]        one number a perturbation r: behind the perturbed layer and the activations on it
+ *     rows     d[k][r]     behind the next linear layer: k counts its outputs, and r lies in the vector's lanes
+ *
+ * As all perturbations of a tile share the row n, what the layers above read and gave there (x[n, k], y[n, k]),
+ * the probabilities p[n, k] and the weights are plain numbers, and every loop runs over r without tails: the tile
+ * holds `half` perturbations by +step, then as many by -step, filled up with zeros to whole vectors.
+ *
+ * Where the column meets the last linear layer, the loss is a function of the single number d, a short polynomial
+ * (rank_one_loss). Otherwise the rows are multiplied by each next weight as they lie: (width, inputs) @ (inputs, r).
+ */
+
+/* How many perturbations a tile has: enough to fill vectors, few enough that two sets of rows stay in the L2 cache. */
+enum { FN(MOST_HALF) = 256, FN(TILE_BYTES) = 1 << 19 };
+
+typedef struct {
+    const nnf_difference *p;
+    intptr_t blocks;       /* the inputs of a unit are cut into so many tasks */
+    const intptr_t *start; /* (blocks, N + 1): where a block's entries of row n begin in input and value */
+    const int32_t *input;  /* which weight of the unit: i, or I for its bias */
+    const T *value;        /* step * x[n, i] */
+    intptr_t half;         /* capacity of a tile: perturbations by +step */
+    intptr_t most_width;   /* of rows */
+    volatile int failed;
+} FN(difference_plan);
+
+/* The buffers of one task. */
+typedef struct {
+    T *d, *other;   /* rows, (most_width, 2 half) each; a column is their first line */
+    T *change;      /* the loss's change for each perturbation */
+    double *sum;    /* (I + 1): the gradient of the unit's weights, and of its bias */
+} FN(tile);
+
+NNF_INLINE T FN(largest)(const T *d, intptr_t n) {
+    V most = v_set1(0);
+    for (intptr_t r = 0; r < n; r += LANES) {
+        const V a = v_load(d + r), b = -a;
+        const V absolute = v_select(a > b, a, b);
+        most = v_select(absolute > most, absolute, most);
+    }
+    T lanes[LANES], largest = 0;
+    v_store(lanes, most);
+    for (intptr_t r = 0; r < LANES; r++) largest = lanes[r] > largest ? lanes[r] : largest;
+    return largest;
+}
+
+/* ---- elementwise layers ---- */
+
+/* d[r] = f(x + d[r]) - f(x) for one x with y = f(x). small: every |d| is at most NNF_SMALL / 2. */
+NNF_INLINE void FN(difference_at)(nnf_activation f, double alpha, T x, T y, T *d, intptr_t n, int small) {
+    const V vx = v_set1(x), vy = v_set1(y), one = v_set1(1);
+    const V slope = FN(backward_of)(f, alpha, vx, vy, one);
+    if (small && f == NNF_SIGMOID) {
+        for (intptr_t r = 0; r < n; r += LANES) {
+            const V e = v_expm1_small(v_load(d + r));
+            v_store(d + r, slope * e / (one + vy * e));
+        }
+    } else if (small && f == NNF_TANH) {
+        for (intptr_t r = 0; r < n; r += LANES) {
+            const V e = v_expm1_small(v_load(d + r) + v_load(d + r));
+            const V t = e / (e + v_set1(2));
+            v_store(d + r, slope * t / (one + vy * t));
+        }
+    } else {
+        for (intptr_t r = 0; r < n; r += LANES)
+            v_store(d + r, FN(difference_of)(f, alpha, vx, vy, v_load(d + r)));
+    }
+}
+
+/* Lines first .. first + lines - 1 of an activation's outputs, for row `row`. */
+static void FN(activation_stage)(const nnf_stage *s, intptr_t row, intptr_t first, intptr_t lines, T *d, intptr_t n) {
+    const T *x = (const T *)s->x + row * s->width + first, *y = (const T *)s->y + row * s->width + first;
+    const int small = FN(largest)(d, lines * n) * 2 <= (T)NNF_SMALL;
+    for (intptr_t k = 0; k < lines; k++) switch (s->activation) {
+        case NNF_SIGMOID:
+            FN(difference_at)(NNF_SIGMOID, s->alpha, x[k], y[k], d + k * n, n, small);
+            break;
+        case NNF_TANH:
+            FN(difference_at)(NNF_TANH, s->alpha, x[k], y[k], d + k * n, n, small);
+            break;
+        case NNF_RELU:
+            FN(difference_at)(NNF_RELU, s->alpha, x[k], y[k], d + k * n, n, small);
+            break;
+        case NNF_STEP:
+            FN(difference_at)(NNF_STEP, s->alpha, x[k], y[k], d + k * n, n, small);
+            break;
+        default:
+            break; /* identity */
+        }
+}
+
+/* ---- linear layers ---- */
+
+/* A column becomes rows: next[k][r] = W[k, o] d[r]. */
+static void FN(rank_one_stage)(const nnf_stage *s, intptr_t inputs, intptr_t o, const T *d, T *next, intptr_t n) {
+    const T *weight = (const T *)s->weight + o;
+    for (intptr_t k = 0; k < s->width; k++) {
+        const V w = v_set1(weight[k * inputs]);
+        for (intptr_t r = 0; r < n; r += LANES) v_store(next + k * n + r, w * v_load(d + r));
+    }
+}
+
+/* next (width, n) = W (width, inputs) @ d (inputs, n) */
+static void FN(linear_stage)(const nnf_stage *s, intptr_t inputs, const T *d, T *next, intptr_t n) {
+    const nnf_matmul product = {.batch = 1,
+                                .m = s->width,
+                                .n = n,
+                                .k = inputs,
+                                .a = s->weight,
+                                .a_row = inputs,
+                                .a_col = 1,
+                                .b = d,
+                                .b_row = n,
+                                .b_col = 1,
+                                .c = next,
+                                .c_row = n};
+    FN(matmul)(&product);
+}
+
+/* ---- losses ---- */
+
+/* Changes so large that expm1 and log1p no longer help: log(sum p exp(d)) by its definition, shifted by the largest.
+ * rest: the probability of the classes that are not among these, whose d is 0. */
+NNF_NOINLINE void FN(wide_cross_entropy)(const T *p, const T *t, intptr_t classes, double rest, const T *d, T *change,
+                                         intptr_t n) {
+    for (intptr_t r = 0; r < n; r++) {
+        double largest = rest > 0 ? 0 : -HUGE_VAL, labelled = 0;
+        for (intptr_t k = 0; k < classes; k++) largest = d[k * n + r] > largest ? d[k * n + r] : largest;
+        double sum = rest * exp(-largest);
+        for (intptr_t k = 0; k < classes; k++) {
+            sum += p[k] * exp(d[k * n + r] - largest);
+            labelled += t[k] == 0 ? 0 : (double)t[k] * d[k * n + r];
+        }
+        change[r] = (T)(largest + log(sum) - labelled);
+    }
+}
+
+/* change[r] = log1p(sum_k p_k expm1(d_k)) - sum_k t_k d_k, d (classes, n) */
+NNF_INLINE void FN(cross_entropy_loop)(const T *p, const T *t, intptr_t classes, const T *d, T *change, intptr_t n,
+                                       int small) {
+    for (intptr_t r = 0; r < n; r += LANES) {
+        V sum = v_set1(0), labelled = v_set1(0);
+        for (intptr_t k = 0; k < classes; k++) {
+            const V v = v_load(d + k * n + r);
+            sum = sum + v_set1(p[k]) * (small ? v_expm1_small(v) : v_expm1(v));
+            if (t[k] != 0) labelled = labelled + v_set1(t[k]) * v;
+        }
+        v_store(change + r, v_log1p(sum) - labelled);
+    }
+}
+
+static void FN(cross_entropy_change)(const T *p, const T *t, intptr_t classes, double rest, const T *d, T *change,
+                                     intptr_t n) {
+    const T most = FN(largest)(d, classes * n);
+    if (most <= (T)NNF_SMALL)
+        FN(cross_entropy_loop)(p, t, classes, d, change, n, 1);
+    else if (most <= 1)
+        FN(cross_entropy_loop)(p, t, classes, d, change, n, 0);
+    else
+        FN(wide_cross_entropy)(p, t, classes, rest, d, change, n);
+}
+
+/* change[r] = sum_k d_k (2 residual_k + d_k), d (width, n) */
+static void FN(squared_error_change)(const T *residual, intptr_t width, const T *d, T *change, intptr_t n) {
+    for (intptr_t r = 0; r < n; r += LANES) {
+        V sum = v_set1(0);
+        for (intptr_t k = 0; k < width; k++) {
+            const V v = v_load(d + k * n + r);
+            sum = sum + v * (v_set1(2 * residual[k]) + v);
+        }
+        v_store(change + r, sum);
+    }
+}
+
+static void FN(loss_change)(const nnf_difference *p, intptr_t row, intptr_t first, intptr_t lines, intptr_t width,
+                            const T *d, T *change, intptr_t n) {
+    const intptr_t at = row * width + first;
+    if (p->loss == NNF_CROSS_ENTROPY) {
+        const T *probability = (const T *)p->p + at;
+        const double rest = lines < width ? 1 - (double)*probability : 0;
+        FN(cross_entropy_change)(probability, (const T *)p->t + at, lines, rest, d, change, n);
+    } else
+        FN(squared_error_change)((const T *)p->residual + at, lines, d, change, n);
+}
+
+/* ---- the last linear layer and the loss, for a column ---- */
+
+/* Cross-entropy behind y[k] += w_k d, as a function of the one number d. With S = sum_k p_k expm1(w_k d) it is
+ *     log1p(S) - d sum_k t_k w_k  =  d sum_k (p_k - t_k) w_k  +  (S - d sum_k p_k w_k)  -  (S - log1p(S)),
+ * and S is a power series in d whose coefficients are moments of the weights, sum_k p_k w_k^j / j!. While |w d| <=
+ * NNF_SMALL a few terms are exact to rounding; the first term keeps its digits when p is close to t. */
+enum { FN(MOST_TERMS) = 8 };
+
+/* moment[j] = sum_k p_k w_k^j / j! for j = 1 .. terms; returns sum_k residual_k w_k. */
+static double FN(moments)(const T *p, const T *residual, const T *weight, intptr_t stride, intptr_t classes, int terms,
+                          T *moment) {
+    double sums[FN(MOST_TERMS) + 1] = {0}, slope = 0;
+    for (intptr_t k = 0; k < classes; k++) {
+        const double w = (double)weight[k * stride];
+        double power = (double)p[k];
+        for (int j = 1; j <= terms; j++) sums[j] += power *= w / j;
+        slope += (double)residual[k] * w;
+    }
+    for (int j = 1; j <= terms; j++) moment[j] = (T)sums[j];
+    return slope;
+}
+
+/* How many terms leave a remainder below rounding, relative to the first: bound^terms / (terms + 1)! < eps / 4. */
+static int FN(terms_for)(double bound) {
+    const double enough = sizeof(T) == 4 ? 1.5e-8 : 2.7e-17;
+    double remainder = bound / 2;
+    int terms = 2;
+    while (terms < FN(MOST_TERMS) && remainder > enough) remainder *= bound / ++terms;
+    return terms;
+}
+
+/* (S - log1p(S)) / S^2 = 1/2 - S/3 + S^2/4 - ..., to rounding for |S| <= expm1(NNF_SMALL). */
+NNF_INLINE V FN(log1p_rest)(V s) {
+    enum { TERMS = sizeof(T) == 4 ? 4 : 8 };
+    V sum = v_set1(0);
+    NNF_UNROLL for (int j = TERMS + 1; j >= 2; j--) sum = v_set1((T)(1.0 / j)) - s * sum;
+    return sum;
+}
+
+static void FN(cross_entropy_of_column)(const T *moment, int terms, T slope, const T *d, T *change, intptr_t n) {
+    const V first = v_set1(moment[1]), v_slope = v_set1(slope);
+    for (intptr_t r = 0; r < n; r += LANES) {
+        const V v = v_load(d + r);
+        V higher = v_set1(moment[terms]);
+        for (int j = terms - 1; j >= 2; j--) higher = higher * v + v_set1(moment[j]);
+        higher = higher * v * v;
+        const V sum = first * v + higher;
+        v_store(change + r, v_slope * v + (higher - sum * sum * FN(log1p_rest)(sum)));
+    }
+}
+
+/* sum_k w_k d (2 residual_k + w_k d) */
+static void FN(squared_error_of_column)(const T *residual, const T *weight, intptr_t stride, intptr_t width, const T *d,
+                                        T *change, intptr_t n) {
+    double slope = 0, square = 0;
+    for (intptr_t k = 0; k < width; k++) {
+        const double w = (double)weight[k * stride];
+        slope += 2 * w * (double)residual[k];
+        square += w * w;
+    }
+    const V first = v_set1((T)slope), second = v_set1((T)square);
+    for (intptr_t r = 0; r < n; r += LANES) {
+        const V v = v_load(d + r);
+        v_store(change + r, v * (first + second * v));
+    }
+}
+
+/* The change of the loss for a column d of unit o below the last linear layer s. Returns 0 where |w d| is too large for
+ * the series: then the rows must be made. */
+static int FN(rank_one_loss)(const nnf_difference *p, const nnf_stage *s, intptr_t inputs, intptr_t row, intptr_t o,
+                             const T *d, T *change, intptr_t n) {
+    const T *weight = (const T *)s->weight + o, *residual = (const T *)p->residual + row * s->width;
+    if (p->loss == NNF_SQUARED_ERROR) {
+        FN(squared_error_of_column)(residual, weight, inputs, s->width, d, change, n);
+        return 1;
+    }
+    T most = 0, moment[FN(MOST_TERMS) + 1];
+    for (intptr_t k = 0; k < s->width; k++) {
+        const T w = weight[k * inputs];
+        most = w > most ? w : -w > most ? -w : most;
+    }
+    const double bound = (double)most * (double)FN(largest)(d, n);
+    if (!(bound <= NNF_SMALL)) return 0;
+    const int terms = FN(terms_for)(bound);
+    const double slope = FN(moments)((const T *)p->p + row * s->width, residual, weight, inputs, s->width, terms, moment);
+    FN(cross_entropy_of_column)(moment, terms, (T)slope, d, change, n);
+    return 1;
+}
+
+/* ---- one tile through all stages ---- */
+
+/* buffers->d: a column of n perturbations of output o, row `row`. Leaves the change of the loss in buffers->change. */
+static void FN(propagate)(const nnf_difference *p, FN(tile) *buffers, intptr_t row, intptr_t o, intptr_t n) {
+    intptr_t width = p->outputs, first = o, lines = 1;
+    T *d = buffers->d, *next = buffers->other;
+    for (intptr_t i = 0; i < p->stages; i++) {
+        const nnf_stage *s = p->stage + i;
+        if (!s->weight) {
+            FN(activation_stage)(s, row, first, lines, d, n);
+            continue;
+        }
+        if (lines == 1 && i + 1 == p->stages && FN(rank_one_loss)(p, s, width, row, first, d, buffers->change, n))
+            return;
+        if (lines == 1)
+            FN(rank_one_stage)(s, width, first, d, next, n);
+        else
+            FN(linear_stage)(s, width, d, next, n);
+        T *const swap = d;
+        d = next, next = swap;
+        width = lines = s->width, first = 0;
+    }
+    FN(loss_change)(p, row, first, lines, width, d, buffers->change, n);
+}
+
+/* The column that stage 0 sees: step * x for the + half, its negative for the - half; or what the caller measured. */
+static void FN(fill)(const FN(difference_plan) *plan, T *d, intptr_t at, intptr_t count, intptr_t half, intptr_t o) {
+    const T *columns = plan->p->columns; /* then there is one block, and entries count as columns do */
+    const intptr_t entries = plan->start[plan->p->rows];
+    for (intptr_t r = 0; r < half; r++) {
+        const int there = r < count;
+        if (columns) {
+            d[r] = there ? columns[o * entries + at + r] : 0;
+            d[half + r] = there ? columns[(plan->p->outputs + o) * entries + at + r] : 0;
+        } else {
+            d[r] = there ? plan->value[at + r] : 0;
+            d[half + r] = -d[r];
+        }
+    }
+}
+
+static void FN(one_row)(const FN(difference_plan) *plan, FN(tile) *buffers, intptr_t block, intptr_t row, intptr_t o) {
+    const intptr_t *start = plan->start + block * (plan->p->rows + 1) + row;
+    for (intptr_t at = start[0]; at < start[1]; at += plan->half) {
+        const intptr_t count = start[1] - at < plan->half ? start[1] - at : plan->half;
+        const intptr_t half = (count + LANES - 1) / LANES * LANES;
+        FN(fill)(plan, buffers->d, at, count, half, o);
+        FN(propagate)(plan->p, buffers, row, o, 2 * half);
+        for (intptr_t r = 0; r < count; r++)
+            buffers->sum[plan->input[at + r]] += (double)buffers->change[r] - (double)buffers->change[half + r];
+    }
+}
+
+/* One task: the weights from one block of inputs into unit o. */
+static void FN(one_unit)(void *context, intptr_t task) {
+    FN(difference_plan) *plan = context;
+    const nnf_difference *p = plan->p;
+    const intptr_t o = task / plan->blocks, block = task % plan->blocks;
+    const intptr_t begin = block * p->inputs / plan->blocks, end = (block + 1) * p->inputs / plan->blocks;
+    const size_t line = 2 * (size_t)plan->half, rows = line * (size_t)plan->most_width;
+    T *memory = malloc((2 * rows + line) * sizeof(T));
+    double *sum = calloc((size_t)p->inputs + 1, sizeof(double));
+    FN(tile) buffers = {memory, memory + rows, memory + 2 * rows, sum};
+    if (!memory || !sum)
+        plan->failed = 1;
+    else {
+        const double factor = p->scale / (2 * p->step);
+        for (intptr_t row = 0; row < p->rows; row++) FN(one_row)(plan, &buffers, block, row, o);
+        T *grad = (T *)p->grad_weight + o * p->inputs;
+        for (intptr_t i = begin; i < end; i++) grad[i] = (T)(sum[i] * factor);
+        if (p->grad_bias && block + 1 == plan->blocks) ((T *)p->grad_bias)[o] = (T)(sum[p->inputs] * factor);
+    }
+    free(memory);
+    free(sum);
+}
+
+/* ---- the plan ---- */
+
+/* Which inputs of each row are not zero, block by block; with a bias, input I of the last block is always there. */
+static void FN(find_entries)(const FN(difference_plan) *plan, intptr_t *start, int32_t *input, T *value) {
+    const nnf_difference *p = plan->p;
+    const T *x = p->x;
+    intptr_t at = 0;
+    for (intptr_t block = 0; block < plan->blocks; block++) {
+        const intptr_t begin = block * p->inputs / plan->blocks, end = (block + 1) * p->inputs / plan->blocks;
+        for (intptr_t row = 0; row < p->rows; row++) {
+            *start++ = at;
+            for (intptr_t i = begin; i < end; i++) {
+                input[at] = (int32_t)i;
+                value[at] = (T)p->step * x[row * p->inputs + i];
+                at += x[row * p->inputs + i] != 0;
+            }
+            if (p->grad_bias && block + 1 == plan->blocks) {
+                input[at] = (int32_t)p->inputs;
+                value[at++] = (T)p->step;
+            }
+        }
+        *start++ = at;
+    }
+}
+
+/* About how many operations one unit costs, if no input is zero. */
+static double FN(work)(const nnf_difference *p) {
+    double each = 20, width = 1;
+    for (intptr_t i = 0; i < p->stages; i++) {
+        each += (double)p->stage[i].width * (p->stage[i].weight ? 2 * width : 30);
+        width = (double)p->stage[i].width;
+    }
+    return each * 2 * (double)p->rows * (double)(p->inputs + 1);
+}
+
+static void FN(size_tiles)(FN(difference_plan) *plan) {
+    const nnf_difference *p = plan->p;
+    const double blocks = FN(work)(p) / 2e8; /* tasks of some 20 ms at most, */
+    plan->most_width = 1;
+    for (intptr_t i = 0; i < p->stages; i++)
+        if (p->stage[i].weight && p->stage[i].width > plan->most_width) plan->most_width = p->stage[i].width;
+    intptr_t half = FN(TILE_BYTES) / (intptr_t)sizeof(T) / (4 * plan->most_width) / LANES * LANES;
+    half = half < LANES ? LANES : half > FN(MOST_HALF) ? FN(MOST_HALF) : half;
+    const intptr_t most = (p->inputs + half) / half; /* but none smaller than a tile, */
+    plan->blocks = blocks > (double)most ? most : (intptr_t)blocks;
+    if (plan->blocks * p->outputs < 8) plan->blocks = (8 + p->outputs - 1) / p->outputs; /* and some for every thread */
+    if (plan->blocks > most) plan->blocks = most;
+    if (plan->blocks < 1 || p->columns) plan->blocks = 1;
+    plan->half = half;
+}
+
+static int FN(difference_gradient)(const nnf_difference *p, int (*poll)(void)) {
+    FN(difference_plan) plan = {.p = p};
+    FN(size_tiles)(&plan);
+    /* one more than can be needed: find_entries writes before it knows whether the entry stays */
+    const size_t entries = (size_t)p->rows * (size_t)(p->inputs + 1) + 1;
+    intptr_t *start = malloc((size_t)plan.blocks * (size_t)(p->rows + 1) * sizeof *start);
+    int32_t *input = malloc(entries * sizeof *input);
+    T *value = malloc(entries * sizeof *value);
+    int answer = NNF_NO_MEMORY;
+    if (start && input && value) {
+        FN(find_entries)(&plan, start, input, value);
+        plan.start = start, plan.input = input, plan.value = value;
+        answer = nnf_parallel_polled(p->outputs * plan.blocks, FN(one_unit), &plan, poll);
+        if (plan.failed) answer = NNF_NO_MEMORY;
+    }
+    free(start);
+    free(input);
+    free(value);
+    return answer;
+}

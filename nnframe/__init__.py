@@ -1,0 +1,71 @@
+"""nnframe: train neural networks without automatic differentiation.
+
+Write a layer's forward pass; the gradient comes from central differences computed in C, or from a backward pass
+that you wrote. Tensors are NumPy arrays.
+
+    import nnframe as nn
+    model = nn.Sequential(nn.Linear(64, 50), nn.Sigmoid(), nn.Linear(50, 10))
+    trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.SGD(model.parameters(), lr=0.5))
+    history = trainer.fit(x, t, epochs=20, batch_size=100)
+"""
+
+from nnframe._version import __version__
+
+try:
+    from nnframe import _kernels as _kernels
+except ImportError as error:
+    raise ImportError(
+        f"nnframe's compiled kernels (nnframe._kernels) cannot be loaded: {error}\n"
+        "They are built when nnframe is installed, for one Python and one machine. To build them anew, with a C compiler present:\n"
+        "    pip install --force-reinstall --no-deps nnframe    or, in a checkout:    pip install ."
+    ) from error
+
+from nnframe import kernels
+from nnframe.config import config_info, default_num_threads, get_num_threads, set_num_threads, show_config
+from nnframe.gradients import Backprop, CentralDifference, numerical_gradient
+from nnframe.initializers import He, Normal, Xavier, Zeros
+from nnframe.layer import Layer, Parameter, Sequential
+from nnframe.layers import Linear, ReLU, Sigmoid, Step, Tanh
+from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
+from nnframe.optimizers import SGD, Adam, Optimizer
+
+set_num_threads(default_num_threads())
+del default_num_threads
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Backprop",
+    "CentralDifference",
+    "CrossEntropyLoss",
+    "DataLoader",
+    "He",
+    "History",
+    "Layer",
+    "Linear",
+    "Loss",
+    "MSELoss",
+    "Normal",
+    "Optimizer",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Step",
+    "Tanh",
+    "Trainer",
+    "Xavier",
+    "Zeros",
+    "__version__",
+    "accuracy",
+    "config_info",
+    "data",
+    "get_num_threads",
+    "kernels",
+    "load",
+    "numerical_gradient",
+    "save",
+    "set_num_threads",
+    "show_config",
+    "train_test_split",
+]

@@ -1,0 +1,7 @@
+"""Gradient strategies: `strategy(model, loss, x, t)` returns the loss and overwrites every `.grad`."""
+
+from nnframe.gradients.backprop import Backprop
+from nnframe.gradients.central import CentralDifference
+from nnframe.gradients.numerical import numerical_gradient
+
+__all__ = ["Backprop", "CentralDifference", "numerical_gradient"]

@@ -1,0 +1,61 @@
+"""A model as a chain of layers, run once with every input and output kept: where all strategies start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from nnframe.layer import Array, Layer, Sequential, as_input, run_layer
+from nnframe.losses import Loss
+
+
+@dataclass(slots=True)
+class Link:
+    """One layer of the chain, with what it read and gave."""
+
+    name: str
+    layer: Layer
+    x: Array
+    y: Array
+
+    def __str__(self) -> str:
+        return f"layer {self.name}: {self.layer!r}" if self.name else repr(self.layer)
+
+
+def flatten(model: Layer, prefix: str = "") -> list[tuple[str, Layer]]:
+    """Layers of a model one after another, nested Sequentials unpacked, each with its name."""
+    if type(model) is not Sequential:
+        return [(prefix, model)]
+    separator = "." if prefix else ""
+    return [
+        found for i, layer in enumerate(model.layers) for found in flatten(layer, f"{prefix}{separator}{i}")
+    ]
+
+
+def run_chain(model: Layer, x: npt.ArrayLike) -> list[Link]:
+    """Run a model forward, layer by layer; x is converted to the model's dtype."""
+    inputs = as_input(x, model.dtype)
+    links = []
+    for name, layer in flatten(model):
+        outputs = run_layer(layer, inputs, name)
+        links.append(Link(name, layer, inputs, outputs))
+        inputs = outputs
+    return links
+
+
+def run_loss(loss: Loss, y: Array, t: npt.ArrayLike) -> tuple[float, npt.NDArray[np.generic]]:
+    """Return the loss of an output as a float, and the labels checked and prepared."""
+    if not isinstance(loss, Loss):
+        raise TypeError(f"loss: expected a Loss such as nn.CrossEntropyLoss(), got {loss!r}")
+    labels = loss.prepare(y, t)
+    return as_loss(loss.forward(y, labels), loss), labels
+
+
+def as_loss(value: object, loss: Loss) -> float:
+    """`value` as a float; TypeError where a loss returned something else."""
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "biuf":
+        raise TypeError(f"{loss!r}: expected a single number, got {type(value).__name__} of shape {array.shape}")
+    return float(array.reshape(()))

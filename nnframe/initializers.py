@@ -1,0 +1,75 @@
+"""What weights start at. An initializer is called as `init(shape, rng)`, shape (out_features, in_features, ...)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+Initializer = Callable[[tuple[int, ...], np.random.Generator], npt.NDArray[np.floating]]
+
+
+def as_generator(rng: np.random.Generator | int | None) -> np.random.Generator:
+    """`rng` itself, a generator seeded by an int, or a fresh one; never NumPy's global random state."""
+    if rng is None or isinstance(rng, int | np.integer | np.random.Generator):
+        return np.random.default_rng(rng)
+    raise TypeError(f"rng: expected np.random.Generator, an int or None, got {type(rng).__name__}")
+
+
+def fans(shape: tuple[int, ...]) -> tuple[int, int]:
+    """How many inputs one output has, and how many outputs one input has, for a weight of this shape."""
+    if len(shape) < 2:
+        raise ValueError(f"shape: expected at least (out_features, in_features), got {shape}")
+    receptive = math.prod(shape[2:])
+    return shape[1] * receptive, shape[0] * receptive
+
+
+class Normal:
+    """Independent normal numbers of mean 0 and standard deviation `std`."""
+
+    def __init__(self, std: float = 0.01) -> None:
+        if not (math.isfinite(std) and std >= 0):
+            raise ValueError(f"std: expected a finite number >= 0, got {std!r}")
+        self.std = std
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.floating]:
+        """Draw a weight."""
+        return self.std * rng.standard_normal(shape)
+
+    def __repr__(self) -> str:
+        return f"Normal({self.std})"
+
+
+class Xavier:
+    """Normal numbers of variance 2 / (inputs + outputs): for sigmoid and tanh (Glorot and Bengio 2010, eq. 12)."""
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.floating]:
+        """Draw a weight."""
+        return math.sqrt(2 / sum(fans(shape))) * rng.standard_normal(shape)
+
+    def __repr__(self) -> str:
+        return "Xavier()"
+
+
+class He:
+    """Normal numbers of variance 2 / inputs: for ReLU (He et al. 2015, eq. 10)."""
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.floating]:
+        """Draw a weight."""
+        return math.sqrt(2 / fans(shape)[0]) * rng.standard_normal(shape)
+
+    def __repr__(self) -> str:
+        return "He()"
+
+
+class Zeros:
+    """All zero."""
+
+    def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.floating]:
+        """Make the weight; draws nothing."""
+        return np.zeros(shape)
+
+    def __repr__(self) -> str:
+        return "Zeros()"

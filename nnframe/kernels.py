@@ -1,0 +1,30 @@
+"""The kernels: C behind Cython, for arrays of float32 or float64 of any layout.
+
+They are the same functions that the layers use. Every one has a twin in readable NumPy in `nnframe.reference`.
+"""
+
+from nnframe._kernels import (
+    activation,
+    activation_backward,
+    activation_difference,
+    batched_matmul,
+    check_labels,
+    linear,
+    softmax,
+    softmax_cross_entropy,
+    softmax_cross_entropy_loss,
+)
+from nnframe.finite_differences import central_difference
+
+__all__ = [
+    "activation",
+    "activation_backward",
+    "activation_difference",
+    "batched_matmul",
+    "central_difference",
+    "check_labels",
+    "linear",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_loss",
+]

@@ -1,0 +1,92 @@
+"""The linear (fully connected) layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from nnframe import kernels
+from nnframe.initializers import Initializer, Xavier, as_generator
+from nnframe.layer import Array, Layer, Parameter, as_dtype
+
+
+class Linear(Layer):
+    """y = x W^T + b, for x (..., in_features) and y (..., out_features).
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        At least 1.
+    bias : bool
+        Whether there is a b; it starts at zero.
+    init : callable
+        What the weight starts at: `init(shape, rng)`, for instance `nn.Normal(0.01)`; `nn.Xavier()` if not given.
+    dtype : float32 or float64
+    rng : np.random.Generator or int, optional
+        Draws the weight; an int seeds a new generator, None takes a fresh one.
+
+    Attributes
+    ----------
+    weight : Parameter (out_features, in_features)
+    bias : Parameter (out_features,), or None
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        init: Initializer | None = None,
+        dtype: npt.DTypeLike = np.float32,
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        for name, size in (("in_features", in_features), ("out_features", out_features)):
+            if not isinstance(size, int | np.integer) or isinstance(size, bool):
+                raise TypeError(f"{name}: expected an integer, got {size!r}")
+            if size < 1:
+                raise ValueError(f"{name}: expected at least 1, got {size}")
+        dtype = as_dtype(dtype)
+        shape = (int(out_features), int(in_features))
+        weight = np.asarray((init or Xavier())(shape, as_generator(rng)))
+        if weight.shape != shape:
+            raise ValueError(f"init: expected a weight of shape {shape}, got {weight.shape}")
+        self.weight = Parameter(weight, dtype)
+        self.bias = Parameter(np.zeros(shape[0]), dtype) if bias else None
+
+    @property
+    def in_features(self) -> int:
+        """Length of the last axis of x."""
+        return self.weight.value.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Length of the last axis of y."""
+        return self.weight.value.shape[0]
+
+    def forward(self, x: Array) -> Array:
+        return kernels.linear(x, self.weight.value, self.bias and self.bias.value)
+
+    def backward(self, x: Array, y: Array, dy: Array) -> Array:
+        rows, changes = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
+        self.weight.grad += kernels.batched_matmul(changes, rows, transpose_a=True)
+        if self.bias is not None:
+            self.bias.grad += changes.sum(axis=0)
+        return kernels.batched_matmul(dy, self.weight.value)
+
+    def difference(self, x: Array, y: Array, dx: Array) -> Array:
+        return kernels.linear(dx, self.weight.value)
+
+    def perturb(self, parameter: Parameter, indices: npt.NDArray[np.intp], step: float, x: Array, y: Array) -> Array:
+        """Return one changed column for each entry: `step` times x[:, i] in column o for weight[o, i]."""
+        dy = np.zeros((len(indices), *y.shape), y.dtype)
+        every = np.arange(len(indices))
+        if parameter is self.weight:
+            outputs, inputs = np.divmod(indices, self.in_features)
+            dy[every, ..., outputs] = step * np.moveaxis(x, -1, 0)[inputs]
+        else:
+            dy[every, ..., indices] = step
+        return dy
+
+    def __repr__(self) -> str:
+        return f"Linear({self.in_features}, {self.out_features}{', bias=False' if self.bias is None else ''})"

@@ -1,0 +1,131 @@
+"""Losses: functions of a network's output and the labels, with the same three passes as a layer."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from nnframe import kernels
+from nnframe.layer import Array
+
+
+class Loss:
+    """The loss protocol. A custom loss needs `forward` only.
+
+    `y` is the network's output, axis 0 counting the N rows of a mini-batch; `t` holds the labels.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum"}
+        Whether the loss is the mean or the sum of what it sums over. A custom loss that is neither leaves it at "mean".
+    """
+
+    reduction: str = "mean"
+
+    def __init__(self, reduction: str = "mean") -> None:
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
+        self.reduction = reduction
+
+    def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[np.generic]:
+        """Check the labels against an output, and bring them into the shape and dtype that the passes take."""
+        return np.asarray(t)
+
+    def forward(self, y: Array, t: npt.ArrayLike) -> float:
+        """Return the loss, a float."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(self, y: Array, t: npt.ArrayLike) -> Array:
+        """Return the gradient of the loss with respect to y, of y's shape."""
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def forward_backward(self, y: Array, t: npt.ArrayLike) -> tuple[float, Array]:
+        """Return both of the above; a loss that gets them in one pass overrides this."""
+        return self.forward(y, t), self.backward(y, t)
+
+    def difference(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
+        """forward(y + dy[s]) - forward(y) for each s of a stack dy (S, *y.shape); returns (S,).
+
+        This default subtracts, in float64. A loss that knows a form without cancellation overrides it.
+        """
+        y = y.astype(np.float64, copy=False)
+        base = float(self.forward(y, t))
+        return np.array([float(self.forward(y + one, t)) - base for one in dy], np.float64)
+
+    @property
+    def has_backward(self) -> bool:
+        """Whether a backward pass was written for this loss."""
+        return type(self).backward is not Loss.backward
+
+    def __call__(self, y: npt.ArrayLike, t: npt.ArrayLike) -> float:
+        """Forward."""
+        return self.forward(np.asarray(y), t)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'' if self.reduction == 'mean' else repr(self.reduction)})"
+
+
+class CrossEntropyLoss(Loss):
+    """Cross-entropy of softmax(logits) against labels: log(sum_c exp(y_c)) - sum_c t_c y_c, for each row.
+
+    `y` holds logits (N, C): no softmax layer stands before this loss. `t` holds class indices (N,), or one-hot or soft
+    labels (N, C) whose rows are non-negative and sum to 1. "mean" divides by N.
+    """
+
+    def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[np.generic]:
+        return kernels.check_labels(y, t)
+
+    def forward(self, y: Array, t: npt.ArrayLike) -> float:
+        return kernels.softmax_cross_entropy_loss(y, t, reduction=self.reduction)
+
+    def backward(self, y: Array, t: npt.ArrayLike) -> Array:
+        return self.forward_backward(y, t)[1]
+
+    def forward_backward(self, y: Array, t: npt.ArrayLike) -> tuple[float, Array]:
+        return kernels.softmax_cross_entropy(y, t, reduction=self.reduction)
+
+    def difference(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
+        # log1p(sum_k p_k expm1(d_k)) - sum_k t_k d_k; where a d_k is large and positive, shifted by it
+        labels = kernels.check_labels(y, t)
+        p = kernels.softmax(y)
+        shift = np.maximum(dy.max(axis=-1), 0)
+        # sum_k p_k exp(d_k - shift) = 1 + sum_k p_k expm1(d_k - shift)
+        change = shift + np.log1p(np.maximum((p * np.expm1(dy - shift[..., None])).sum(axis=-1), -1))
+        if labels.ndim == 1:
+            change -= dy[:, np.arange(len(labels)), labels]
+        else:
+            change -= (dy * labels).sum(axis=-1)
+        total = change.sum(axis=-1, dtype=np.float64)
+        return total / len(y) if self.reduction == "mean" else total
+
+
+class MSELoss(Loss):
+    """Squared error: the mean of (y - t)^2 over all entries (or the sum).
+
+    `t` has the shape of `y`.
+    """
+
+    def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[np.generic]:
+        targets = np.asarray(t)
+        if targets.dtype.kind not in "biuf":
+            raise TypeError(f"labels: expected real numbers, got {targets.dtype}")
+        if targets.shape != y.shape:
+            raise ValueError(f"labels: expected the shape of the output {y.shape}, got {targets.shape}")
+        return targets.astype(y.dtype, copy=False)
+
+    def _scale(self, y: Array) -> float:
+        return 1 / y.size if self.reduction == "mean" else 1.0
+
+    def forward(self, y: Array, t: npt.ArrayLike) -> float:
+        residual = y - self.prepare(y, t)
+        return float(np.vdot(residual, residual)) * self._scale(y)
+
+    def backward(self, y: Array, t: npt.ArrayLike) -> Array:
+        gradient: Array = (y - self.prepare(y, t)) * y.dtype.type(2 * self._scale(y))
+        return gradient
+
+    def difference(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
+        # (r + d)^2 - r^2 = d (2 r + d)
+        residual = y - self.prepare(y, t)
+        change = (dy * (2 * residual + dy)).reshape(len(dy), -1).sum(axis=1, dtype=np.float64)
+        return change * self._scale(y)
