@@ -1,0 +1,7 @@
+"""`python -m nnframe`: the command line."""
+
+import sys
+
+from nnframe.cli import main
+
+sys.exit(main())

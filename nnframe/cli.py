@@ -1,0 +1,192 @@
+"""The command `nnframe`: train a classifier on real images, and tell what nnframe runs on."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+import nnframe as nn
+from nnframe.data.loader import Pair
+
+# What each data set is trained with unless the user says otherwise.
+DEFAULTS = {
+    "digits": {"epochs": 30, "batch_size": 32, "sgd": 0.5, "adam": 0.01},
+    "mnist": {"epochs": 5, "batch_size": 100, "sgd": 0.5, "adam": 0.005},
+}
+ACTIVATIONS: dict[str, tuple[Callable[[], nn.Layer], Callable[[], nn.initializers.Initializer]]] = {
+    "sigmoid": (nn.Sigmoid, nn.Xavier),
+    "tanh": (nn.Tanh, nn.Xavier),
+    "relu": (nn.ReLU, nn.He),
+}
+
+
+class Refused(Exception):
+    """Something that the user can put right: shown as one line, exit status 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Report a bad argument."""
+        raise Refused(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    try:
+        options = make_parser().parse_args(arguments)
+        status: int = options.run(options)
+        return status
+    except Refused as error:
+        print(f"nnframe: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nnframe: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone: nothing more to say
+        return 1
+
+
+def make_parser() -> Parser:
+    """Describe the command line."""
+    parser = Parser(prog="nnframe", description="Train neural networks without automatic differentiation.")
+    parser.add_argument("--version", action="version", version=f"nnframe {nn.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|info", parser_class=Parser)
+    info = commands.add_parser("info", help="print versions, instruction set and threads")
+    info.set_defaults(run=run_info)
+    train = commands.add_parser(
+        "train",
+        help="train a classifier on real images",
+        description="Train a network of sigmoid layers on handwritten digits, by central differences unless told otherwise. "
+        "Writes model.safetensors, history.csv and, with matplotlib, history.png.",
+    )
+    train.set_defaults(run=run_train)
+    add = train.add_argument
+    add("data", nargs="?", choices=tuple(DEFAULTS), default="digits", help="the data set (default: digits)")
+    add("--gradient", choices=("central", "backprop"), default="central", help="default: central")
+    add("--hidden", type=_sizes, default=[50], metavar="N[,N...]", help="units of the hidden layers (default: 50)")
+    add("--activation", choices=tuple(ACTIVATIONS), default="sigmoid", help="default: sigmoid")
+    add("--epochs", type=_count, metavar="N", help="default: 30 for digits, 5 for mnist")
+    add("--batch-size", type=_count, metavar="N", help="default: 32 for digits, 100 for mnist")
+    add("--lr", type=_rate, metavar="X", help="learning rate (default: 0.5 for sgd; 0.01 and 0.005 for adam)")
+    add("--optimizer", choices=("sgd", "adam"), default="sgd", help="default: sgd, with momentum 0.9 for digits")
+    add("--seed", type=_seed, default=0, metavar="N", help="of weights and mini-batches (default: 0)")
+    add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
+    add("--data-folder", metavar="DIR", help="where MNIST's four IDX files are (default: $NNFRAME_DATA)")
+    add("--out", metavar="DIR", help="where to write (default: nnframe-digits or nnframe-mnist)")
+    return parser
+
+
+def _number(convert: Callable[[str], float], accept: Callable[[float], bool], expected: str) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = convert(text)
+        except ValueError:
+            value = math.nan
+        if not accept(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return value
+
+    return parse
+
+
+_count = _number(int, lambda n: n >= 1, "a whole number of at least 1")
+_seed = _number(int, lambda n: n >= 0, "a whole number of at least 0")
+_rate = _number(float, lambda x: 0 < x < math.inf, "a finite number above 0")
+
+
+def _sizes(text: str) -> list[float]:
+    return [_count(part) for part in text.split(",")]
+
+
+def run_info(options: argparse.Namespace) -> int:
+    """Print versions, instruction set and threads."""
+    nn.show_config()
+    return 0
+
+
+def run_train(options: argparse.Namespace) -> int:
+    """Train, print, write."""
+    defaults = DEFAULTS[options.data]
+    (x, t), test = load_data(options)
+    out = make_folder(Path(options.out or f"nnframe-{options.data}"))
+    rng = np.random.default_rng(options.seed)
+    model = make_model(x.shape[1], options, rng)
+    lr = options.lr or defaults[options.optimizer]
+    parameters = model.parameters()
+    optimizer = nn.SGD(parameters, lr) if options.optimizer == "sgd" else nn.Adam(parameters, lr)
+    gradient = nn.CentralDifference() if options.gradient == "central" else nn.Backprop()
+    trainer = nn.Trainer(model, nn.CrossEntropyLoss(), optimizer, gradient)
+    batch_size = int(options.batch_size or defaults["batch_size"])
+    print(model.summary())
+    print(f"{options.data}: {len(x):,} images to train on, {len(test[0]):,} to test on; gradient {gradient!r}, "
+          f"{type(optimizer).__name__} lr {lr:g}, batch {batch_size}, seed {options.seed}, "
+          f"{nn.config_info()['simd']}, {nn.get_num_threads()} threads\n")  # fmt: skip
+    try:
+        history = trainer.fit(
+            x, t, epochs=int(options.epochs or defaults["epochs"]), batch_size=batch_size, validation_data=test, rng=rng
+        )
+    except FloatingPointError as error:
+        raise Refused(error) from error
+    if len(history):
+        last = history.rows[-1]
+        print(f"\ntest accuracy {last['val_accuracy']:.2%} after {sum(history['seconds']):.1f} s of training")
+    write_results(trainer, history, out)
+    return 130 if history.interrupted else 0
+
+
+def load_data(options: argparse.Namespace) -> tuple[Pair, Pair]:
+    """Load the data set that was asked for."""
+    try:
+        if options.data == "digits":
+            return nn.data.digits(dtype=options.dtype)
+        return nn.data.mnist(options.data_folder, dtype=options.dtype)
+    except (OSError, ValueError) as error:
+        raise Refused(error) from error
+
+
+def make_folder(folder: Path) -> Path:
+    """Make the folder to write to, and see that it can be written to, before anything is computed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".nnframe-probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise Refused(f"--out {folder}: cannot be written to: {error.strerror}") from error
+    return folder
+
+
+def make_model(inputs: int, options: argparse.Namespace, rng: np.random.Generator) -> nn.Sequential:
+    """inputs -> hidden layers with the activation -> 10 classes."""
+    activation, init = ACTIVATIONS[options.activation]
+    sizes = [inputs, *map(int, options.hidden)]
+    layers: list[nn.Layer] = []
+    for below, above in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(below, above, init=init(), dtype=options.dtype, rng=rng), activation()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], 10, init=nn.Xavier(), dtype=options.dtype, rng=rng))
+
+
+def write_results(trainer: nn.Trainer, history: nn.History, out: Path) -> None:
+    """Write the weights, the history and its picture."""
+    written = ["model.safetensors", "history.csv"]
+    try:
+        nn.save(trainer.model, out / "model.safetensors")
+        history.to_csv(out / "history.csv")
+        if len(history):
+            try:
+                history.plot(out / "history.png")
+                written.append("history.png")
+            except ImportError:
+                pass  # matplotlib is not installed: the table has the same numbers
+    except OSError as error:
+        raise Refused(f"--out {out}: cannot be written to: {error.strerror}") from error
+    print(f"wrote {', '.join(written)} to {out}")

@@ -1,0 +1,37 @@
+"""A model as a table."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnframe.gradients.chain import flatten
+from nnframe.layer import Layer, run_layer
+from nnframe.layers import Linear
+
+
+def summarize(model: Layer, input_shape: tuple[int, ...] | None = None) -> str:
+    """Return a table of the model's layers: output shape of one row, parameters, and whether a backward was written.
+
+    `input_shape` is that of one row of the input; where it is not given, that of a first `Linear` is known.
+    """
+    layers = flatten(model)
+    if input_shape is None and isinstance(layers[0][1], Linear):
+        input_shape = (layers[0][1].in_features,)
+    x = None if input_shape is None else np.zeros((1, *input_shape), model.dtype)
+    lines = [("", "layer", "output", "parameters", "backward")]
+    counted: set[int] = set()
+    for name, layer in layers:
+        x = None if x is None else run_layer(layer, x, name)
+        parameters = [p for p in layer.parameters() if id(p) not in counted]
+        counted |= {id(p) for p in parameters}
+        count = sum(p.value.size for p in parameters)
+        shape = "" if x is None else str(x.shape[1:] if x.ndim > 2 else x.shape[1])
+        lines.append((name, repr(layer), shape, f"{count:,}", "written" if layer.has_backward else "-"))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    total = sum(p.value.size for p in model.parameters())
+    size = sum(p.value.nbytes for p in model.parameters())
+    table = [
+        f"{name:<{widths[0]}}  {layer:<{widths[1]}}  {shape:>{widths[2]}}  {count:>{widths[3]}}  {back}".rstrip()
+        for (name, layer, shape, count, back) in lines
+    ]
+    return "\n".join([*table, f"{total:,} parameters, {model.dtype}, {size / 1024:,.1f} KiB"])
