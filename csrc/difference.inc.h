@@ -33,7 +33,7 @@ typedef struct {
     T *d, *other;   /* rows, (most_width, 2 half) each; a column is their first line */
     T *change;      /* the loss's change for each perturbation */
     double *sum;    /* (I + 1): the gradient of the unit's weights, and of its bias */
-} FN(tile);
+} FN(buffers);
 
 NNF_INLINE T FN(largest)(const T *d, intptr_t n) {
     V most = v_set1(0);
@@ -279,7 +279,7 @@ static int FN(rank_one_loss)(const nnf_difference *p, const nnf_stage *s, intptr
 /* ---- one tile through all stages ---- */
 
 /* buffers->d: a column of n perturbations of output o, row `row`. Leaves the change of the loss in buffers->change. */
-static void FN(propagate)(const nnf_difference *p, FN(tile) *buffers, intptr_t row, intptr_t o, intptr_t n) {
+static void FN(propagate)(const nnf_difference *p, FN(buffers) *buffers, intptr_t row, intptr_t o, intptr_t n) {
     intptr_t width = p->outputs, first = o, lines = 1;
     T *d = buffers->d, *next = buffers->other;
     for (intptr_t i = 0; i < p->stages; i++) {
@@ -317,7 +317,7 @@ static void FN(fill)(const FN(difference_plan) *plan, T *d, intptr_t at, intptr_
     }
 }
 
-static void FN(one_row)(const FN(difference_plan) *plan, FN(tile) *buffers, intptr_t block, intptr_t row, intptr_t o) {
+static void FN(one_row)(const FN(difference_plan) *plan, FN(buffers) *buffers, intptr_t block, intptr_t row, intptr_t o) {
     const intptr_t *start = plan->start + block * (plan->p->rows + 1) + row;
     for (intptr_t at = start[0]; at < start[1]; at += plan->half) {
         const intptr_t count = start[1] - at < plan->half ? start[1] - at : plan->half;
@@ -338,7 +338,7 @@ static void FN(one_unit)(void *context, intptr_t task) {
     const size_t line = 2 * (size_t)plan->half, rows = line * (size_t)plan->most_width;
     T *memory = malloc((2 * rows + line) * sizeof(T));
     double *sum = calloc((size_t)p->inputs + 1, sizeof(double));
-    FN(tile) buffers = {memory, memory + rows, memory + 2 * rows, sum};
+    FN(buffers) buffers = {memory, memory + rows, memory + 2 * rows, sum};
     if (!memory || !sum)
         plan->failed = 1;
     else {

@@ -3,9 +3,9 @@
 #include "vector.h"
 #include "vector_math.h"
 
-#include "matmul.inc.h"
-
 #include "elementwise.inc.h"
+#include "matmul_tile.inc.h"
+#include "matmul.inc.h"
 #include "softmax_cross_entropy.inc.h"
 #include "difference.inc.h"
 

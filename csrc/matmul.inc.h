@@ -1,6 +1,291 @@
-static void FN(matmul)(const nnf_matmul *p) {
-    for (intptr_t b = 0; b < p->batch; b++) for (intptr_t i = 0; i < p->m; i++) { T *c = (T*)p->c + b*p->c_batch + i*p->c_row;
-        for (intptr_t j = 0; j < p->n; j++) c[j] = p->bias ? ((const T*)p->bias)[j] : 0;
-        for (intptr_t k = 0; k < p->k; k++) { const T a = ((const T*)p->a)[b*p->a_batch + i*p->a_row + k*p->a_col];
-            for (intptr_t j = 0; j < p->n; j++) c[j] += a * ((const T*)p->b)[b*p->b_batch + k*p->b_row + j*p->b_col]; } }
+/* matmul.inc.h - the batched matrix product: which tiles, which copies, which threads.
+ *
+ * Small matrices are read where they lie. Otherwise BLIS's plan (Van Zee and van de Geijn 2015): k is cut into blocks of BLOCK_K,
+ * B is packed into panels as wide as a tile, for all rows of A; rows are cut into blocks of BLOCK_M, packed into panels
+ * as high as a tile; tiles run over a block that lies in the L2 cache and a panel that lies in the L1 cache. A matrix B
+ * whose columns are not adjacent (a transposed weight) is packed whatever its size, by transposing in registers.
+ */
+
+#undef PANEL
+#define PANEL (NNF_TILE_VECTORS * LANES) /* columns of a panel of B */
+
+enum {
+    FN(BLOCK_K) = 256,           /* a panel of B, 32 KiB, and a strip of A lie in the L1 cache */
+    FN(BLOCK_M) = TILE_ROWS * 12, /* a block of A lies in the L2 cache */
+    FN(BLOCK_N) = 4096,          /* the packed part of B lies in the L3 cache */
+    FN(FEW_ROWS) = 2 * TILE_ROWS, /* with so few rows B is read once or twice: where it lies, if its columns are adjacent */
+    FN(SMALL_B) = 1 << 12,       /* elements of B that lie in the L1 cache anyhow; what is packed is packed on the stack */
+    FN(TASK_FLOPS) = 1 << 20     /* some 10 us of work: well above what it costs to wake a thread */
+};
+
+/* ---- packing ---- */
+
+/* The vectors a = (a0, a1, ...) and b interleaved: low (a0, b0, a1, b1, ...) of their first halves, high of their last. */
+#if NNF_VECTOR_BYTES > 0
+#undef NNF_SHUFFLE
+#if defined(__clang__)
+#define NNF_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define NNF_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (VI){__VA_ARGS__})
+#endif
+#undef NNF_LOW
+#undef NNF_HIGH
+#if NNF_VECTOR_BYTES == 64 && !NNF_DOUBLE
+#define NNF_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define NNF_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif (NNF_VECTOR_BYTES == 64 && NNF_DOUBLE) || (NNF_VECTOR_BYTES == 32 && !NNF_DOUBLE)
+#define NNF_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define NNF_HIGH 4, 12, 5, 13, 6, 14, 7, 15
+#elif (NNF_VECTOR_BYTES == 32 && NNF_DOUBLE) || (NNF_VECTOR_BYTES == 16 && !NNF_DOUBLE)
+#define NNF_LOW 0, 4, 1, 5
+#define NNF_HIGH 2, 6, 3, 7
+#else
+#define NNF_LOW 0, 2
+#define NNF_HIGH 1, 3
+#endif
+
+/* rows[i][j] -> rows[j][i]: log2(LANES) rounds of interleaving row i with row i + LANES / 2 */
+NNF_INLINE void FN(transpose_square)(V *rows) {
+    NNF_UNROLL for (int round = 1; round < (int)LANES; round *= 2) {
+        V next[LANES];
+        NNF_UNROLL for (int i = 0; i < (int)LANES / 2; i++) {
+            next[2 * i] = NNF_SHUFFLE(rows[i], rows[i + LANES / 2], NNF_LOW);
+            next[2 * i + 1] = NNF_SHUFFLE(rows[i], rows[i + LANES / 2], NNF_HIGH);
+        }
+        NNF_UNROLL for (int i = 0; i < (int)LANES; i++) rows[i] = next[i];
+    }
+}
+#else
+NNF_INLINE void FN(transpose_square)(V *rows) { (void)rows; }
+#endif
+
+/* to[i * to_row + j] = from[i + j * from_col], i < m, j < n: rows that lie in columns, a square at a time. */
+static void FN(pack_transposed)(intptr_t m, intptr_t n, const T *from, intptr_t from_col, T *to, intptr_t to_row) {
+    for (intptr_t j = 0; j < n; j += LANES) {
+        const intptr_t columns = n - j < LANES ? n - j : LANES;
+        for (intptr_t i = 0; i < m; i += LANES) {
+            const intptr_t height = m - i < LANES ? m - i : LANES;
+            const T *corner = from + i + j * from_col;
+            V square[LANES];
+            NNF_UNROLL for (int c = 0; c < (int)LANES; c++) square[c] =
+                c >= columns ? v_set1(0) : height == LANES ? v_load(corner + c * from_col)
+                                                           : v_load_n(corner + c * from_col, height);
+            FN(transpose_square)(square);
+            if (columns == LANES)
+                for (intptr_t r = 0; r < height; r++) v_store(to + (i + r) * to_row + j, square[r]);
+            else
+                for (intptr_t r = 0; r < height; r++) v_store_n(to + (i + r) * to_row + j, square[r], columns);
+        }
+    }
+}
+
+/* One panel of B: to[k * PANEL + j] = from[k * row + j * col], j < columns <= PANEL. */
+static void FN(pack_panel)(intptr_t k, intptr_t columns, const T *from, intptr_t row, intptr_t col, T *to) {
+    if (row == 1 && LANES > 1) {
+        FN(pack_transposed)(k, columns, from, col, to, PANEL);
+        return;
+    }
+    for (intptr_t i = 0; i < k; i++, from += row, to += PANEL) {
+        if (col == 1) {
+            intptr_t j = 0;
+            for (; j + LANES <= columns; j += LANES) v_store(to + j, v_load(from + j));
+            if (j < columns) v_store_n(to + j, v_load_n(from + j, columns - j), columns - j);
+        } else
+            for (intptr_t j = 0; j < columns; j++) to[j] = from[j * col];
+    }
+}
+
+/* A strip of A: to[k * rows + i] = from[i * row + k * col], i < rows. */
+static void FN(pack_strip)(intptr_t k, intptr_t rows, const T *from, intptr_t row, intptr_t col, T *to) {
+    if (col == 1 && LANES > 1 && rows > 1) {
+        FN(pack_transposed)(k, rows, from, row, to, rows);
+        return;
+    }
+    for (intptr_t i = 0; i < k; i++, from += col, to += rows)
+        for (intptr_t r = 0; r < rows; r++) to[r] = from[r * row];
+}
+
+/* ---- one product, a block of k and of columns at a time ---- */
+
+typedef struct {
+    const nnf_matmul *p;
+    const T *a;                      /* of this product: (m, k) */
+    const T *b;                      /* (k, n) */
+    T *c;                            /* (m, n) */
+    intptr_t first_k, k, first_n, n; /* the block of k and of columns */
+    const T *panels;                 /* B's part of it, as the tiles read it: */
+    intptr_t panel_row, panel;       /* from one k to the next, from one panel to the next */
+    T *packed;                       /* where it is packed; NULL: B is read where it lies */
+    intptr_t rows_a_task;
+} FN(block);
+
+/* Row `i` of the strip `s`, when `rows` are cut into strips of nearly equal height: no thin rest. */
+NNF_INLINE intptr_t FN(strip_height)(intptr_t rows, intptr_t strips, intptr_t s) {
+    return rows / strips + (s < rows % strips);
+}
+
+/* C (rows, n) = or += A (rows, k) B (k, n). A's strips lie in `strip` when they have been packed, else in A itself. */
+static void FN(multiply_rows)(const FN(block) *block, intptr_t rows, const T *a, const T *strip, T *c) {
+    const nnf_matmul *p = block->p;
+    const intptr_t strips = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    FN(tile) t = {.k = block->k, .a_row = p->a_row, .a_col = p->a_col, .b_row = block->panel_row, .c_row = p->c_row,
+                  .add = block->first_k > 0};
+    for (intptr_t j = 0; j < block->n; j += PANEL) {
+        const intptr_t columns = block->n - j < PANEL ? block->n - j : PANEL;
+        const intptr_t vectors = (columns + LANES - 1) / LANES;
+        const T *b = block->panels + j / PANEL * block->panel;
+        t.tail = columns - (vectors - 1) * LANES;
+        t.bias = p->bias ? (const T *)p->bias + block->first_n + j : NULL;
+        for (intptr_t s = 0, i = 0; s < strips; s++) {
+            const intptr_t height = FN(strip_height)(rows, strips, s);
+            const T *numbers = strip ? strip + i * block->k : a + i * p->a_row;
+            if (strip) t.a_row = 1, t.a_col = height;
+            FN(tiles)[vectors - 1][height - 1][t.tail == LANES][t.a_row == 1](&t, numbers, b, c + i * p->c_row + j);
+            i += height;
+        }
+    }
+    if (p->activation != NNF_IDENTITY && block->first_k + block->k >= p->k)
+        for (intptr_t i = 0; i < rows; i++)
+            FN(activation_forward)(p->activation, p->alpha, block->n, c + i * p->c_row, c + i * p->c_row);
+}
+
+/* A task: some rows of the block, their part of A packed where each number of it is read often enough. */
+static void FN(rows_task)(void *context, intptr_t task) {
+    const FN(block) *block = context;
+    const nnf_matmul *p = block->p;
+    const intptr_t first = task * block->rows_a_task;
+    const intptr_t rows = p->m - first < block->rows_a_task ? p->m - first : block->rows_a_task;
+    const T *a = block->a + first * p->a_row + block->first_k * p->a_col;
+    T *c = block->c + first * p->c_row + block->first_n;
+    const int pays = block->packed && block->n > 3 * PANEL && rows * block->k > FN(SMALL_B);
+    T *strip = pays ? malloc((size_t)rows * (size_t)block->k * sizeof(T)) : NULL; /* without it, A itself will do */
+    if (strip) {
+        const intptr_t strips = (rows + TILE_ROWS - 1) / TILE_ROWS;
+        for (intptr_t s = 0, i = 0; s < strips; s++) {
+            const intptr_t height = FN(strip_height)(rows, strips, s);
+            FN(pack_strip)(block->k, height, a + i * p->a_row, p->a_row, p->a_col, strip + i * block->k);
+            i += height;
+        }
+    }
+    FN(multiply_rows)(block, rows, a, strip, c);
+    free(strip);
+}
+
+/* A task: one panel of B. */
+static void FN(panel_task)(void *context, intptr_t task) {
+    const FN(block) *block = context;
+    const nnf_matmul *p = block->p;
+    const intptr_t j = task * PANEL, columns = block->n - j < PANEL ? block->n - j : PANEL;
+    const T *from = block->b + block->first_k * p->b_row + (block->first_n + j) * p->b_col;
+    FN(pack_panel)(block->k, columns, from, p->b_row, p->b_col, block->packed + task * block->panel);
+}
+
+static void FN(multiply_block)(FN(block) *block, int threads) {
+    const nnf_matmul *p = block->p;
+    if (block->packed) {
+        const intptr_t panels = (block->n + PANEL - 1) / PANEL;
+        block->panels = block->packed, block->panel_row = PANEL, block->panel = block->k * PANEL;
+        if (threads > 1 && block->k * block->n > 1 << 15)
+            nnf_parallel(panels, FN(panel_task), block);
+        else
+            for (intptr_t j = 0; j < panels; j++) FN(panel_task)(block, j);
+    } else {
+        block->panels = block->b + block->first_k * p->b_row + block->first_n;
+        block->panel_row = p->b_row, block->panel = PANEL;
+    }
+    intptr_t tasks = (p->m + FN(BLOCK_M) - 1) / FN(BLOCK_M);
+    if (threads > 1) tasks = (tasks + threads - 1) / threads * threads;
+    block->rows_a_task = (p->m + tasks - 1) / tasks;
+    tasks = (p->m + block->rows_a_task - 1) / block->rows_a_task;
+    if (threads > 1)
+        nnf_parallel(tasks, FN(rows_task), block);
+    else
+        for (intptr_t i = 0; i < tasks; i++) FN(rows_task)(block, i);
+}
+
+/* B must be packed where its columns are apart; it should be where it is large and read often. */
+NNF_INLINE int FN(must_pack)(const nnf_matmul *p) { return p->b_col != 1 && p->n > 1; }
+NNF_INLINE int FN(should_pack)(const nnf_matmul *p) {
+    return FN(must_pack)(p) || (p->k * p->n > FN(SMALL_B) && p->m > FN(FEW_ROWS));
+}
+
+static void FN(multiply)(const nnf_matmul *p, const T *a, const T *b, T *c, int threads) {
+    T few[FN(SMALL_B)], *many = NULL;
+    intptr_t block_k = FN(BLOCK_K), block_n = FN(BLOCK_N);
+    FN(block) block = {.p = p, .a = a, .b = b, .c = c};
+    if (FN(should_pack)(p)) {
+        const intptr_t k = p->k < block_k ? p->k : block_k, n = p->n < block_n ? p->n : block_n;
+        const intptr_t room = k * ((n + PANEL - 1) / PANEL * PANEL);
+        block.packed = room <= FN(SMALL_B) ? few : (many = malloc((size_t)room * sizeof(T)));
+        if (!block.packed && FN(must_pack)(p)) /* out of memory: smaller blocks, which fit on the stack */
+            block.packed = few, block_n = PANEL, block_k = FN(SMALL_B) / PANEL;
+    }
+    for (block.first_n = 0; block.first_n < p->n; block.first_n += block_n) {
+        block.n = p->n - block.first_n < block_n ? p->n - block.first_n : block_n;
+        block.first_k = 0;
+        do { /* once even for k = 0, which writes the bias */
+            block.k = p->k - block.first_k < block_k ? p->k - block.first_k : block_k;
+            FN(multiply_block)(&block, threads);
+            block.first_k += block_k;
+        } while (block.first_k < p->k);
+    }
+    free(many);
+}
+
+/* ---- the batch ---- */
+
+typedef struct {
+    const nnf_matmul *p;
+    intptr_t matrices_a_task;
+} FN(batch);
+
+/* Products so small that one tile is one: chosen once, called for each. */
+static int FN(one_tile_each)(const nnf_matmul *p, intptr_t first, intptr_t count) {
+    if (p->m > TILE_ROWS || p->n > PANEL || FN(must_pack)(p) || p->activation != NNF_IDENTITY) return 0;
+    const intptr_t vectors = (p->n + LANES - 1) / LANES;
+    const FN(tile) t = {.k = p->k, .a_row = p->a_row, .a_col = p->a_col, .b_row = p->b_row, .c_row = p->c_row,
+                        .tail = p->n - (vectors - 1) * LANES, .bias = p->bias};
+    const FN(tile_function) tile = FN(tiles)[vectors - 1][p->m - 1][t.tail == LANES][p->a_row == 1];
+    for (intptr_t i = first; i < first + count; i++)
+        tile(&t, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch, (T *)p->c + i * p->c_batch);
+    return 1;
+}
+
+static void FN(matrices_task)(void *context, intptr_t task) {
+    const FN(batch) *batch = context;
+    const nnf_matmul *p = batch->p;
+    const intptr_t first = task * batch->matrices_a_task, left = p->batch - first;
+    const intptr_t count = left < batch->matrices_a_task ? left : batch->matrices_a_task;
+    if (FN(one_tile_each)(p, first, count)) return;
+    for (intptr_t i = first; i < first + count; i++)
+        FN(multiply)(p, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch, (T *)p->c + i * p->c_batch, 1);
+}
+
+/* A stack of matrices times one matrix is one tall matrix times it. */
+static nnf_matmul FN(folded)(const nnf_matmul *p) {
+    nnf_matmul one = *p;
+    if (p->batch > 1 && p->b_batch == 0 && p->a_batch == p->m * p->a_row && p->c_batch == p->m * p->c_row) {
+        one.m *= p->batch;
+        one.batch = 1;
+    }
+    return one;
+}
+
+static void FN(matmul)(const nnf_matmul *given) {
+    const nnf_matmul p = FN(folded)(given);
+    if (p.batch == 0 || p.m == 0 || p.n == 0) return;
+    const double flops = 2.0 * (double)p.m * (double)p.n * (double)(p.k + 1);
+    const int threads = flops * (double)p.batch < 2 * FN(TASK_FLOPS) ? 1 : nnf_get_num_threads();
+    FN(batch) batch = {&p, p.batch};
+    if (threads == 1)
+        FN(matrices_task)(&batch, 0);
+    else if (p.batch >= 2 * threads || flops < 2 * FN(TASK_FLOPS)) {
+        const double enough = FN(TASK_FLOPS) / flops; /* matrices of a task */
+        batch.matrices_a_task = (p.batch + 4 * threads - 1) / (4 * threads);
+        if ((double)batch.matrices_a_task < enough) batch.matrices_a_task = (intptr_t)enough;
+        nnf_parallel((p.batch + batch.matrices_a_task - 1) / batch.matrices_a_task, FN(matrices_task), &batch);
+    } else
+        for (intptr_t i = 0; i < p.batch; i++)
+            FN(multiply)(&p, (const T *)p.a + i * p.a_batch, (const T *)p.b + i * p.b_batch, (T *)p.c + i * p.c_batch,
+                         threads);
 }

@@ -1,7 +1,12 @@
-/* vector_math.h - temporary: libm, one lane at a time. */
-#define NNF_SMALL 0x1p-7
-#define NNF_LANEWISE(name, expression) \
-    NNF_INLINE V FN(vector_##name)(V v) { T a[LANES]; v_store(a, v); for (int i = 0; i < LANES; i++) { const double x = a[i]; a[i] = (T)(expression); } return v_load(a); }
+/* vector_math.h - exp, expm1, log1p, tanh and the logistic function on vectors.
+ *
+ * A template like vector.h, which comes before it. Arguments may be anything: NaN gives NaN, overflow gives infinity, results
+ * may be subnormal. The bound beside each function is in ULP of the result, measured over all floats, and over 10^8
+ * random doubles, on every instruction set (tests/test_vector_math.py repeats it on a sample).
+ *
+ * Reductions are the classical ones: exp(x) = 2^n exp(r) with |r| <= ln(2)/2; log(1 + f) through s = f / (2 + f), whose
+ * series in s^2 converges fast. Polynomials interpolate at Chebyshev points, computed with 50 digits.
+ */
 #undef v_exp
 #undef v_expm1
 #undef v_log1p
@@ -9,15 +14,186 @@
 #undef v_sigmoid
 #undef v_expm1_small
 #undef v_log1p_small
-NNF_LANEWISE(exp, exp(x))
-NNF_LANEWISE(expm1, expm1(x))
-NNF_LANEWISE(log1p, log1p(x))
-NNF_LANEWISE(tanh, tanh(x))
-NNF_LANEWISE(sigmoid, 1 / (1 + exp(-x)))
+#undef MANTISSA
+#undef BIAS
+#undef ROUNDER
+#undef LN2_HIGH
+#undef LN2_LOW
+
 #define v_exp FN(vector_exp)
 #define v_expm1 FN(vector_expm1)
 #define v_log1p FN(vector_log1p)
 #define v_tanh FN(vector_tanh)
 #define v_sigmoid FN(vector_sigmoid)
-#define v_expm1_small FN(vector_expm1)
-#define v_log1p_small FN(vector_log1p)
+#define v_expm1_small FN(vector_expm1_small)
+#define v_log1p_small FN(vector_log1p_small)
+
+#ifndef NNF_SMALL
+#define NNF_SMALL 0.0078125 /* largest |x| for the *_small functions */
+#endif
+
+#if NNF_DOUBLE
+#define MANTISSA 52
+#define BIAS 1023
+#define ROUNDER 0x1.8p52 /* a + ROUNDER - ROUNDER rounds a to a whole number */
+#define LN2_HIGH 0.693147180559890330187
+#define LN2_LOW 5.497923018708371174712e-14
+#else
+#define MANTISSA 23
+#define BIAS 127
+#define ROUNDER 0x1.8p23f
+#define LN2_HIGH 0.693145751953125f
+#define LN2_LOW 1.42860682031e-6f
+#endif
+
+/* ---- bits ---- */
+
+NNF_INLINE VI FN(vector_bits)(V a) {
+    VI bits;
+    memcpy(&bits, &a, sizeof bits);
+    return bits;
+}
+NNF_INLINE V FN(vector_from_bits)(VI bits) {
+    V a;
+    memcpy(&a, &bits, sizeof a);
+    return a;
+}
+NNF_INLINE VI FN(vector_set1_bits)(TI a) { return a - (VI){0}; }
+NNF_INLINE V FN(vector_absolute)(V a) {
+    return FN(vector_from_bits)(FN(vector_bits)(a) & FN(vector_set1_bits)((TI)(((TU)1 << (8 * sizeof(T) - 1)) - 1)));
+}
+/* |a| with the sign of b, a >= 0 */
+NNF_INLINE V FN(vector_with_sign)(V a, V b) {
+    const VI sign = FN(vector_set1_bits)((TI)((TU)1 << (8 * sizeof(T) - 1)));
+    return FN(vector_from_bits)(FN(vector_bits)(a) | (FN(vector_bits)(b) & sign));
+}
+/* 2^n for whole n (as a floating-point number) from 1 - BIAS to BIAS */
+NNF_INLINE V FN(vector_power_of_two)(V n) {
+    const V shifted = n + v_set1((T)ROUNDER); /* n stands in the lowest bits of the mantissa */
+    return FN(vector_from_bits)((FN(vector_bits)(shifted) + FN(vector_set1_bits)(BIAS)) << MANTISSA);
+}
+NNF_INLINE V FN(vector_round)(V a) { return (a + v_set1((T)ROUNDER)) - v_set1((T)ROUNDER); }
+NNF_INLINE V FN(vector_limit)(V a, T low, T high) { /* NaN stays */
+    a = v_select(a < v_set1(low), v_set1(low), a);
+    return v_select(a > v_set1(high), v_set1(high), a);
+}
+
+/* c[0] + c[1] x + ... + c[n - 1] x^(n - 1) */
+NNF_INLINE V FN(vector_polynomial)(V x, const T *c, int n) {
+    V sum = v_set1(c[n - 1]);
+    NNF_UNROLL for (int i = n - 2; i >= 0; i--) sum = sum * x + v_set1(c[i]);
+    return sum;
+}
+
+/* ---- exp and expm1 ---- */
+
+/* x = n ln(2) + r, n whole, |r| <= ln(2)/2 (a little more by rounding); returns expm1(r) */
+NNF_INLINE V FN(vector_reduced_expm1)(V x, V *n) {
+    static const T c[] = {
+#if NNF_DOUBLE
+        0.500000000000000102,    0.166666666666666675,    0.0416666666666241279,   0.00833333333333006183,
+        0.00138888889172137169,  0.000198412698630536169, 0.0000248015212959543751, 2.75572684599970648e-6,
+        2.76200884454097482e-7,  2.51003854955103191e-8
+#else
+        0.5f, 0.166665769896987757f, 0.0416665546172045742f, 0.00836317905272257737f, 0.00139261835877134945f
+#endif
+    };
+    *n = FN(vector_round)(x * v_set1((T)1.4426950408889634));
+    const V r = (x - *n * v_set1((T)LN2_HIGH)) - *n * v_set1((T)LN2_LOW);
+    return r + r * r * FN(vector_polynomial)(r, c, sizeof c / sizeof *c);
+}
+
+/* exp(x): 1.1 ULP */
+NNF_INLINE V v_exp(V x) {
+    V n;
+    x = FN(vector_limit)(x, sizeof(T) == 8 ? (T)-746 : (T)-105, sizeof(T) == 8 ? (T)710 : (T)89);
+    const V p = FN(vector_reduced_expm1)(x, &n) + v_set1(1);
+    const V half = FN(vector_round)(n * v_set1((T)0.5)); /* in two steps: 2^n itself may be out of range */
+    return p * FN(vector_power_of_two)(half) * FN(vector_power_of_two)(n - half);
+}
+
+/* expm1(x) = exp(x) - 1, small results to full relative precision: 2.3 ULP */
+NNF_INLINE V v_expm1(V x) {
+    V n;
+    const V limited = FN(vector_limit)(x, sizeof(T) == 8 ? (T)-40 : (T)-20, sizeof(T) == 8 ? (T)710 : (T)89);
+    const V p = FN(vector_reduced_expm1)(limited, &n);
+    /* 2^n (p + 1) - 1, halved so that n = BIAS + 1 fits */
+    const V s = FN(vector_power_of_two)(n - v_set1(1));
+    const V y = (s * p + (s - v_set1((T)0.5))) * v_set1(2);
+    return v_select(FN(vector_absolute)(x) < v_set1((T)1e-30), x, y); /* halving a subnormal would lose a bit */
+}
+
+/* expm1(x) for |x| <= NNF_SMALL: 0.6 ULP */
+NNF_INLINE V v_expm1_small(V x) {
+    static const T c[] = {
+#if NNF_DOUBLE
+        1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040
+#else
+        1.0f / 2, 1.0f / 6, 1.0f / 24
+#endif
+    };
+    return x + x * x * FN(vector_polynomial)(x, c, sizeof c / sizeof *c);
+}
+
+/* ---- log1p ---- */
+
+/* log1p(x) = log(1 + x), small results to full relative precision: 1.4 ULP */
+NNF_INLINE V v_log1p(V x) {
+    static const T c[] = {
+#if NNF_DOUBLE
+        0.66666666666666697,  0.399999999998991979, 0.285714286261145183, 0.222222111121049474,
+        0.181828907780261303, 0.153316666765971743, 0.146171283998072999
+#else
+        0.666666665542697262f, 0.400001220257123254f, 0.285507997302090686f, 0.233310408340293527f
+#endif
+    };
+    const T many = sizeof(T) == 8 ? (T)512 : (T)64;
+    const T huge = sizeof(T) == 8 ? (T)0x1p600 : (T)0x1p90f; /* from here on x 2^-many stands in for x */
+    const V one = v_set1(1), half = v_set1((T)0.5);
+    const VI is_huge = x > v_set1(huge);
+    const V scaled = v_select(is_huge, x * v_set1(sizeof(T) == 8 ? (T)0x1p-512 : (T)0x1p-64f), x);
+    /* 1 + x = 2^k m with sqrt(1/2) <= m < sqrt(2): how many times sqrt(1/2) fits, read from the exponent */
+    const VI bits = FN(vector_bits)(one + scaled) + FN(vector_set1_bits)((TI)((TU)BIAS << MANTISSA)) -
+                    FN(vector_bits)(v_set1((T)0.70710678118654752440));
+    const VI biased = (bits >> MANTISSA) & FN(vector_set1_bits)(2 * BIAS + 1);
+    const V k = FN(vector_from_bits)(biased | FN(vector_bits)(v_set1((T)((TU)1 << MANTISSA)))) -
+                v_set1((T)((TU)1 << MANTISSA) + (T)BIAS);
+    const V inverse = FN(vector_from_bits)((FN(vector_set1_bits)(2 * BIAS) - biased) << MANTISSA); /* 2^-k */
+    const V f = scaled * inverse + (inverse - one);                                              /* m - 1 */
+    const V s = f / (f + v_set1(2)), w = s * s;
+    const V rest = w * FN(vector_polynomial)(w, c, sizeof c / sizeof *c);
+    const V square = half * f * f;
+    const V exponent = k + v_select(is_huge, v_set1(many), v_set1(0));
+    V y = exponent * v_set1((T)LN2_HIGH) - ((square - (s * (square + rest) + exponent * v_set1((T)LN2_LOW))) - f);
+    y = v_select(x == v_set1((T)HUGE_VAL), x, y);
+    y = v_select(x == v_set1(-1), v_set1(-(T)HUGE_VAL), y);
+    y = v_select(x < v_set1(-1), v_set1((T)NAN), y);
+    return v_select(x == v_set1(0), x, v_select(x != x, x, y));
+}
+
+/* log1p(x) for |x| <= NNF_SMALL: 0.6 ULP */
+NNF_INLINE V v_log1p_small(V x) {
+    static const T c[] = {
+#if NNF_DOUBLE
+        -1.0 / 2, 1.0 / 3, -1.0 / 4, 1.0 / 5, -1.0 / 6, 1.0 / 7, -1.0 / 8
+#else
+        -1.0f / 2, 1.0f / 3, -1.0f / 4, 1.0f / 5
+#endif
+    };
+    return x + x * x * FN(vector_polynomial)(x, c, sizeof c / sizeof *c);
+}
+
+/* ---- tanh and the logistic function ---- */
+
+/* tanh(x) = e / (e + 2), e = expm1(2 |x|), with the sign of x: 2.5 ULP */
+NNF_INLINE V v_tanh(V x) {
+    const V a = FN(vector_limit)(FN(vector_absolute)(x), 0, sizeof(T) == 8 ? (T)20 : (T)10); /* 1 from there on */
+    const V e = v_expm1(a + a);
+    return FN(vector_with_sign)(e / (e + v_set1(2)), x);
+}
+
+/* 1 / (1 + exp(-x)) with exp of negative numbers only, so that nothing overflows: 2.4 ULP */
+NNF_INLINE V v_sigmoid(V x) {
+    const V e = v_exp(-FN(vector_absolute)(x));
+    return v_select(x < v_set1(0), e, v_set1(1)) / (v_set1(1) + e);
+}

@@ -16,8 +16,8 @@ from nnframe.data.loader import Pair
 
 # What each data set is trained with unless the user says otherwise.
 DEFAULTS = {
-    "digits": {"epochs": 30, "batch_size": 32, "sgd": 0.5, "adam": 0.01},
-    "mnist": {"epochs": 5, "batch_size": 100, "sgd": 0.5, "adam": 0.005},
+    "digits": {"epochs": 30, "batch_size": 32, "sgd": 1.0, "adam": 0.02},
+    "mnist": {"epochs": 3, "batch_size": 100, "sgd": 1.0, "adam": 0.01},
 }
 ACTIVATIONS: dict[str, tuple[Callable[[], nn.Layer], Callable[[], nn.initializers.Initializer]]] = {
     "sigmoid": (nn.Sigmoid, nn.Xavier),
@@ -74,10 +74,10 @@ def make_parser() -> Parser:
     add("--gradient", choices=("central", "backprop"), default="central", help="default: central")
     add("--hidden", type=_sizes, default=[50], metavar="N[,N...]", help="units of the hidden layers (default: 50)")
     add("--activation", choices=tuple(ACTIVATIONS), default="sigmoid", help="default: sigmoid")
-    add("--epochs", type=_count, metavar="N", help="default: 30 for digits, 5 for mnist")
+    add("--epochs", type=_count, metavar="N", help="default: 30 for digits, 3 for mnist")
     add("--batch-size", type=_count, metavar="N", help="default: 32 for digits, 100 for mnist")
-    add("--lr", type=_rate, metavar="X", help="learning rate (default: 0.5 for sgd; 0.01 and 0.005 for adam)")
-    add("--optimizer", choices=("sgd", "adam"), default="sgd", help="default: sgd, with momentum 0.9 for digits")
+    add("--lr", type=_rate, metavar="X", help="learning rate (default: 1 for sgd; 0.02, with mnist 0.01, for adam)")
+    add("--optimizer", choices=("sgd", "adam"), default="adam", help="default: adam")
     add("--seed", type=_seed, default=0, metavar="N", help="of weights and mini-batches (default: 0)")
     add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
     add("--data-folder", metavar="DIR", help="where MNIST's four IDX files are (default: $NNFRAME_DATA)")

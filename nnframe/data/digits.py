@@ -18,7 +18,7 @@ from nnframe.layer import as_dtype
 def digits(*, flatten: bool = True, dtype: npt.DTypeLike = np.float32) -> tuple[Pair, Pair]:
     """Return the UCI handwritten digits as (x_train, t_train), (x_test, t_test).
 
-    The split is fixed: 1,437 images to train on and 360 to test on, drawn at random once.
+    The split is fixed: 1,438 images to train on and 359 to test on, drawn at random once.
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ def digits(*, flatten: bool = True, dtype: npt.DTypeLike = np.float32) -> tuple[
 
     Returns
     -------
-    x_train : array (1437, 64), in [0, 1]
-    t_train : array (1437,) of int64, in [0, 10)
-    x_test, t_test : arrays of 360 rows
+    x_train : array (1438, 64), in [0, 1]
+    t_train : array (1438,) of int64, in [0, 10)
+    x_test, t_test : arrays of 359 rows
     """
     kind = as_dtype(dtype)
     with np.load(Path(__file__).with_name("digits.npz")) as stored:
