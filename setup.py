@@ -24,7 +24,7 @@ It needs a C compiler and the headers of Python:
 
 CSRC = Path("csrc")
 SOURCES = sorted(str(path) for path in CSRC.glob("*.c"))
-DEPENDS = sorted(str(path) for path in CSRC.glob("*.h"))
+DEPENDS = sorted(str(path) for path in [*CSRC.glob("*.h"), *Path("nnframe").glob("*.pxi")])
 
 if sys.platform == "win32":
     COMPILE = ["/O2", "/std:c11"]
@@ -36,7 +36,7 @@ else:
     LINK = ["-pthread"]
 
 
-class BuildKernels(build_ext):
+class BuildKernels(build_ext):  # type: ignore[misc]
     """build_ext that compiles several files at once, and says what to install where it cannot."""
 
     def build_extension(self, ext: Extension) -> None:
@@ -67,7 +67,7 @@ class BuildKernels(build_ext):
 
 
 setup(
-    ext_modules=cythonize(
+    ext_modules=cythonize(  # type: ignore[no-untyped-call]
         Extension(
             "nnframe._kernels",
             ["nnframe/_kernels.pyx", *SOURCES],

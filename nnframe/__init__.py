@@ -16,14 +16,15 @@ try:
 except ImportError as error:
     raise ImportError(
         f"nnframe's compiled kernels (nnframe._kernels) cannot be loaded: {error}\n"
-        "They are built when nnframe is installed, for one Python and one machine. To build them anew, with a C compiler present:\n"
-        "    pip install --force-reinstall --no-deps nnframe    or, in a checkout:    pip install ."
+        "They are built when nnframe is installed, for one Python and one machine. To build them anew, with a C "
+        "compiler present:\n    pip install --force-reinstall --no-deps nnframe\nor, in a checkout:\n    pip install ."
     ) from error
 
 from nnframe import data, kernels
 from nnframe.config import config_info, default_num_threads, get_num_threads, set_num_threads, show_config
 from nnframe.data import DataLoader, train_test_split
 from nnframe.gradients import Backprop, CentralDifference, numerical_gradient
+from nnframe.history import History
 from nnframe.initializers import He, Normal, Xavier, Zeros
 from nnframe.layer import Layer, Parameter, Sequential
 from nnframe.layers import Linear, ReLU, Sigmoid, Step, Tanh
@@ -31,7 +32,6 @@ from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
 from nnframe.metrics import accuracy
 from nnframe.optimizers import SGD, Adam, Optimizer
 from nnframe.serialization import load, save
-from nnframe.history import History
 from nnframe.training import Trainer
 
 set_num_threads(default_num_threads())

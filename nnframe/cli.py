@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -65,18 +66,29 @@ def make_parser() -> Parser:
     train = commands.add_parser(
         "train",
         help="train a classifier on real images",
-        description="Train a network of sigmoid layers on handwritten digits, by central differences unless told otherwise. "
+        description="Train a network on handwritten digits, by central differences unless told otherwise. "
         "Writes model.safetensors, history.csv and, with matplotlib, history.png.",
     )
     train.set_defaults(run=run_train)
     add = train.add_argument
     add("data", nargs="?", choices=tuple(DEFAULTS), default="digits", help="the data set (default: digits)")
     add("--gradient", choices=("central", "backprop"), default="central", help="default: central")
-    add("--hidden", type=_sizes, default=[50], metavar="N[,N...]", help="units of the hidden layers (default: 50)")
+    add(
+        "--hidden",
+        type=_sizes,
+        default=[50],
+        metavar="N[,N...]",
+        help="units of the hidden layers (default: 50)",
+    )
     add("--activation", choices=tuple(ACTIVATIONS), default="sigmoid", help="default: sigmoid")
     add("--epochs", type=_count, metavar="N", help="default: 30 for digits, 3 for mnist")
     add("--batch-size", type=_count, metavar="N", help="default: 32 for digits, 100 for mnist")
-    add("--lr", type=_rate, metavar="X", help="learning rate (default: 1 for sgd; 0.02, with mnist 0.01, for adam)")
+    add(
+        "--lr",
+        type=_rate,
+        metavar="X",
+        help="learning rate (default: 1 for sgd; 0.02, with mnist 0.01, for adam)",
+    )
     add("--optimizer", choices=("sgd", "adam"), default="adam", help="default: adam")
     add("--seed", type=_seed, default=0, metavar="N", help="of weights and mini-batches (default: 0)")
     add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
@@ -132,7 +144,12 @@ def run_train(options: argparse.Namespace) -> int:
           f"{nn.config_info()['simd']}, {nn.get_num_threads()} threads\n")  # fmt: skip
     try:
         history = trainer.fit(
-            x, t, epochs=int(options.epochs or defaults["epochs"]), batch_size=batch_size, validation_data=test, rng=rng
+            x,
+            t,
+            epochs=int(options.epochs or defaults["epochs"]),
+            batch_size=batch_size,
+            validation_data=test,
+            rng=rng,
         )
     except FloatingPointError as error:
         raise Refused(error) from error
@@ -166,11 +183,11 @@ def make_folder(folder: Path) -> Path:
 
 
 def make_model(inputs: int, options: argparse.Namespace, rng: np.random.Generator) -> nn.Sequential:
-    """inputs -> hidden layers with the activation -> 10 classes."""
+    """Make a classifier: inputs, hidden layers with the activation, 10 classes."""
     activation, init = ACTIVATIONS[options.activation]
     sizes = [inputs, *map(int, options.hidden)]
     layers: list[nn.Layer] = []
-    for below, above in zip(sizes, sizes[1:], strict=False):
+    for below, above in itertools.pairwise(sizes):
         layers += [nn.Linear(below, above, init=init(), dtype=options.dtype, rng=rng), activation()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 10, init=nn.Xavier(), dtype=options.dtype, rng=rng))
 

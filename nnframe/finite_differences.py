@@ -15,7 +15,11 @@ SIGNATURE = "double f(const double *x, intptr_t n, void *data)"
 
 
 def central_difference(
-    f: Callable[[Floats], float] | Any, x: Floats, *, step: npt.ArrayLike | None = None, out: Floats | None = None
+    f: Callable[[Floats], float] | Any,
+    x: Floats,
+    *,
+    step: npt.ArrayLike | None = None,
+    out: Floats | None = None,
 ) -> Floats:
     """Gradient of a function by central differences: (f(x + h e_i) - f(x - h e_i)) / 2h for every entry i.
 
@@ -47,7 +51,7 @@ def central_difference(
     """
     point = as_point(x)
     compiled = compiled_function(f)
-    steps = as_steps(point, step, np.finfo(point.dtype).eps ** (1 / 3))
+    steps = as_steps(point, step, float(np.finfo(point.dtype).eps) ** (1 / 3))
     check_output(out, point)
     gradient = _compiled(*compiled, point, steps) if compiled else _central(f, point, steps)
     if out is None:
@@ -62,7 +66,7 @@ def forward_difference(f: Callable[[Floats], float], x: Floats, *, step: npt.Arr
     The step is eps^(1/2) max(1, |x_i|) if not given. A compiled function is not taken.
     """
     point = as_point(x)
-    steps = as_steps(point, step, np.finfo(point.dtype).eps ** (1 / 2))
+    steps = as_steps(point, step, float(np.finfo(point.dtype).eps) ** (1 / 2))
     point = point if point.flags.writeable else point.copy()
     base = as_number(f(point), None)
     gradient = np.empty(point.shape, point.dtype.newbyteorder("="))
@@ -116,7 +120,7 @@ def as_point(x: Floats) -> Floats:
 
 
 def as_steps(point: Floats, step: npt.ArrayLike | None, relative: float) -> Floats:
-    """Return the step of each entry, flat, of the dtype of `point`; `relative` times max(1, |x|) where none is given."""
+    """Return the step of each entry, flat, in the dtype of `point`; `relative` times max(1, |x|) if none is given."""
     kind = point.dtype.newbyteorder("=")
     chosen = relative * np.maximum(1, np.abs(point)) if step is None else np.asarray(step)
     if chosen.dtype.kind not in "biuf":
@@ -130,7 +134,10 @@ def as_steps(point: Floats, step: npt.ArrayLike | None, relative: float) -> Floa
     still = np.flatnonzero(flat + steps == flat)
     if len(still):
         i = still[0]
-        raise ValueError(f"step: expected one that moves every entry of x, but {flat[i]:g} + {steps[i]:g} at entry {i} is no other number")
+        raise ValueError(
+            f"step: expected one that moves every entry of x, but {flat[i]:g} + {steps[i]:g} at entry {i} is "
+            "no other number"
+        )
     return steps
 
 
@@ -160,7 +167,8 @@ def check_output(out: Floats | None, point: Floats) -> None:
 def compiled_function(f: Any) -> tuple[int, int] | None:
     """Return the addresses of a compiled function and of its data; None for a Python callable.
 
-    The packages that make compiled functions are recognised, never imported. Those that know a signature are held to it.
+    The packages that make compiled functions are recognised, never imported. Those that know a signature are held to
+    it.
     """
     origin = {base.__module__.partition(".")[0] for base in type(f).__mro__}
     if "_ctypes" in origin:

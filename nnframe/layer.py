@@ -18,7 +18,7 @@ Array = npt.NDArray[np.floating]
 
 def as_dtype(dtype: npt.DTypeLike) -> np.dtype[np.floating]:
     """`dtype` as one of the two that nnframe computes in; ValueError for any other."""
-    found = np.dtype(dtype)
+    found: np.dtype[Any] = np.dtype(dtype)
     if found not in (np.float32, np.float64):
         raise ValueError(f"dtype: expected float32 or float64, got {found}")
     return found
@@ -61,9 +61,9 @@ class Parameter:
 class Layer:
     """A pure function with parameters: what networks are made of.
 
-    A custom layer needs `forward` only. Everything else makes it faster (`difference`, `perturb`) or lets it take part in
-    `Backprop` (`backward`). Attributes that are `Parameter` or `Layer` objects, alone or in lists, tuples and dicts, are found
-    by themselves; no `__init__` has to be called.
+    A custom layer needs `forward` only. Everything else makes it faster (`difference`, `perturb`) or lets it take
+    part in `Backprop` (`backward`). Attributes that are `Parameter` or `Layer` objects, alone or in lists, tuples
+    and dicts, are found by themselves; no `__init__` has to be called.
 
     Attributes
     ----------
@@ -92,8 +92,8 @@ class Layer:
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         """forward(x + dx) - y, for one dx of the shape of x or a stack of them, (S, *x.shape).
 
-        This default subtracts two evaluations, in float64 whatever the dtype, so that digits are left. A layer that knows a
-        form without cancellation overrides it.
+        This default subtracts two evaluations, in float64 whatever the dtype, so that digits are left. A layer that
+        knows a form without cancellation overrides it.
         """
         if x.dtype == np.float64:
             twin, base = self, y
@@ -162,8 +162,10 @@ class Layer:
         found = {parameter.value.dtype: name for name, parameter in self.named_parameters()}
         if len(found) > 1:
             which = " and ".join(f"{dtype} ({name})" for dtype, name in found.items())
-            raise TypeError(f"{type(self).__name__}: expected parameters of one dtype, got {which}; give dtype= to "
-                            "each layer and Parameter, or use astype")
+            raise TypeError(
+                f"{type(self).__name__}: expected parameters of one dtype, got {which}; give dtype= to "
+                "each layer and Parameter, or use astype"
+            )
         return next(iter(found), np.dtype(np.float32))
 
     def astype(self, dtype: npt.DTypeLike, memo: dict[int, Any] | None = None) -> Self:
@@ -175,7 +177,7 @@ class Layer:
         return twin
 
     def state_dict(self) -> dict[str, Array]:
-        """A copy of every parameter's value, by name."""
+        """Return a copy of every parameter's value, by name."""
         return {name: parameter.value.copy() for name, parameter in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
@@ -191,8 +193,10 @@ class Layer:
         own = dict(self.named_parameters())
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
-            raise KeyError(f"state: expected the parameters {', '.join(own) or '(none)'}; missing: "
-                           f"{', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}")
+            raise KeyError(
+                f"state: expected the parameters {', '.join(own) or '(none)'}; missing: "
+                f"{', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+            )
         arrays = {name: np.asarray(state[name]) for name in own}
         for name, array in arrays.items():
             if array.dtype.kind != "f":

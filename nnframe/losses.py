@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -27,7 +29,7 @@ class Loss:
             raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
         self.reduction = reduction
 
-    def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[np.generic]:
+    def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
         """Check the labels against an output, and bring them into the shape and dtype that the passes take."""
         return np.asarray(t)
 
@@ -72,7 +74,7 @@ class CrossEntropyLoss(Loss):
     labels (N, C) whose rows are non-negative and sum to 1. "mean" divides by N.
     """
 
-    def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[np.generic]:
+    def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
         return kernels.check_labels(y, t)
 
     def forward(self, y: Array, t: npt.ArrayLike) -> float:
@@ -85,17 +87,21 @@ class CrossEntropyLoss(Loss):
         return kernels.softmax_cross_entropy(y, t, reduction=self.reduction)
 
     def difference(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
-        # log1p(sum_k p_k expm1(d_k)) - sum_k t_k d_k; where a d_k is large and positive, shifted by it
+        # log1p(sum_k p_k expm1(d_k)) - sum_k t_k d_k; changes above 1 by log(sum_k p_k exp(d_k)), shifted by the largest
         labels = kernels.check_labels(y, t)
-        p = kernels.softmax(y)
-        shift = np.maximum(dy.max(axis=-1), 0)
-        # sum_k p_k exp(d_k - shift) = 1 + sum_k p_k expm1(d_k - shift)
-        change = shift + np.log1p(np.maximum((p * np.expm1(dy - shift[..., None])).sum(axis=-1), -1))
+        p = kernels.softmax(y.astype(np.float64, copy=False))
+        dy = dy.astype(np.float64, copy=False)
+        largest = dy.max(axis=-1, keepdims=True)
+        wide = np.abs(dy).max(axis=-1) > 1
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            small = np.log1p((p * np.expm1(dy)).sum(axis=-1))
+            large = largest[..., 0] + np.log((p * np.exp(dy - largest)).sum(axis=-1))
+        change = np.where(wide, large, small)
         if labels.ndim == 1:
             change -= dy[:, np.arange(len(labels)), labels]
         else:
             change -= (dy * labels).sum(axis=-1)
-        total = change.sum(axis=-1, dtype=np.float64)
+        total: npt.NDArray[np.float64] = change.sum(axis=-1)
         return total / len(y) if self.reduction == "mean" else total
 
 
@@ -105,7 +111,7 @@ class MSELoss(Loss):
     `t` has the shape of `y`.
     """
 
-    def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[np.generic]:
+    def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
         targets = np.asarray(t)
         if targets.dtype.kind not in "biuf":
             raise TypeError(f"labels: expected real numbers, got {targets.dtype}")
@@ -128,4 +134,5 @@ class MSELoss(Loss):
         # (r + d)^2 - r^2 = d (2 r + d)
         residual = y - self.prepare(y, t)
         change = (dy * (2 * residual + dy)).reshape(len(dy), -1).sum(axis=1, dtype=np.float64)
-        return change * self._scale(y)
+        scaled: npt.NDArray[np.float64] = change * self._scale(y)
+        return scaled

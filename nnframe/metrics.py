@@ -23,16 +23,17 @@ def accuracy(y: npt.ArrayLike, t: npt.ArrayLike) -> float:
     """
     predicted, expected = _classes("y", y), _classes("t", t)
     if predicted.shape != expected.shape or len(predicted) == 0:
-        raise ValueError(
-            f"y, t: expected equally many rows, at least one, got shapes {np.shape(y)} and {np.shape(t)}"
-        )
+        raise ValueError(f"y, t: expected equally many rows, at least one, got shapes {np.shape(y)} and {np.shape(t)}")
     return float(np.mean(predicted == expected))
 
 
 def _classes(name: str, a: npt.ArrayLike) -> npt.NDArray[np.integer]:
     array = np.asarray(a)
     if array.ndim == 2 and array.shape[1] > 0:
-        return array.argmax(axis=1)
+        classes: npt.NDArray[np.integer] = array.argmax(axis=1)
+        return classes
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise ValueError(f"{name}: expected shape (N, C), or (N,) of integers, got {array.dtype} of shape {array.shape}")
+        raise ValueError(
+            f"{name}: expected shape (N, C), or (N,) of integers, got {array.dtype} of shape {array.shape}"
+        )
     return array

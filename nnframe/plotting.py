@@ -46,7 +46,14 @@ def plot_history(history: History, path: str | os.PathLike[str] | None = None) -
         for column, label, color in ((name, "training", TRAIN), (f"val_{name}", "validation", VALIDATION)):
             points = [(e, v) for e, v in zip(history["epoch"], history[column], strict=True) if v is not None]
             if points:
-                axes.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.8, marker="o", markersize=3)
+                axes.plot(
+                    *zip(*points, strict=True),
+                    color=color,
+                    label=label,
+                    linewidth=1.8,
+                    marker="o",
+                    markersize=3,
+                )
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         axes.set_xlabel("Epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,12 +1,13 @@
 """Each kernel in readable NumPy: what the C must compute.
 
-The tests compare every kernel with its twin here, and NNFRAME_KERNELS=reference runs nnframe on the twins. Arguments have been
-checked by the caller; letters as in csrc/nnframe.h.
+The tests compare every kernel with its twin here, and NNFRAME_KERNELS=reference runs nnframe on the twins. Arguments
+have been checked by the caller; letters as in csrc/nnframe.h.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ def softmax(x: Floats) -> Floats:
     return p
 
 
-def softmax_cross_entropy(x: Floats, t: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float64], Floats]:
+def softmax_cross_entropy(x: Floats, t: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], Floats]:
     """Losses (N,) and gradient (N, C) of each row; `t` holds class indices (N,) or targets (N, C)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         shifted = (x - x.max(axis=1, keepdims=True)).astype(np.float64)
@@ -102,12 +103,12 @@ _DIFFERENCE: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
 
 
 def activation(name: str, x: Floats, alpha: float = 0.0) -> Floats:
-    """y = f(x)."""
+    """Y = f(x)."""
     return _FORWARD[name](x)
 
 
 def activation_backward(name: str, x: Floats, y: Floats, dy: Floats, alpha: float = 0.0) -> Floats:
-    """dy * f'(x), where y = f(x)."""
+    """Dy * f'(x), where y = f(x)."""
     dx: Floats = dy * _DERIVATIVE[name](x, y)
     return dx
 

@@ -32,12 +32,16 @@ class Trainer:
     optimizer : Optimizer
         Over the parameters of the model.
     gradient : callable
-        A strategy, called as `gradient(model, loss, x, t)`: returns the loss and overwrites every `.grad`. `CentralDifference()`
-        if not given, which works with every layer.
+        A strategy, called as `gradient(model, loss, x, t)`: returns the loss and overwrites every `.grad`.
+        `CentralDifference()` if not given, which works with every layer.
     """
 
     def __init__(self, model: Layer, loss: Loss, optimizer: Optimizer, gradient: Strategy | None = None) -> None:
-        for name, value, kind in (("model", model, Layer), ("loss", loss, Loss), ("optimizer", optimizer, Optimizer)):
+        for name, value, kind in (
+            ("model", model, Layer),
+            ("loss", loss, Loss),
+            ("optimizer", optimizer, Optimizer),
+        ):
             if not isinstance(value, kind):
                 raise TypeError(f"{name}: expected a {kind.__name__}, got {value!r}")
         own = {id(parameter) for parameter in model.parameters()}
@@ -89,9 +93,7 @@ class Trainer:
         inputs, labels = self._checked(x, t, "x, t")
         epochs = as_count("epochs", epochs)
         validation = self._checked_validation(validation_data)
-        loader = DataLoader(
-            inputs, labels, batch_size, shuffle=shuffle, replacement=replacement, rng=rng
-        )
+        loader = DataLoader(inputs, labels, batch_size, shuffle=shuffle, replacement=replacement, rng=rng)
         history = History()
         report = _Report(progress, len(loader))
         with DeferredInterrupt() as interrupt:
@@ -141,8 +143,8 @@ class Trainer:
             return
         what = "gradient" if math.isfinite(loss) else f"loss ({loss})"
         raise FloatingPointError(
-            f"epoch {epoch}, step {step}: expected a finite loss and gradient, got a {what} that is not; the parameters are "
-            f"those from before this step. A smaller learning rate than {self.optimizer.lr:g} may help."
+            f"epoch {epoch}, step {step}: expected a finite loss and gradient, got a {what} that is not; the "
+            f"parameters are those from before this step. A smaller learning rate than {self.optimizer.lr:g} may help."
         )
 
     def evaluate(self, x: npt.ArrayLike, t: npt.ArrayLike, *, batch_size: int = 1000) -> dict[str, float | None]:
@@ -216,7 +218,14 @@ class _Report:
             from tqdm import tqdm
 
             # On stderr, and gone when the epoch is over: what stays is the table on stdout.
-            self.bar = tqdm(total=self.steps, desc=f"epoch {epoch}", unit="step", leave=False, dynamic_ncols=True, disable=None)
+            self.bar = tqdm(
+                total=self.steps,
+                desc=f"epoch {epoch}",
+                unit="step",
+                leave=False,
+                dynamic_ncols=True,
+                disable=None,
+            )
 
     def step(self, means: dict[str, float]) -> None:
         if self.bar is None:

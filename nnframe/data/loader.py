@@ -18,7 +18,8 @@ def as_pair(x: npt.ArrayLike, t: npt.ArrayLike, name: str = "x, t") -> Pair:
     inputs, labels = np.asarray(x), np.asarray(t)
     if inputs.ndim == 0 or labels.ndim == 0 or len(inputs) != len(labels) or len(inputs) == 0:
         raise ValueError(
-            f"{name}: expected arrays with the same number of rows, at least one, got shapes {inputs.shape} and {labels.shape}"
+            f"{name}: expected arrays with the same number of rows, at least one, got shapes {inputs.shape} "
+            f"and {labels.shape}"
         )
     return inputs, labels
 
@@ -84,7 +85,11 @@ class DataLoader:
 
 
 def train_test_split(
-    x: npt.ArrayLike, t: npt.ArrayLike, *, test_size: float = 0.2, rng: np.random.Generator | int | None = None
+    x: npt.ArrayLike,
+    t: npt.ArrayLike,
+    *,
+    test_size: float = 0.2,
+    rng: np.random.Generator | int | None = None,
 ) -> tuple[Pair, Pair]:
     """Split rows at random into (x_train, t_train), (x_test, t_test).
 

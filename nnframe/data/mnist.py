@@ -58,10 +58,13 @@ def _read_part(folder: Path, images_name: str, labels_name: str) -> tuple[npt.ND
     images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
     if len(images) != len(labels) or len(images) == 0:
         raise ValueError(
-            f"{labels_path}: expected a label for each of the {len(images)} images of {images_path.name}, got {len(labels)}"
+            f"{labels_path}: expected a label for each of the {len(images)} images of {images_path.name}, "
+            f"got {len(labels)}"
         )
     if labels.max() > 9:
-        raise ValueError(f"{labels_path}: expected labels from 0 to 9, got {labels.max()} at position {labels.argmax()}")
+        raise ValueError(
+            f"{labels_path}: expected labels from 0 to 9, got {labels.max()} at position {labels.argmax()}"
+        )
     return images, labels
 
 
@@ -76,8 +79,8 @@ def _find(folder: Path, name: str) -> Path:
 def read_idx(path: Path, ndim: int) -> npt.NDArray[np.uint8]:
     """Read an array of unsigned bytes from an IDX file, compressed by gzip or not.
 
-    IDX: two zero bytes, the element type (8: unsigned byte), the number of axes, each axis's length as a big-endian 32-bit
-    integer, then the elements.
+    IDX: two zero bytes, the element type (8: unsigned byte), the number of axes, each axis's length as a big-endian
+    32-bit integer, then the elements.
 
     Raises
     ------
@@ -94,7 +97,9 @@ def read_idx(path: Path, ndim: int) -> npt.NDArray[np.uint8]:
     header = 4 + 4 * ndim
     magic = bytes((0, 0, 8, ndim))
     if content[:4] != magic:
-        raise ValueError(f"{path}: expected an IDX file with magic number {magic.hex()}, got {content[:4].hex() or 'nothing'}")
+        raise ValueError(
+            f"{path}: expected an IDX file with magic number {magic.hex()}, got {content[:4].hex() or 'nothing'}"
+        )
     if len(content) < header:
         raise ValueError(f"{path}: expected a header of {header} bytes, got a file of {len(content)}")
     shape = tuple(int(n) for n in np.frombuffer(content, ">u4", ndim, 4))

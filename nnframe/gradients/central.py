@@ -11,6 +11,7 @@ weight changes travels upwards through each layer's `difference`. Three ways lea
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,12 @@ class CentralDifference:
         return value
 
     def _of_layer(
-        self, link: Link, parameters: list[Parameter], above: list[Link], loss: Loss, labels: npt.NDArray[np.generic]
+        self,
+        link: Link,
+        parameters: list[Parameter],
+        above: list[Link],
+        loss: Loss,
+        labels: npt.NDArray[Any],
     ) -> list[tuple[Parameter, Array]]:
         """Gradients of parameters that belong to this layer alone."""
         layer = link.layer
@@ -89,7 +95,7 @@ class CentralDifference:
         return [(p, self._in_stacks(p, link, above, loss, labels)) for p in parameters]
 
     def _in_stacks(
-        self, parameter: Parameter, link: Link, above: list[Link], loss: Loss, labels: npt.NDArray[np.generic]
+        self, parameter: Parameter, link: Link, above: list[Link], loss: Loss, labels: npt.NDArray[Any]
     ) -> Array:
         """Gradient of one parameter by perturbing many entries at a time and letting each layer above answer."""
         widest = max(one.y.size for one in (link, *above))
@@ -102,13 +108,11 @@ class CentralDifference:
                 dy = link.layer.perturb(parameter, indices, sign * self.step, link.x, link.y)
                 for one in above:
                     dy = one.layer.difference(one.x, one.y, dy.astype(one.x.dtype, copy=False))
-                change += sign * loss.difference(above[-1].y if above else link.y, labels, dy)
+                change = change + sign * loss.difference((above or [link])[-1].y, labels, dy)
             gradient[indices] = change / (2 * self.step)
         return gradient.reshape(parameter.value.shape)
 
-    def _by_definition(
-        self, parameter: Parameter, links: list[Link], loss: Loss, labels: npt.NDArray[np.generic]
-    ) -> Array:
+    def _by_definition(self, parameter: Parameter, links: list[Link], loss: Loss, labels: npt.NDArray[Any]) -> Array:
         """Gradient of a parameter that several layers share, by running all of them again, in float64."""
         memo: dict[int, object] = {}
         twins = [link.layer.astype(np.float64, memo) for link in links]

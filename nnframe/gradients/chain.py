@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,9 +30,7 @@ def flatten(model: Layer, prefix: str = "") -> list[tuple[str, Layer]]:
     if type(model) is not Sequential:
         return [(prefix, model)]
     separator = "." if prefix else ""
-    return [
-        found for i, layer in enumerate(model.layers) for found in flatten(layer, f"{prefix}{separator}{i}")
-    ]
+    return [found for i, layer in enumerate(model.layers) for found in flatten(layer, f"{prefix}{separator}{i}")]
 
 
 def run_chain(model: Layer, x: npt.ArrayLike) -> list[Link]:
@@ -45,7 +44,7 @@ def run_chain(model: Layer, x: npt.ArrayLike) -> list[Link]:
     return links
 
 
-def run_loss(loss: Loss, y: Array, t: npt.ArrayLike) -> tuple[float, npt.NDArray[np.generic]]:
+def run_loss(loss: Loss, y: Array, t: npt.ArrayLike) -> tuple[float, npt.NDArray[Any]]:
     """Return the loss of an output as a float, and the labels checked and prepared."""
     if not isinstance(loss, Loss):
         raise TypeError(f"loss: expected a Loss such as nn.CrossEntropyLoss(), got {loss!r}")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from nnframe import _kernels, kernels
 from nnframe.gradients.chain import Link
 from nnframe.layer import Array
-from nnframe.layers import Linear, ReLU, Sigmoid, Step, Tanh
+from nnframe.layers import Activation, Linear, ReLU, Sigmoid, Step, Tanh
 from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
 
 ACTIVATIONS = (ReLU, Sigmoid, Step, Tanh)
@@ -30,7 +30,7 @@ class Suffix:
     loss: dict[str, Any]
 
 
-def fused_suffix(link: Link, above: list[Link], loss: Loss, labels: npt.NDArray[np.generic]) -> Suffix | None:
+def fused_suffix(link: Link, above: list[Link], loss: Loss, labels: npt.NDArray[Any]) -> Suffix | None:
     """Describe what stands above the linear layer `link`; None where C cannot run it."""
     if any(one.y.ndim != 2 for one in (link, *above)):
         return None
@@ -40,18 +40,22 @@ def fused_suffix(link: Link, above: list[Link], loss: Loss, labels: npt.NDArray[
     columns = above[:first_built_in]
     if described is None or not all(one.layer.elementwise for one in columns):
         return None
-    stages = [
-        (one.layer.weight.value,) if isinstance(one.layer, Linear) else (one.layer.name, one.x, one.y)  # type: ignore[attr-defined]
-        for one in above[first_built_in:]
-    ]
-    return Suffix(columns, stages, described)
+    return Suffix(columns, [_describe(one) for one in above[first_built_in:]], described)
+
+
+def _describe(link: Link) -> tuple[Any, ...]:
+    """Describe a built-in layer as a stage of `_kernels.difference_gradient`."""
+    if isinstance(link.layer, Linear):
+        return (link.layer.weight.value,)
+    assert isinstance(link.layer, Activation)
+    return (link.layer.name, link.x, link.y)
 
 
 def _is_built_in(link: Link) -> bool:
     return type(link.layer) is Linear or type(link.layer) in ACTIVATIONS
 
 
-def _describe_loss(y: Array, loss: Loss, labels: npt.NDArray[np.generic]) -> dict[str, Any] | None:
+def _describe_loss(y: Array, loss: Loss, labels: npt.NDArray[Any]) -> dict[str, Any] | None:
     """Arguments of the C loop for a built-in loss, None for any other."""
     mean = loss.reduction == "mean"
     if type(loss) is CrossEntropyLoss:
@@ -102,7 +106,7 @@ def _gradient_from_columns(link: Link, suffix: Suffix, step: float, weight: Arra
     Moving the weights (o, i) of *every* unit o at once shows in every column at once, and elementwise layers keep the
     columns apart: one call answers for all units.
     """
-    rows, inputs = link.x.shape
+    inputs = link.x.shape[1]
     many = max(1, COLUMN_BYTES // (8 * link.y.size))
     for first in range(0, inputs, many):
         last = first + many >= inputs

@@ -27,13 +27,14 @@ def numerical_gradient(
     Parameters
     ----------
     f : callable
-        `f(x)` returns a number. While it runs x itself holds the moved entry, so that f may as well ignore its argument and
-        read the array where it lives: `numerical_gradient(lambda _: loss(model(x), t), weight.value)`.
+        `f(x)` returns a number. While it runs x itself holds the moved entry, so that f may as well ignore its
+        argument and read the array where it lives: `numerical_gradient(lambda _: loss(model(x), t), weight.value)`.
     x : array of float32 or float64, any shape
         Restored to the bit, whatever happens. A read-only array is copied first.
     step : float or array like x, optional
-        h, above 0. If not given: eps^(1/3) max(1, |x_i|) for central and eps^(1/2) max(1, |x_i|) for forward differences,
-        eps that of x's dtype, which balance truncation against rounding (Numerical Recipes, 3rd ed., section 5.7).
+        h, above 0. If not given: eps^(1/3) max(1, |x_i|) for central and eps^(1/2) max(1, |x_i|) for forward
+        differences, eps that of x's dtype, which balance truncation against rounding (Numerical Recipes, 3rd ed.,
+        section 5.7).
     scheme : {"central", "forward"}
 
     Returns

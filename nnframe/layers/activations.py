@@ -45,9 +45,9 @@ class ReLU(Activation):
 class Step(Activation):
     """y = 1 where x > 0, else 0, elementwise.
 
-    Its derivative is 0 almost everywhere, so it has no backward: train it by `CentralDifference` with a step that is large
-    enough for inputs to cross 0.
+    Its derivative is 0 almost everywhere, so it has no backward: train it by `CentralDifference` with a step that is
+    large enough for inputs to cross 0.
     """
 
     name = "step"
-    backward = Layer.backward  # type: ignore[assignment]
+    backward = Layer.backward

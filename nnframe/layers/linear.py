@@ -57,15 +57,15 @@ class Linear(Layer):
     @property
     def in_features(self) -> int:
         """Length of the last axis of x."""
-        return self.weight.value.shape[1]
+        return int(self.weight.value.shape[1])
 
     @property
     def out_features(self) -> int:
         """Length of the last axis of y."""
-        return self.weight.value.shape[0]
+        return int(self.weight.value.shape[0])
 
     def forward(self, x: Array) -> Array:
-        return kernels.linear(x, self.weight.value, self.bias and self.bias.value)
+        return kernels.linear(x, self.weight.value, None if self.bias is None else self.bias.value)
 
     def backward(self, x: Array, y: Array, dy: Array) -> Array:
         rows, changes = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)

@@ -1,0 +1,72 @@
+"""Types of the compiled kernels; their documentation is in _kernels.pyx."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_Floats = npt.NDArray[np.floating]
+
+def simd_available() -> list[str]: ...
+def get_simd() -> str: ...
+def set_simd(name: str) -> None: ...
+def compiler() -> str: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def batched_matmul(
+    a: npt.ArrayLike,
+    b: npt.ArrayLike,
+    *,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    out: _Floats | None = None,
+) -> _Floats: ...
+def linear(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    activation: str = "identity",
+    out: _Floats | None = None,
+) -> _Floats: ...
+def check_labels(logits: npt.ArrayLike, labels: npt.ArrayLike) -> npt.NDArray[Any]: ...
+def softmax(logits: npt.ArrayLike, *, out: _Floats | None = None) -> _Floats: ...
+def softmax_cross_entropy(
+    logits: npt.ArrayLike, labels: npt.ArrayLike, *, reduction: str = "mean", out: _Floats | None = None
+) -> tuple[float, _Floats]: ...
+def softmax_cross_entropy_loss(logits: npt.ArrayLike, labels: npt.ArrayLike, *, reduction: str = "mean") -> float: ...
+def activation(name: str, x: npt.ArrayLike, *, alpha: float = 0.0, out: _Floats | None = None) -> _Floats: ...
+def activation_backward(
+    name: str,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    dy: npt.ArrayLike,
+    *,
+    alpha: float = 0.0,
+    out: _Floats | None = None,
+) -> _Floats: ...
+def activation_difference(
+    name: str,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    dx: npt.ArrayLike,
+    *,
+    alpha: float = 0.0,
+    out: _Floats | None = None,
+) -> _Floats: ...
+def difference_gradient(
+    x: _Floats,
+    stages: list[tuple[Any, ...]],
+    loss: str,
+    probabilities: _Floats | None,
+    targets: _Floats | None,
+    residual: _Floats,
+    *,
+    step: float,
+    scale: float,
+    grad_weight: _Floats,
+    grad_bias: _Floats | None = None,
+    columns: _Floats | None = None,
+) -> None: ...
+def low_level_callable(f: Any) -> tuple[int, int]: ...
+def compiled_central_difference(f: int, data: int, x: _Floats, steps: _Floats, gradient: _Floats) -> None: ...
