@@ -168,6 +168,8 @@ enum { NNF_NO_MEMORY = -1000 };
 int nnf_central_difference(nnf_function f, void *data, const double *x, intptr_t n, const double *step, double *grad,
                            nnf_poll poll);
 
+int64_t nnf_nanoseconds(void); /* of a clock that never goes back */
+
 void nnf_set_num_threads(int n); /* n >= 1; threads are started when first needed */
 int nnf_get_num_threads(void);
 

@@ -140,7 +140,7 @@ static void open_job(intptr_t tasks, nnf_task run, void *context, int helpers) {
     }
 }
 
-static int64_t nanoseconds(void) {
+int64_t nnf_nanoseconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
@@ -148,14 +148,14 @@ static int64_t nanoseconds(void) {
 
 /* run_tasks for the calling thread, with a look at poll() every 50 ms. */
 static int run_tasks_polled(nnf_poll poll) {
-    int64_t asked = nanoseconds();
+    int64_t asked = nnf_nanoseconds();
     for (;;) {
         const intptr_t task = atomic_fetch_add_explicit(&pool.next, 1, memory_order_relaxed);
         if (task >= pool.tasks) return 0;
         inside_a_task = 1;
         pool.run(pool.context, task);
         inside_a_task = 0;
-        const int64_t now = nanoseconds();
+        const int64_t now = nnf_nanoseconds();
         if (now - asked < POLL_NANOSECONDS) continue;
         asked = now;
         const int answer = poll();
@@ -175,11 +175,11 @@ static void close_job(void) {
 }
 
 static int run_serially(intptr_t tasks, nnf_task run, void *context, nnf_poll poll) {
-    int64_t asked = poll ? nanoseconds() : 0;
+    int64_t asked = poll ? nnf_nanoseconds() : 0;
     for (intptr_t task = 0; task < tasks; task++) {
         run(context, task);
         if (!poll) continue;
-        const int64_t now = nanoseconds();
+        const int64_t now = nnf_nanoseconds();
         if (now - asked < POLL_NANOSECONDS) continue;
         asked = now;
         const int answer = poll();
@@ -225,6 +225,8 @@ int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll po
 void nnf_parallel(intptr_t tasks, nnf_task run, void *context) { nnf_parallel_polled(tasks, run, context, NULL); }
 
 void nnf_set_num_threads(int n) { (void)n; }
+
+int64_t nnf_nanoseconds(void) { return 0; }
 
 int nnf_get_num_threads(void) { return 1; }
 

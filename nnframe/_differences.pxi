@@ -94,18 +94,12 @@ def difference_gradient(x, stages, str loss, probabilities, targets, residual, *
         free(stage)
 
 
-cdef tuple SIGNATURES = (b"double (double *, intptr_t, void *)", b"double (double const *, intptr_t, void *)",
-                         b"double (const double *, intptr_t, void *)")
-
-
 def low_level_callable(f):
-    """Address of the function and of its user data in a `scipy.LowLevelCallable`; ValueError for another signature."""
-    capsule = f[0]
+    """Signature of a `scipy.LowLevelCallable` as text, address of its function, address of its user data."""
+    capsule = tuple.__getitem__(f, 0)    # its own __getitem__ refuses
     cdef const char *name = PyCapsule_GetName(capsule)
-    if name == NULL or name not in SIGNATURES:
-        raise ValueError(f"f: expected a LowLevelCallable of signature {SIGNATURES[0].decode()!r}, got "
-                         f"{None if name == NULL else name.decode()!r}")
-    return <intptr_t>PyCapsule_GetPointer(capsule, name), <intptr_t>PyCapsule_GetContext(capsule)
+    address = <intptr_t>PyCapsule_GetPointer(capsule, name)
+    return "" if name == NULL else name.decode(), address, <intptr_t>PyCapsule_GetContext(capsule)
 
 
 def compiled_central_difference(intptr_t f, intptr_t data, array x, array steps, array gradient):

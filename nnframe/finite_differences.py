@@ -178,10 +178,20 @@ def compiled_function(f: Any) -> tuple[int, int] | None:
     if "numba" in origin and hasattr(f, "address"):
         return int(f.address), 0
     if type(f).__name__ == "LowLevelCallable" and "scipy" in origin:
-        return _kernels.low_level_callable(f)
+        return _low_level_callable(f)
     if not callable(f):
         raise TypeError(f"f: expected a callable, or a compiled function {SIGNATURE}, got {type(f).__name__}")
     return None
+
+
+def _low_level_callable(f: Any) -> tuple[int, int]:
+    import re
+
+    signature, address, data = _kernels.low_level_callable(f)
+    integer = "intptr_t|ptrdiff_t|ssize_t|Py_ssize_t|npy_intp|long|long long"
+    if not re.fullmatch(rf"double \((const double|double const|double) \*, ({integer}), void \*\)", signature):
+        raise TypeError(f"f: expected a LowLevelCallable of signature {SIGNATURE}, got {signature!r}")
+    return address, data
 
 
 def _ctypes_function(f: Any) -> int:

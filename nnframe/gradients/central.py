@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.gradients.chain import Link, run_chain, run_loss
+from nnframe.gradients.chain import Link, as_loss, run_chain, run_loss
 from nnframe.gradients.fused import fused_suffix, linear_gradient
-from nnframe.layer import Array, Layer, Parameter
+from nnframe.layer import Array, Layer, Parameter, run_layer
 from nnframe.layers import Linear
 from nnframe.losses import Loss
 
@@ -122,10 +122,10 @@ class CentralDifference:
         start = links[0].x.astype(np.float64)
 
         def run() -> float:
-            y = start
-            for twin in twins:
-                y = twin.forward(y)
-            return float(loss.forward(y, labels))
+            y: Array = start
+            for link, twin in zip(links, twins, strict=True):
+                y = run_layer(twin, y, link.name)
+            return as_loss(loss.forward(y, labels), loss)
 
         gradient = np.empty(value.size)
         for i, saved in enumerate(value.copy()):
