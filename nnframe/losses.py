@@ -87,7 +87,7 @@ class CrossEntropyLoss(Loss):
         return kernels.softmax_cross_entropy(y, t, reduction=self.reduction)
 
     def difference(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
-        # log1p(sum_k p_k expm1(d_k)) - sum_k t_k d_k; changes above 1 by log(sum_k p_k exp(d_k)), shifted by the largest
+        # log1p(sum_k p_k expm1(d_k)) - sum_k t_k d_k; beyond 1 by log(sum_k p_k exp(d_k)), shifted by the largest d_k
         labels = kernels.check_labels(y, t)
         p = kernels.softmax(y.astype(np.float64, copy=False))
         dy = dy.astype(np.float64, copy=False)
