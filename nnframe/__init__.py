@@ -16,8 +16,10 @@ try:
 except ImportError as error:
     raise ImportError(
         f"nnframe's compiled kernels (nnframe._kernels) cannot be loaded: {error}\n"
-        "They are built when nnframe is installed, for one Python and one machine. To build them anew, with a C "
-        "compiler present:\n    pip install --force-reinstall --no-deps nnframe\nor, in a checkout:\n    pip install ."
+        "They are built when nnframe is installed, for one Python and one machine. With a C compiler present:\n"
+        "    pip install --force-reinstall --no-deps nnframe\n"
+        "In the folder of the source, where Python finds this copy of nnframe before the installed one, build in place:\n"
+        "    pip install -e ."
     ) from error
 
 from nnframe import data, kernels

@@ -90,8 +90,12 @@ def test_a_run_that_diverges_is_one_line(tmp_path, capsys):
 
 
 def test_as_a_process(tmp_path):
-    run = subprocess.run([sys.executable, "-m", "nnframe", "--version"], capture_output=True, text=True, cwd=tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-P", "-m", "nnframe", "--version"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert run.stdout == f"nnframe {nn.__version__}\n"
-    run = subprocess.run([sys.executable, "-m", "nnframe", "train", "x"], capture_output=True, text=True, cwd=tmp_path)
+    run = subprocess.run(
+        [sys.executable, "-P", "-m", "nnframe", "train", "x"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert run.returncode == 2
     assert "Traceback" not in run.stderr

@@ -11,7 +11,7 @@ def test_import_loads_nothing_heavy():
         "import numpy, sys; before = set(sys.modules); import nnframe; "
         "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     heavy = {"tqdm", "safetensors", "matplotlib", "scipy", "argparse", "gzip", "csv", "importlib.metadata", "asyncio"}
     assert not heavy & set(run.stdout.split())
 
@@ -30,9 +30,9 @@ def test_a_missing_extension_says_how_to_build_it(tmp_path):
         "try:\n    import nnframe\n"
         "except ImportError as error:\n    print(error)\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "nnframe's compiled kernels (nnframe._kernels) cannot be loaded" in run.stdout
-    assert "pip install ." in run.stdout
+    assert "pip install -e ." in run.stdout
     assert "C compiler" in run.stdout
 
 

@@ -79,7 +79,7 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert np.array_equal(nn.kernels.batched_matmul(a, a), expected)
 """
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-P", "-W", "ignore", "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ assert np.array_equal(nn.kernels.batched_matmul(a, a), expected)
 def test_environment(environment, expected):
     clean = {k: v for k, v in os.environ.items() if not k.startswith("NNFRAME_") and k != "OMP_NUM_THREADS"}
     code = "import nnframe as nn; print(nn.get_num_threads())"
-    run = subprocess.run([sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-P", "-c", code], env=clean | environment, capture_output=True, text=True)
     assert expected in run.stdout + run.stderr
     assert (run.returncode == 0) == expected.isdigit()
 
@@ -104,7 +104,7 @@ def test_environment(environment, expected):
 def test_the_environment_chooses_the_kernels(name):
     variable = {"NNFRAME_SIMD": name} if name == "scalar" else {"NNFRAME_KERNELS": name}
     code = "import nnframe as nn; print(nn.config_info()['simd'], nn.kernels.batched_matmul([[2.0]], [[3.0]])[0, 0])"
-    run = subprocess.run([sys.executable, "-c", code], env=os.environ | variable, capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-P", "-c", code], env=os.environ | variable, capture_output=True, text=True)
     assert run.stdout.split() == [name, "6.0"], run.stderr
 
 
