@@ -18,7 +18,7 @@ except ImportError as error:
         f"nnframe's compiled kernels (nnframe._kernels) cannot be loaded: {error}\n"
         "They are built when nnframe is installed, for one Python and one machine. With a C compiler present:\n"
         "    pip install --force-reinstall --no-deps nnframe\n"
-        "In the folder of the source, where Python finds this copy of nnframe before the installed one, build in place:\n"
+        "In the folder of the source, where Python finds this copy of nnframe first, build it in place:\n"
         "    pip install -e ."
     ) from error
 

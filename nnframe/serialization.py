@@ -27,7 +27,7 @@ def save(model: Layer, path: str | os.PathLike[str]) -> None:
     state = model.state_dict()
     if not state:
         raise ValueError(f"model: expected at least one parameter, {model!r} has none")
-    content = to_bytes(state, metadata={"format": "np", "nnframe": __version__})
+    content = to_bytes(state, metadata={"nnframe": __version__})
     target = Path(path)
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
