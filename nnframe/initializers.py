@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-Initializer = Callable[[tuple[int, ...], np.random.Generator], npt.NDArray[np.floating]]
+if TYPE_CHECKING:  # np.random takes a fifth of NumPy's own import, and is loaded only when it is first used
+    from collections.abc import Callable
+
+    Initializer = Callable[[tuple[int, ...], np.random.Generator], npt.NDArray[np.floating]]
 
 
 def as_generator(rng: np.random.Generator | int | None) -> np.random.Generator:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +11,7 @@ from nnframe.layer import Array, Layer, Sequential, as_input, run_layer
 from nnframe.losses import Loss
 
 
-@dataclass(slots=True)
-class Link:
+class Link(NamedTuple):
     """One layer of the chain, with what it read and gave."""
 
     name: str

@@ -5,8 +5,7 @@ A class takes part only as itself: one derived from it may have overridden what 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +20,7 @@ ACTIVATIONS = (ReLU, Sigmoid, Step, Tanh)
 COLUMN_BYTES = 1 << 27  # of the columns that custom elementwise layers are given at a time
 
 
-@dataclass(slots=True)
-class Suffix:
+class Suffix(NamedTuple):
     """What stands above a linear layer: elementwise layers for Python, then stages for C, then the loss."""
 
     columns: list[Link]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 
 from nnframe import kernels
-from nnframe.initializers import Initializer, Xavier, as_generator
+from nnframe.initializers import Xavier, as_generator
 from nnframe.layer import Array, Layer, Parameter, as_dtype
+
+if TYPE_CHECKING:
+    from nnframe.initializers import Initializer
 
 
 class Linear(Layer):
