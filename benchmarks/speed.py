@@ -7,6 +7,9 @@ digits; `--full` runs the textbook's loop over every parameter instead of a samp
 from __future__ import annotations
 
 import argparse
+import statistics
+import subprocess
+import sys
 
 import numpy as np
 from naive import NaiveNetwork
@@ -182,7 +185,21 @@ def import_torch() -> object:
     return torch
 
 
-TABLES = {"gradient": gradient, "agreement": agreement, "matmul": matmul, "softmax": softmax}
+def start(full: bool) -> str:
+    """Time `import nnframe` against `import numpy`, each in a fresh process."""
+    code = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+
+    def once(module: str) -> float:
+        run = subprocess.run([sys.executable, "-P", "-c", code.format(module)], capture_output=True, check=True)
+        return float(run.stdout)
+
+    pairs = [(once("numpy"), once("nnframe")) for _ in range(15)]
+    ratio = statistics.median(nnframe / numpy for numpy, nnframe in pairs)
+    times = [seconds(statistics.median(each)) for each in zip(*pairs, strict=True)]
+    return "import, medians of 15 pairs\n\n" + table(["numpy", "nnframe", "ratio"], [[*times, f"{ratio:.2f}"]])
+
+
+TABLES = {"start": start, "gradient": gradient, "agreement": agreement, "matmul": matmul, "softmax": softmax}
 
 
 def main() -> None:
