@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 ENOUGH = 0.02  # seconds that one measurement should last
-PAUSE = 0.05  # seconds between two: other libraries' threads spin for some time after their last call
+GLANCE = 0.01  # seconds between two looks at whether the process is idle
 
 
 def measure(ways: dict[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
@@ -22,13 +22,22 @@ def measure(ways: dict[str, Callable[[], object]], rounds: int = 7) -> dict[str,
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
-            time.sleep(PAUSE)
+            settle()
             way()
             start = time.perf_counter()
             for _ in range(repeats[name]):
                 way()
             times[name].append((time.perf_counter() - start) / repeats[name])
     return {name: statistics.median(each) for name, each in times.items()}
+
+
+def settle() -> None:
+    """Wait until no thread of this process works: a pool may spin for a tenth of a second after its last call."""
+    for _ in range(100):
+        before = time.process_time()
+        time.sleep(GLANCE)
+        if time.process_time() - before < GLANCE / 10:
+            return
 
 
 def seconds(value: float) -> str:

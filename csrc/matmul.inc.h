@@ -1,26 +1,29 @@
 /* matmul.inc.h - the batched matrix product: which tiles, which copies, which threads.
  *
- * Small matrices are read where they lie. Otherwise BLIS's plan (Van Zee and van de Geijn 2015): k is cut into blocks of BLOCK_K,
- * B is packed into panels as wide as a tile, for all rows of A; rows are cut into blocks of BLOCK_M, packed into panels
- * as high as a tile; tiles run over a block that lies in the L2 cache and a panel that lies in the L1 cache. A matrix B
- * whose columns are not adjacent (a transposed weight) is packed whatever its size, by transposing in registers.
+ * Small matrices are read where they lie. Otherwise BLIS's plan (Van Zee and van de Geijn 2015): k is cut into blocks
+ * of BLOCK_K, B is packed into panels as wide as a tile, for all rows of A; rows are cut into blocks of BLOCK_M, packed
+ * into panels as high as a tile; tiles run over a block that lies in the L2 cache and a panel that lies in the L1
+ * cache. A matrix B whose columns are not adjacent (a transposed weight) is packed whatever its size, by transposing in
+ * registers.
  */
 
 #undef PANEL
 #define PANEL (NNF_TILE_VECTORS * LANES) /* columns of a panel of B */
 
 enum {
-    FN(BLOCK_K) = 256,           /* a panel of B, 32 KiB, and a strip of A lie in the L1 cache */
+    FN(BLOCK_K) = 256,            /* a panel of B, 32 KiB, and a strip of A lie in the L1 cache */
     FN(BLOCK_M) = TILE_ROWS * 12, /* a block of A lies in the L2 cache */
-    FN(BLOCK_N) = 4096,          /* the packed part of B lies in the L3 cache */
-    FN(FEW_ROWS) = 2 * TILE_ROWS, /* with so few rows B is read once or twice: where it lies, if its columns are adjacent */
-    FN(SMALL_B) = 1 << 12,       /* elements of B that lie in the L1 cache anyhow; what is packed is packed on the stack */
-    FN(TASK_FLOPS) = 1 << 20     /* some 10 us of work: well above what it costs to wake a thread */
+    FN(BLOCK_N) = 4096,           /* the packed part of B lies in the L3 cache */
+    FN(FEW_ROWS) =
+        2 * TILE_ROWS,       /* with so few rows B is read once or twice: where it lies, if its columns are adjacent */
+    FN(SMALL_B) = 1 << 12,   /* elements of B that lie in the L1 cache anyhow; what is packed is packed on the stack */
+    FN(TASK_FLOPS) = 1 << 20 /* some 10 us of work: well above what it costs to wake a thread */
 };
 
 /* ---- packing ---- */
 
-/* The vectors a = (a0, a1, ...) and b interleaved: low (a0, b0, a1, b1, ...) of their first halves, high of their last. */
+/* The vectors a = (a0, a1, ...) and b interleaved: low (a0, b0, a1, b1, ...) of their first halves, high of their last.
+ */
 #if NNF_VECTOR_BYTES > 0
 #undef NNF_SHUFFLE
 #if defined(__clang__)
@@ -31,16 +34,16 @@ enum {
 #undef NNF_LOW
 #undef NNF_HIGH
 #if NNF_VECTOR_BYTES == 64 && !NNF_DOUBLE
-#define NNF_LOW 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define NNF_LOW  0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define NNF_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 #elif (NNF_VECTOR_BYTES == 64 && NNF_DOUBLE) || (NNF_VECTOR_BYTES == 32 && !NNF_DOUBLE)
-#define NNF_LOW 0, 8, 1, 9, 2, 10, 3, 11
+#define NNF_LOW  0, 8, 1, 9, 2, 10, 3, 11
 #define NNF_HIGH 4, 12, 5, 13, 6, 14, 7, 15
 #elif (NNF_VECTOR_BYTES == 32 && NNF_DOUBLE) || (NNF_VECTOR_BYTES == 16 && !NNF_DOUBLE)
-#define NNF_LOW 0, 4, 1, 5
+#define NNF_LOW  0, 4, 1, 5
 #define NNF_HIGH 2, 6, 3, 7
 #else
-#define NNF_LOW 0, 2
+#define NNF_LOW  0, 2
 #define NNF_HIGH 1, 3
 #endif
 
@@ -67,14 +70,17 @@ static void FN(pack_transposed)(intptr_t m, intptr_t n, const T *from, intptr_t 
             const intptr_t height = m - i < LANES ? m - i : LANES;
             const T *corner = from + i + j * from_col;
             V square[LANES];
-            NNF_UNROLL for (int c = 0; c < (int)LANES; c++) square[c] =
-                c >= columns ? v_set1(0) : height == LANES ? v_load(corner + c * from_col)
-                                                           : v_load_n(corner + c * from_col, height);
+            NNF_UNROLL for (int c = 0; c < (int)LANES; c++) square[c] = c >= columns ? v_set1(0)
+                                                                        : height == LANES
+                                                                            ? v_load(corner + c * from_col)
+                                                                            : v_load_n(corner + c * from_col, height);
             FN(transpose_square)(square);
             if (columns == LANES)
-                for (intptr_t r = 0; r < height; r++) v_store(to + (i + r) * to_row + j, square[r]);
+                for (intptr_t r = 0; r < height; r++)
+                    v_store(to + (i + r) * to_row + j, square[r]);
             else
-                for (intptr_t r = 0; r < height; r++) v_store_n(to + (i + r) * to_row + j, square[r], columns);
+                for (intptr_t r = 0; r < height; r++)
+                    v_store_n(to + (i + r) * to_row + j, square[r], columns);
         }
     }
 }
@@ -88,10 +94,12 @@ static void FN(pack_panel)(intptr_t k, intptr_t columns, const T *from, intptr_t
     for (intptr_t i = 0; i < k; i++, from += row, to += PANEL) {
         if (col == 1) {
             intptr_t j = 0;
-            for (; j + LANES <= columns; j += LANES) v_store(to + j, v_load(from + j));
+            for (; j + LANES <= columns; j += LANES)
+                v_store(to + j, v_load(from + j));
             if (j < columns) v_store_n(to + j, v_load_n(from + j, columns - j), columns - j);
         } else
-            for (intptr_t j = 0; j < columns; j++) to[j] = from[j * col];
+            for (intptr_t j = 0; j < columns; j++)
+                to[j] = from[j * col];
     }
 }
 
@@ -102,7 +110,8 @@ static void FN(pack_strip)(intptr_t k, intptr_t rows, const T *from, intptr_t ro
         return;
     }
     for (intptr_t i = 0; i < k; i++, from += col, to += rows)
-        for (intptr_t r = 0; r < rows; r++) to[r] = from[r * row];
+        for (intptr_t r = 0; r < rows; r++)
+            to[r] = from[r * row];
 }
 
 /* ---- one product, a block of k and of columns at a time ---- */
@@ -125,11 +134,16 @@ NNF_INLINE intptr_t FN(strip_height)(intptr_t rows, intptr_t strips, intptr_t s)
 }
 
 /* C (rows, n) = or += A (rows, k) B (k, n). A's strips lie in `strip` when they have been packed, else in A itself. */
-static void FN(multiply_rows)(const FN(block) *block, intptr_t rows, const T *a, const T *strip, T *c) {
+static void FN(multiply_rows)(const FN(block) * block, intptr_t rows, const T *a, const T *strip, T *c) {
     const nnf_matmul *p = block->p;
     const intptr_t strips = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    FN(tile) t = {.k = block->k, .a_row = p->a_row, .a_col = p->a_col, .b_row = block->panel_row, .c_row = p->c_row,
-                  .add = block->first_k > 0};
+    FN(tile)
+    t = {.k = block->k,
+         .a_row = p->a_row,
+         .a_col = p->a_col,
+         .b_row = block->panel_row,
+         .c_row = p->c_row,
+         .add = block->first_k > 0};
     for (intptr_t j = 0; j < block->n; j += PANEL) {
         const intptr_t columns = block->n - j < PANEL ? block->n - j : PANEL;
         const intptr_t vectors = (columns + LANES - 1) / LANES;
@@ -180,7 +194,7 @@ static void FN(panel_task)(void *context, intptr_t task) {
     FN(pack_panel)(block->k, columns, from, p->b_row, p->b_col, block->packed + task * block->panel);
 }
 
-static void FN(multiply_block)(FN(block) *block, int threads) {
+static void FN(multiply_block)(FN(block) * block, int threads) {
     const nnf_matmul *p = block->p;
     if (block->packed) {
         const intptr_t panels = (block->n + PANEL - 1) / PANEL;
@@ -188,7 +202,8 @@ static void FN(multiply_block)(FN(block) *block, int threads) {
         if (threads > 1 && block->k * block->n > 1 << 15)
             nnf_parallel(panels, FN(panel_task), block);
         else
-            for (intptr_t j = 0; j < panels; j++) FN(panel_task)(block, j);
+            for (intptr_t j = 0; j < panels; j++)
+                FN(panel_task)(block, j);
     } else {
         block->panels = block->b + block->first_k * p->b_row + block->first_n;
         block->panel_row = p->b_row, block->panel = PANEL;
@@ -200,7 +215,8 @@ static void FN(multiply_block)(FN(block) *block, int threads) {
     if (threads > 1)
         nnf_parallel(tasks, FN(rows_task), block);
     else
-        for (intptr_t i = 0; i < tasks; i++) FN(rows_task)(block, i);
+        for (intptr_t i = 0; i < tasks; i++)
+            FN(rows_task)(block, i);
 }
 
 /* B must be packed where its columns are apart; it should be where it is large and read often. */
@@ -211,7 +227,10 @@ NNF_INLINE int FN(should_pack)(const nnf_matmul *p) {
 
 static void FN(multiply)(const nnf_matmul *p, const T *a, const T *b, T *c, int threads) {
     T few[FN(SMALL_B)], *many = NULL;
-    intptr_t block_k = FN(BLOCK_K), block_n = FN(BLOCK_N);
+    const intptr_t k_blocks =
+        p->k / FN(BLOCK_K) + (p->k % FN(BLOCK_K) > FN(BLOCK_K) / 4); /* a short rest joins the others */
+    intptr_t block_k = k_blocks < 2 ? (p->k > 0 ? p->k : 1) : (p->k + k_blocks - 1) / k_blocks;
+    intptr_t block_n = FN(BLOCK_N);
     FN(block) block = {.p = p, .a = a, .b = b, .c = c};
     if (FN(should_pack)(p)) {
         const intptr_t k = p->k < block_k ? p->k : block_k, n = p->n < block_n ? p->n : block_n;
@@ -239,16 +258,41 @@ typedef struct {
     intptr_t matrices_a_task;
 } FN(batch);
 
-/* Products so small that one tile is one: chosen once, called for each. */
-static int FN(one_tile_each)(const nnf_matmul *p, intptr_t first, intptr_t count) {
-    if (p->m > TILE_ROWS || p->n > PANEL || FN(must_pack)(p) || p->activation != NNF_IDENTITY) return 0;
-    const intptr_t vectors = (p->n + LANES - 1) / LANES;
-    const FN(tile) t = {.k = p->k, .a_row = p->a_row, .a_col = p->a_col, .b_row = p->b_row, .c_row = p->c_row,
-                        .tail = p->n - (vectors - 1) * LANES, .bias = p->bias};
-    const FN(tile_function) tile = FN(tiles)[vectors - 1][p->m - 1][t.tail == LANES][p->a_row == 1];
-    for (intptr_t i = first; i < first + count; i++)
-        tile(&t, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch, (T *)p->c + i * p->c_batch);
-    return 1;
+/* Products whose columns fit one panel, read where they lie. A transposed B is packed, as many matrices of the batch as
+ * fit a panel at a time: their rows are then one matrix, and a square of vectors is transposed once for all of them. */
+static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t count) {
+    T packed[FN(SMALL_B)];
+    const intptr_t strips = (p->m + TILE_ROWS - 1) / TILE_ROWS, vectors = (p->n + LANES - 1) / LANES;
+    const intptr_t together = p->b_batch == p->n * p->b_col ? PANEL / p->n : 1;
+    FN(tile)
+    t = {.k = p->k,
+         .a_row = p->a_row,
+         .a_col = p->a_col,
+         .b_row = p->b_row,
+         .c_row = p->c_row,
+         .tail = p->n - (vectors - 1) * LANES,
+         .bias = p->bias};
+    const intptr_t height = FN(strip_height)(p->m, strips, 0);
+    const int whole = t.tail == LANES, adjacent = t.a_row == 1, pack = FN(must_pack)(p);
+    const FN(tile_function) first_tile = FN(tiles)[vectors - 1][height - 1][whole][adjacent];
+    const FN(tile_function) second_tile = FN(tiles)[vectors - 1][p->m - height - (strips > 1)][whole][adjacent];
+    intptr_t at = 0; /* of this matrix among those packed together */
+    if (pack) t.b_row = PANEL;
+    for (intptr_t i = 0; i < count; i++) {
+        const T *a = (const T *)p->a + (first + i) * p->a_batch, *b = (const T *)p->b + (first + i) * p->b_batch;
+        T *c = (T *)p->c + (first + i) * p->c_batch;
+        if (pack) {
+            const intptr_t left = count - i < together ? count - i : together;
+            if (at == 0) FN(pack_panel)(p->k, left * p->n, b, p->b_row, p->b_col, packed);
+            b = packed + at * p->n;
+            at = at + 1 < together ? at + 1 : 0;
+        }
+        first_tile(&t, a, b, c);
+        if (strips > 1) second_tile(&t, a + height * p->a_row, b, c + height * p->c_row);
+        if (p->activation != NNF_IDENTITY)
+            for (intptr_t row = 0; row < p->m; row++)
+                FN(activation_forward)(p->activation, p->alpha, p->n, c + row * p->c_row, c + row * p->c_row);
+    }
 }
 
 static void FN(matrices_task)(void *context, intptr_t task) {
@@ -256,9 +300,13 @@ static void FN(matrices_task)(void *context, intptr_t task) {
     const nnf_matmul *p = batch->p;
     const intptr_t first = task * batch->matrices_a_task, left = p->batch - first;
     const intptr_t count = left < batch->matrices_a_task ? left : batch->matrices_a_task;
-    if (FN(one_tile_each)(p, first, count)) return;
+    if (p->n <= PANEL && p->m <= FN(FEW_ROWS) && p->k * PANEL <= FN(SMALL_B)) {
+        FN(one_panel_each)(p, first, count);
+        return;
+    }
     for (intptr_t i = first; i < first + count; i++)
-        FN(multiply)(p, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch, (T *)p->c + i * p->c_batch, 1);
+        FN(multiply)
+        (p, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch, (T *)p->c + i * p->c_batch, 1);
 }
 
 /* A stack of matrices times one matrix is one tall matrix times it. */
@@ -286,6 +334,6 @@ static void FN(matmul)(const nnf_matmul *given) {
         nnf_parallel((p.batch + batch.matrices_a_task - 1) / batch.matrices_a_task, FN(matrices_task), &batch);
     } else
         for (intptr_t i = 0; i < p.batch; i++)
-            FN(multiply)(&p, (const T *)p.a + i * p.a_batch, (const T *)p.b + i * p.b_batch, (T *)p.c + i * p.c_batch,
-                         threads);
+            FN(multiply)
+            (&p, (const T *)p.a + i * p.a_batch, (const T *)p.b + i * p.b_batch, (T *)p.c + i * p.c_batch, threads);
 }
