@@ -47,7 +47,8 @@ int nnf_central_difference(nnf_function f, void *data, const double *x, intptr_t
     const int64_t start = nnf_nanoseconds();
     some_coordinates(&j, 0); /* once more below: it tells how long one takes */
     const int64_t one = nnf_nanoseconds() - start;
-    while (j.coordinates < MOST_COORDINATES && 2 * j.coordinates * one < TASK_NANOSECONDS) j.coordinates *= 2;
+    while (j.coordinates < MOST_COORDINATES && 2 * j.coordinates * one < TASK_NANOSECONDS)
+        j.coordinates *= 2;
     const int answer = nnf_parallel_polled((n + j.coordinates - 1) / j.coordinates, some_coordinates, &j, poll);
     return j.failed ? NNF_NO_MEMORY : answer;
 }

@@ -30,9 +30,9 @@ typedef struct {
 
 /* The buffers of one task. */
 typedef struct {
-    T *d, *other;   /* rows, (most_width, 2 half) each; a column is their first line */
-    T *change;      /* the loss's change for each perturbation */
-    double *sum;    /* (I + 1): the gradient of the unit's weights, and of its bias */
+    T *d, *other; /* rows, (most_width, 2 half) each; a column is their first line */
+    T *change;    /* the loss's change for each perturbation */
+    double *sum;  /* (I + 1): the gradient of the unit's weights, and of its bias */
 } FN(buffers);
 
 NNF_INLINE T FN(largest)(const T *d, intptr_t n) {
@@ -44,7 +44,8 @@ NNF_INLINE T FN(largest)(const T *d, intptr_t n) {
     }
     T lanes[LANES], largest = 0;
     v_store(lanes, most);
-    for (intptr_t r = 0; r < LANES; r++) largest = lanes[r] > largest ? lanes[r] : largest;
+    for (intptr_t r = 0; r < LANES; r++)
+        largest = lanes[r] > largest ? lanes[r] : largest;
     return largest;
 }
 
@@ -75,22 +76,11 @@ NNF_INLINE void FN(difference_at)(nnf_activation f, double alpha, T x, T y, T *d
 static void FN(activation_stage)(const nnf_stage *s, intptr_t row, intptr_t first, intptr_t lines, T *d, intptr_t n) {
     const T *x = (const T *)s->x + row * s->width + first, *y = (const T *)s->y + row * s->width + first;
     const int small = FN(largest)(d, lines * n) * 2 <= (T)NNF_SMALL;
-    for (intptr_t k = 0; k < lines; k++) switch (s->activation) {
-        case NNF_SIGMOID:
-            FN(difference_at)(NNF_SIGMOID, s->alpha, x[k], y[k], d + k * n, n, small);
-            break;
-        case NNF_TANH:
-            FN(difference_at)(NNF_TANH, s->alpha, x[k], y[k], d + k * n, n, small);
-            break;
-        case NNF_RELU:
-            FN(difference_at)(NNF_RELU, s->alpha, x[k], y[k], d + k * n, n, small);
-            break;
-        case NNF_STEP:
-            FN(difference_at)(NNF_STEP, s->alpha, x[k], y[k], d + k * n, n, small);
-            break;
-        default:
-            break; /* identity */
-        }
+#define NNF_BODY(f)                                                                                                    \
+    for (intptr_t k = 0; k < lines; k++)                                                                               \
+    FN(difference_at)(f, s->alpha, x[k], y[k], d + k * n, n, small)
+    NNF_FOR_ACTIVATION(s->activation, NNF_BODY)
+#undef NNF_BODY
 }
 
 /* ---- linear layers ---- */
@@ -100,7 +90,8 @@ static void FN(rank_one_stage)(const nnf_stage *s, intptr_t inputs, intptr_t o, 
     const T *weight = (const T *)s->weight + o;
     for (intptr_t k = 0; k < s->width; k++) {
         const V w = v_set1(weight[k * inputs]);
-        for (intptr_t r = 0; r < n; r += LANES) v_store(next + k * n + r, w * v_load(d + r));
+        for (intptr_t r = 0; r < n; r += LANES)
+            v_store(next + k * n + r, w * v_load(d + r));
     }
 }
 
@@ -129,7 +120,8 @@ NNF_NOINLINE void FN(wide_cross_entropy)(const T *p, const T *t, intptr_t classe
                                          intptr_t n) {
     for (intptr_t r = 0; r < n; r++) {
         double largest = rest > 0 ? 0 : -HUGE_VAL, labelled = 0;
-        for (intptr_t k = 0; k < classes; k++) largest = d[k * n + r] > largest ? d[k * n + r] : largest;
+        for (intptr_t k = 0; k < classes; k++)
+            largest = d[k * n + r] > largest ? d[k * n + r] : largest;
         double sum = rest * exp(-largest);
         for (intptr_t k = 0; k < classes; k++) {
             sum += p[k] * exp(d[k * n + r] - largest);
@@ -202,10 +194,12 @@ static double FN(moments)(const T *p, const T *residual, const T *weight, intptr
     for (intptr_t k = 0; k < classes; k++) {
         const double w = (double)weight[k * stride];
         double power = (double)p[k];
-        for (int j = 1; j <= terms; j++) sums[j] += power *= w / j;
+        for (int j = 1; j <= terms; j++)
+            sums[j] += power *= w / j;
         slope += (double)residual[k] * w;
     }
-    for (int j = 1; j <= terms; j++) moment[j] = (T)sums[j];
+    for (int j = 1; j <= terms; j++)
+        moment[j] = (T)sums[j];
     return slope;
 }
 
@@ -214,7 +208,8 @@ static int FN(terms_for)(double bound) {
     const double enough = sizeof(T) == 4 ? 1.5e-8 : 2.7e-17;
     double remainder = bound / 2;
     int terms = 2;
-    while (terms < FN(MOST_TERMS) && remainder > enough) remainder *= bound / ++terms;
+    while (terms < FN(MOST_TERMS) && remainder > enough)
+        remainder *= bound / ++terms;
     return terms;
 }
 
@@ -231,7 +226,8 @@ static void FN(cross_entropy_of_column)(const T *moment, int terms, T slope, con
     for (intptr_t r = 0; r < n; r += LANES) {
         const V v = v_load(d + r);
         V higher = v_set1(moment[terms]);
-        for (int j = terms - 1; j >= 2; j--) higher = higher * v + v_set1(moment[j]);
+        for (int j = terms - 1; j >= 2; j--)
+            higher = higher * v + v_set1(moment[j]);
         higher = higher * v * v;
         const V sum = first * v + higher;
         v_store(change + r, v_slope * v + (higher - sum * sum * FN(log1p_rest)(sum)));
@@ -271,7 +267,8 @@ static int FN(rank_one_loss)(const nnf_difference *p, const nnf_stage *s, intptr
     const double bound = (double)most * (double)FN(largest)(d, n);
     if (!(bound <= NNF_SMALL)) return 0;
     const int terms = FN(terms_for)(bound);
-    const double slope = FN(moments)((const T *)p->p + row * s->width, residual, weight, inputs, s->width, terms, moment);
+    const double slope =
+        FN(moments)((const T *)p->p + row * s->width, residual, weight, inputs, s->width, terms, moment);
     FN(cross_entropy_of_column)(moment, terms, (T)slope, d, change, n);
     return 1;
 }
@@ -279,7 +276,7 @@ static int FN(rank_one_loss)(const nnf_difference *p, const nnf_stage *s, intptr
 /* ---- one tile through all stages ---- */
 
 /* buffers->d: a column of n perturbations of output o, row `row`. Leaves the change of the loss in buffers->change. */
-static void FN(propagate)(const nnf_difference *p, FN(buffers) *buffers, intptr_t row, intptr_t o, intptr_t n) {
+static void FN(propagate)(const nnf_difference *p, FN(buffers) * buffers, intptr_t row, intptr_t o, intptr_t n) {
     intptr_t width = p->outputs, first = o, lines = 1;
     T *d = buffers->d, *next = buffers->other;
     for (intptr_t i = 0; i < p->stages; i++) {
@@ -302,7 +299,7 @@ static void FN(propagate)(const nnf_difference *p, FN(buffers) *buffers, intptr_
 }
 
 /* The column that stage 0 sees: step * x for the + half, its negative for the - half; or what the caller measured. */
-static void FN(fill)(const FN(difference_plan) *plan, T *d, intptr_t at, intptr_t count, intptr_t half, intptr_t o) {
+static void FN(fill)(const FN(difference_plan) * plan, T *d, intptr_t at, intptr_t count, intptr_t half, intptr_t o) {
     const T *columns = plan->p->columns; /* then there is one block, and entries count as columns do */
     const intptr_t entries = plan->start[plan->p->rows];
     for (intptr_t r = 0; r < half; r++) {
@@ -317,7 +314,8 @@ static void FN(fill)(const FN(difference_plan) *plan, T *d, intptr_t at, intptr_
     }
 }
 
-static void FN(one_row)(const FN(difference_plan) *plan, FN(buffers) *buffers, intptr_t block, intptr_t row, intptr_t o) {
+static void FN(one_row)(const FN(difference_plan) * plan, FN(buffers) * buffers, intptr_t block, intptr_t row,
+                        intptr_t o) {
     const intptr_t *start = plan->start + block * (plan->p->rows + 1) + row;
     for (intptr_t at = start[0]; at < start[1]; at += plan->half) {
         const intptr_t count = start[1] - at < plan->half ? start[1] - at : plan->half;
@@ -343,9 +341,11 @@ static void FN(one_unit)(void *context, intptr_t task) {
         plan->failed = 1;
     else {
         const double factor = p->scale / (2 * p->step);
-        for (intptr_t row = 0; row < p->rows; row++) FN(one_row)(plan, &buffers, block, row, o);
+        for (intptr_t row = 0; row < p->rows; row++)
+            FN(one_row)(plan, &buffers, block, row, o);
         T *grad = (T *)p->grad_weight + o * p->inputs;
-        for (intptr_t i = begin; i < end; i++) grad[i] = (T)(sum[i] * factor);
+        for (intptr_t i = begin; i < end; i++)
+            grad[i] = (T)(sum[i] * factor);
         if (p->grad_bias && block + 1 == plan->blocks) ((T *)p->grad_bias)[o] = (T)(sum[p->inputs] * factor);
     }
     free(memory);
@@ -355,7 +355,7 @@ static void FN(one_unit)(void *context, intptr_t task) {
 /* ---- the plan ---- */
 
 /* Which inputs of each row are not zero, block by block; with a bias, input I of the last block is always there. */
-static void FN(find_entries)(const FN(difference_plan) *plan, intptr_t *start, int32_t *input, T *value) {
+static void FN(find_entries)(const FN(difference_plan) * plan, intptr_t *start, int32_t *input, T *value) {
     const nnf_difference *p = plan->p;
     const T *x = p->x;
     intptr_t at = 0;
@@ -387,7 +387,7 @@ static double FN(work)(const nnf_difference *p) {
     return each * 2 * (double)p->rows * (double)(p->inputs + 1);
 }
 
-static void FN(size_tiles)(FN(difference_plan) *plan) {
+static void FN(size_tiles)(FN(difference_plan) * plan) {
     const nnf_difference *p = plan->p;
     const double blocks = FN(work)(p) / 2e8; /* tasks of some 20 ms at most, */
     plan->most_width = 1;

@@ -6,9 +6,21 @@
 
 /* ---- y = f(x) ---- */
 
+/* P(Z < x) for normal Z, given g = v_gauss(x) */
+NNF_INLINE V FN(normal_cdf)(V x, V g) {
+    const V tail = v_normal_tail(FN(vector_absolute)(x), g);
+    return v_select(x > v_set1(0), v_set1(1) - tail, tail);
+}
+
+/* 2 sqrt(2 / pi) (x + 0.044715 x^3): s of it stands in for the normal distribution (Hendrycks and Gimpel 2016) */
+NNF_INLINE V FN(gelu_tanh_argument)(V x) {
+    return v_set1((T)1.5957691216057308) * x * (v_set1(1) + v_set1((T)0.044715) * x * x);
+}
+
 NNF_INLINE V FN(forward_of)(nnf_activation f, double alpha, V x) {
-    const V zero = v_set1(0), one = v_set1(1);
-    (void)alpha;
+    const V zero = v_set1(0), one = v_set1(1), slope = v_set1((T)alpha);
+    /* x g(x), where g falls to 0 faster than x rises: so is it at -infinity */
+    const V finite = v_max(v_set1((T)-1000), x);
     switch (f) {
     case NNF_SIGMOID:
         return v_sigmoid(x);
@@ -18,6 +30,18 @@ NNF_INLINE V FN(forward_of)(nnf_activation f, double alpha, V x) {
         return v_select(x < zero, zero, x);
     case NNF_STEP:
         return v_select(x > zero, one, v_select(x != x, x, zero));
+    case NNF_LEAKY_RELU:
+        return v_select(x < zero, slope * x, x);
+    case NNF_ELU:
+        return v_select(x < zero, slope * v_expm1(v_min(zero, x)), x);
+    case NNF_GELU:
+        return finite * FN(normal_cdf)(x, v_gauss(x));
+    case NNF_GELU_TANH:
+        return finite * v_sigmoid(FN(gelu_tanh_argument)(finite));
+    case NNF_SILU:
+        return finite * v_sigmoid(x);
+    case NNF_SOFTPLUS:
+        return v_log1p(v_exp(-FN(vector_absolute)(x))) + v_max(zero, x);
     default:
         return x;
     }
@@ -26,8 +50,9 @@ NNF_INLINE V FN(forward_of)(nnf_activation f, double alpha, V x) {
 /* ---- dx = dy f'(x), y = f(x) ---- */
 
 NNF_INLINE V FN(backward_of)(nnf_activation f, double alpha, V x, V y, V dy) {
-    const V zero = v_set1(0), one = v_set1(1);
-    (void)alpha;
+    const V zero = v_set1(0), one = v_set1(1), slope = v_set1((T)alpha);
+    /* (x g(x))' = g + x g', and x g' is 0 long before x is infinite */
+    const V finite = v_max(v_set1((T)-1000), v_min(v_set1((T)1000), x));
     switch (f) {
     case NNF_SIGMOID: /* y (1 - y) loses the digits of 1 - y where y is near 1 */
         return dy * y * v_sigmoid(-x);
@@ -39,6 +64,25 @@ NNF_INLINE V FN(backward_of)(nnf_activation f, double alpha, V x, V y, V dy) {
         return v_select(x > zero, dy, v_select(x != x, x, zero));
     case NNF_STEP:
         return zero * dy;
+    case NNF_LEAKY_RELU:
+        return v_select(x > zero, dy, v_select(x != x, x, slope * dy));
+    case NNF_ELU:
+        return v_select(x > zero, dy, dy * slope * v_exp(v_min(zero, x)));
+    case NNF_GELU: {
+        const V g = v_gauss(x);
+        return dy * (FN(normal_cdf)(x, g) + finite * v_set1((T)0.3989422804014327) * g);
+    }
+    case NNF_GELU_TANH: {
+        const V z = FN(gelu_tanh_argument)(finite), a = v_sigmoid(z);
+        const V slope_of_z = v_set1((T)1.5957691216057308) * (one + v_set1((T)0.134145) * finite * finite);
+        return dy * (a + finite * slope_of_z * a * v_sigmoid(-z));
+    }
+    case NNF_SILU: {
+        const V a = v_sigmoid(x);
+        return dy * (a + finite * a * v_sigmoid(-x));
+    }
+    case NNF_SOFTPLUS:
+        return dy * v_sigmoid(x);
     default:
         return dy * one;
     }
@@ -54,8 +98,53 @@ NNF_INLINE V FN(sigmoid_difference)(V x, V d) {
     return v_select(up, change, -change);
 }
 
+/* ELU, alpha (exp(x) - 1) below 0. On one side of 0, exp(x) expm1(d), from the end whose exp is larger; else no
+ * cancellation. */
+NNF_INLINE V FN(elu_difference)(V slope, V x, V d) {
+    const V zero = v_set1(0), moved = x + d, size = FN(vector_absolute)(d);
+    const V end = v_min(zero, v_select(d > zero, moved, x)), below = slope * v_exp(end) * -v_expm1(-size);
+    const V up = v_select(moved > zero, moved - slope * v_expm1(v_min(zero, x)), v_select(d > zero, below, -below));
+    return v_select(x > zero, v_select(moved > zero, d, slope * v_expm1(v_min(zero, moved)) - x), up);
+}
+
+/* The normal distribution between x and x + d. Short ways: the density in the middle, times a series in Hermite
+ * polynomials, d sum_k He_2k(m) h^2k / (2k + 1)! with h = d / 2 and m = x + h. Long ways: two tails on one side of 0
+ * subtracted. */
+NNF_INLINE V FN(normal_cdf_difference)(V x, V d) {
+    const V one = v_set1(1), moved = x + d, h = d * v_set1((T)0.5), middle = x + h;
+    const V reach = FN(vector_absolute)(h) * (one + FN(vector_absolute)(middle));
+    const V mh = middle * h, hh = h * h;
+    const V density = v_set1((T)0.3989422804014327) * v_gauss(x) * v_exp(-h * (x + h * v_set1((T)0.5)));
+    V before = one, now = mh, sum = one;
+    T factorial = 1;
+    for (int k = 1; k < (sizeof(T) == 8 ? 12 : 6); k++) { /* now = He_k h^k */
+        const V next = mh * now - v_set1((T)k) * hh * before;
+        before = now, now = next;
+        if (k % 2 == 0) continue;
+        factorial *= (T)((k + 1) * (k + 2));
+        sum = sum + now * v_set1(1 / factorial);
+    }
+    const VI right = x + moved > v_set1(0);
+    const V low = v_select(right, -moved, x), high = v_select(right, -x, moved); /* mirrored, if need be */
+    const V apart = FN(normal_cdf)(high, v_gauss(high)) - FN(normal_cdf)(low, v_gauss(low));
+    return v_select(reach < v_set1((T)0.25), density * d * sum, apart);
+}
+
+/* log1p(s(x) expm1(d)) upwards, and the same from the other end downwards. Where expm1 would overflow the two ends lie
+ * so far apart that nothing cancels: f(z) = z + f(-z), from whichever side is small. */
+NNF_INLINE V FN(softplus_difference)(V x, V d) {
+    const V zero = v_set1(0), moved = x + d, size = FN(vector_absolute)(d);
+    const VI up = d >= zero;
+    const V low = v_select(up, x, moved), high = v_select(up, moved, x);
+    const V near = v_log1p(v_sigmoid(low) * v_expm1(size));
+    const V from_left = FN(forward_of)(NNF_SOFTPLUS, 0, high) - FN(forward_of)(NNF_SOFTPLUS, 0, low);
+    const V from_right = size + (FN(forward_of)(NNF_SOFTPLUS, 0, -high) - FN(forward_of)(NNF_SOFTPLUS, 0, -low));
+    const V change = v_select(size < v_set1(80), near, v_select(low < zero, from_left, from_right));
+    return v_select(up, change, -change);
+}
+
 NNF_INLINE V FN(difference_of)(nnf_activation f, double alpha, V x, V y, V d) {
-    const V zero = v_set1(0), moved = x + d;
+    const V zero = v_set1(0), moved = x + d, slope = v_set1((T)alpha);
     switch (f) {
     case NNF_SIGMOID:
         return FN(sigmoid_difference)(x, d);
@@ -65,6 +154,24 @@ NNF_INLINE V FN(difference_of)(nnf_activation f, double alpha, V x, V y, V d) {
         return v_select(x > zero, v_select(moved > zero, d, -x), v_select(moved < zero, zero, moved));
     case NNF_STEP:
         return FN(forward_of)(f, alpha, moved) - y;
+    case NNF_LEAKY_RELU: {
+        const V up = v_select(moved > zero, moved - slope * x, slope * d);
+        return v_select(x > zero, v_select(moved > zero, d, slope * moved - x), up);
+    }
+    case NNF_ELU:
+        return FN(elu_difference)(slope, x, d);
+    case NNF_GELU: /* (x + d) g(x + d) - x g(x) = d g(x) + (x + d) (g(x + d) - g(x)) */
+        return d * FN(normal_cdf)(x, v_gauss(x)) + moved * FN(normal_cdf_difference)(x, d);
+    case NNF_GELU_TANH: {
+        const V cubes = x * x + x * moved + moved * moved; /* (x + d)^3 - x^3 = d cubes, a sum without cancellation */
+        const V dz = v_set1((T)1.5957691216057308) * d * (v_set1(1) + v_set1((T)0.044715) * cubes);
+        const V z = FN(gelu_tanh_argument)(x);
+        return d * v_sigmoid(z) + moved * FN(sigmoid_difference)(z, dz);
+    }
+    case NNF_SILU:
+        return d * v_sigmoid(x) + moved * FN(sigmoid_difference)(x, d);
+    case NNF_SOFTPLUS:
+        return FN(softplus_difference)(x, d);
     default:
         return d;
     }
@@ -97,6 +204,24 @@ typedef struct {
     case NNF_STEP:                                                                                                     \
         body(NNF_STEP);                                                                                                \
         break;                                                                                                         \
+    case NNF_LEAKY_RELU:                                                                                               \
+        body(NNF_LEAKY_RELU);                                                                                          \
+        break;                                                                                                         \
+    case NNF_ELU:                                                                                                      \
+        body(NNF_ELU);                                                                                                 \
+        break;                                                                                                         \
+    case NNF_GELU:                                                                                                     \
+        body(NNF_GELU);                                                                                                \
+        break;                                                                                                         \
+    case NNF_GELU_TANH:                                                                                                \
+        body(NNF_GELU_TANH);                                                                                           \
+        break;                                                                                                         \
+    case NNF_SILU:                                                                                                     \
+        body(NNF_SILU);                                                                                                \
+        break;                                                                                                         \
+    case NNF_SOFTPLUS:                                                                                                 \
+        body(NNF_SOFTPLUS);                                                                                            \
+        break;                                                                                                         \
     default:                                                                                                           \
         body(NNF_IDENTITY);                                                                                            \
         break;                                                                                                         \
@@ -104,7 +229,8 @@ typedef struct {
 
 NNF_INLINE void FN(forward_loop)(nnf_activation f, double alpha, intptr_t n, const T *x, T *y) {
     intptr_t i = 0;
-    for (; i + LANES <= n; i += LANES) v_store(y + i, FN(forward_of)(f, alpha, v_load(x + i)));
+    for (; i + LANES <= n; i += LANES)
+        v_store(y + i, FN(forward_of)(f, alpha, v_load(x + i)));
     if (i < n) v_store_n(y + i, FN(forward_of)(f, alpha, v_load_n(x + i, n - i)), n - i);
 }
 
@@ -114,7 +240,8 @@ NNF_INLINE void FN(backward_loop)(nnf_activation f, double alpha, intptr_t n, co
     for (; i + LANES <= n; i += LANES)
         v_store(dx + i, FN(backward_of)(f, alpha, v_load(x + i), v_load(y + i), v_load(dy + i)));
     if (i < n) {
-        const V part = FN(backward_of)(f, alpha, v_load_n(x + i, n - i), v_load_n(y + i, n - i), v_load_n(dy + i, n - i));
+        const V part =
+            FN(backward_of)(f, alpha, v_load_n(x + i, n - i), v_load_n(y + i, n - i), v_load_n(dy + i, n - i));
         v_store_n(dx + i, part, n - i);
     }
 }
@@ -173,7 +300,8 @@ static void FN(activation_difference)(nnf_activation f, double alpha, intptr_t s
                                       const void *y, const void *dx, void *dy) {
     FN(elementwise) e = {f, alpha, n, x, y, dx, dy};
     if (stack * n < 2 * FN(ELEMENTS_A_TASK))
-        for (intptr_t s = 0; s < stack; s++) FN(difference_task)(&e, s);
+        for (intptr_t s = 0; s < stack; s++)
+            FN(difference_task)(&e, s);
     else
         nnf_parallel(stack, FN(difference_task), &e);
 }

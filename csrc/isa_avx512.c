@@ -2,8 +2,8 @@
 #include "template.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
-#define NNF_ISA nnf_isa_avx512
-#define NNF_ISA_NAME "avx512"
+#define NNF_ISA          nnf_isa_avx512
+#define NNF_ISA_NAME     "avx512"
 #define NNF_VECTOR_BYTES 64
 NNF_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
 #include "kernels.inc.h"

@@ -8,6 +8,7 @@
 #include "matmul.inc.h"
 #include "softmax_cross_entropy.inc.h"
 #include "difference.inc.h"
+#include "optimizer.inc.h"
 
 static const nnf_kernels FN(kernels) = {
     .matmul = FN(matmul),
@@ -16,5 +17,7 @@ static const nnf_kernels FN(kernels) = {
     .activation_forward = FN(activation_forward),
     .activation_backward = FN(activation_backward),
     .activation_difference = FN(activation_difference),
+    .update = FN(update),
+    .all_finite = FN(all_finite),
     .difference_gradient = FN(difference_gradient),
 };

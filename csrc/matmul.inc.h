@@ -306,7 +306,7 @@ static void FN(matrices_task)(void *context, intptr_t task) {
     }
     for (intptr_t i = first; i < first + count; i++)
         FN(multiply)
-        (p, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch, (T *)p->c + i * p->c_batch, 1);
+    (p, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch, (T *)p->c + i * p->c_batch, 1);
 }
 
 /* A stack of matrices times one matrix is one tall matrix times it. */
@@ -335,5 +335,5 @@ static void FN(matmul)(const nnf_matmul *given) {
     } else
         for (intptr_t i = 0; i < p.batch; i++)
             FN(multiply)
-            (&p, (const T *)p.a + i * p.a_batch, (const T *)p.b + i * p.b_batch, (T *)p.c + i * p.c_batch, threads);
+    (&p, (const T *)p.a + i * p.a_batch, (const T *)p.b + i * p.b_batch, (T *)p.c + i * p.c_batch, threads);
 }

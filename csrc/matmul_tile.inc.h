@@ -1,22 +1,22 @@
 /* matmul_tile.inc.h - the innermost products: C (rows, columns) += A (rows, k) B (k, columns), C held in registers.
  *
- * A tile is R rows by N vectors of columns, R and N literal, so that its sums are registers. For each k it reads N vectors
- * of B and multiplies them with R numbers of A. Four forms of each:
- *     whole or tail    whether the last vector of columns is full, or has `tail` lanes that must not be overstepped
- *     packed or apart  whether the R numbers of A lie side by side (a_row == 1), or `a_row` apart
- * Each sum runs over k from first to last, one fused or unfused multiplication and addition after another, whatever
- * the tile: an entry of C has the same bits wherever it lies and however C is cut.
+ * A tile is R rows by N vectors of columns, R and N literal, so that its sums are registers. For each k it reads N
+ * vectors of B and multiplies them with R numbers of A. Four forms of each: whole or tail    whether the last vector of
+ * columns is full, or has `tail` lanes that must not be overstepped packed or apart  whether the R numbers of A lie
+ * side by side (a_row == 1), or `a_row` apart Each sum runs over k from first to last, one fused or unfused
+ * multiplication and addition after another, whatever the tile: an entry of C has the same bits wherever it lies and
+ * however C is cut.
  */
 
 typedef struct {
     intptr_t k;
     intptr_t a_row, a_col, b_row, c_row;
-    intptr_t tail;    /* lanes of the last vector of columns, 1 .. LANES */
-    int add;          /* go on from what C holds; otherwise C is not read */
-    const T *bias;    /* of the first column; NULL: none; only read if add is 0 */
+    intptr_t tail; /* lanes of the last vector of columns, 1 .. LANES */
+    int add;       /* go on from what C holds; otherwise C is not read */
+    const T *bias; /* of the first column; NULL: none; only read if add is 0 */
 } FN(tile);
 
-typedef void (*FN(tile_function))(const FN(tile) *t, const T *a, const T *b, T *c);
+typedef void (*FN(tile_function))(const FN(tile) * t, const T *a, const T *b, T *c);
 
 /* Most rows of a tile with two vectors of columns: 2 rows + 2 + 1 vectors must be registers. */
 #undef TILE_ROWS
@@ -31,11 +31,11 @@ typedef void (*FN(tile_function))(const FN(tile) *t, const T *a, const T *b, T *
 #endif
 #define NNF_TILE_VECTORS 2
 
-#define NNF_LOAD_COLUMNS(p, n, N, whole) \
-    ((whole) || (n) + 1 < (N) ? v_load((p) + (n) * LANES) : v_load_n((p) + (n) * LANES, t->tail))
+#define NNF_LOAD_COLUMNS(p, n, N, whole)                                                                               \
+    ((whole) || (n) + 1 < (N) ? v_load((p) + (n)*LANES) : v_load_n((p) + (n)*LANES, t->tail))
 
 #define NNF_TILE(R, N, form, whole, row)                                                                               \
-    static void FN(tile_##R##x##N##_##form)(const FN(tile) *t, const T *a, const T *b, T *c) {                         \
+    static void FN(tile_##R##x##N##_##form)(const FN(tile) * t, const T *a, const T *b, T *c) {                        \
         V sum[R][N];                                                                                                   \
         const intptr_t a_row = row, a_col = t->a_col, b_row = t->b_row, c_row = t->c_row;                              \
         NNF_UNROLL for (int n = 0; n < N; n++) {                                                                       \
@@ -43,8 +43,8 @@ typedef void (*FN(tile_function))(const FN(tile) *t, const T *a, const T *b, T *
             NNF_UNROLL for (int r = 0; r < R; r++) sum[r][n] = start;                                                  \
         }                                                                                                              \
         if (t->add) NNF_UNROLL                                                                                         \
-            for (int r = 0; r < R; r++)                                                                                \
-                NNF_UNROLL for (int n = 0; n < N; n++) sum[r][n] = NNF_LOAD_COLUMNS(c + r * c_row, n, N, whole);       \
+        for (int r = 0; r < R; r++)                                                                                    \
+            NNF_UNROLL for (int n = 0; n < N; n++) sum[r][n] = NNF_LOAD_COLUMNS(c + r * c_row, n, N, whole);           \
         for (intptr_t k = t->k; k > 0; k--) {                                                                          \
             V columns[N];                                                                                              \
             NNF_UNROLL for (int n = 0; n < N; n++) columns[n] = NNF_LOAD_COLUMNS(b, n, N, whole);                      \
@@ -64,23 +64,26 @@ typedef void (*FN(tile_function))(const FN(tile) *t, const T *a, const T *b, T *
         }                                                                                                              \
     }
 
-#define NNF_TILE_FORMS(R, N)               \
-    NNF_TILE(R, N, whole_packed, 1, 1)     \
-    NNF_TILE(R, N, whole_apart, 1, t->a_row) \
-    NNF_TILE(R, N, tail_packed, 0, 1)      \
+#define NNF_TILE_FORMS(R, N)                                                                                           \
+    NNF_TILE(R, N, whole_packed, 1, 1)                                                                                 \
+    NNF_TILE(R, N, whole_apart, 1, t->a_row)                                                                           \
+    NNF_TILE(R, N, tail_packed, 0, 1)                                                                                  \
     NNF_TILE(R, N, tail_apart, 0, t->a_row)
 
-#define NNF_TILE_NAMES(R, N)                                         \
-    {                                                                \
-        {FN(tile_##R##x##N##_tail_apart), FN(tile_##R##x##N##_tail_packed)}, \
-            {FN(tile_##R##x##N##_whole_apart), FN(tile_##R##x##N##_whole_packed)} \
+#define NNF_TILE_NAMES(R, N)                                                                                           \
+    {                                                                                                                  \
+        {FN(tile_##R##x##N##_tail_apart), FN(tile_##R##x##N##_tail_packed)}, {                                         \
+            FN(tile_##R##x##N##_whole_apart), FN(tile_##R##x##N##_whole_packed)                                        \
+        }                                                                                                              \
     }
 
 #undef NNF_EACH_ROWS
 #if TILE_ROWS == 14
-#define NNF_EACH_ROWS(x, N) x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N) x(13, N) x(14, N)
+#define NNF_EACH_ROWS(x, N)                                                                                            \
+    x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N) x(13, N) x(14, N)
 #elif TILE_ROWS == 12
-#define NNF_EACH_ROWS(x, N) x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N)
+#define NNF_EACH_ROWS(x, N)                                                                                            \
+    x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N)
 #elif TILE_ROWS == 6
 #define NNF_EACH_ROWS(x, N) x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N)
 #else

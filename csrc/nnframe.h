@@ -26,11 +26,17 @@
 enum { NNF_FLOAT32, NNF_FLOAT64, NNF_DTYPES };
 
 typedef enum {
-    NNF_IDENTITY, /* y = x */
-    NNF_SIGMOID,  /* y = 1 / (1 + exp(-x)) */
-    NNF_TANH,     /* y = tanh(x) */
-    NNF_RELU,     /* y = max(x, 0), NaN stays NaN */
-    NNF_STEP,     /* y = 1 where x > 0, else 0; NaN stays NaN */
+    NNF_IDENTITY,   /* y = x */
+    NNF_SIGMOID,    /* y = 1 / (1 + exp(-x)) */
+    NNF_TANH,       /* y = tanh(x) */
+    NNF_RELU,       /* y = max(x, 0), NaN stays NaN */
+    NNF_STEP,       /* y = 1 where x > 0, else 0; NaN stays NaN */
+    NNF_LEAKY_RELU, /* y = x, alpha x below 0 */
+    NNF_ELU,        /* y = x, alpha (exp(x) - 1) below 0 */
+    NNF_GELU,       /* y = x P(Z < x), Z normal: x (1 + erf(x / sqrt(2))) / 2 */
+    NNF_GELU_TANH,  /* y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 */
+    NNF_SILU,       /* y = x / (1 + exp(-x)) */
+    NNF_SOFTPLUS,   /* y = log(1 + exp(x)) */
     NNF_ACTIVATIONS
 } nnf_activation;
 
@@ -58,8 +64,8 @@ typedef struct {
 
 /* Per row of logits (N, C): loss = log(sum_c exp(x_c)) - sum_c t_c x_c, for rows of t that sum to 1;
  * gradient = scale * (softmax(x) - t). Exactly one of labels (N class indices, each in [0, C)) and targets
- * (N, C), adjacent, is not NULL. grad: (N, C) adjacent, may be NULL, may be the logits themselves when those are adjacent.
- * losses: N doubles, one a row, not scaled; may be NULL. */
+ * (N, C), adjacent, is not NULL. grad: (N, C) adjacent, may be NULL, may be the logits themselves when those are
+ * adjacent. losses: N doubles, one a row, not scaled; may be NULL. */
 typedef struct {
     intptr_t rows, classes;
     const void *logits;
@@ -70,6 +76,29 @@ typedef struct {
     void *grad;
     double *losses;
 } nnf_softmax_cross_entropy;
+
+/* ---- optimizers --------------------------------------------------------------------------------------- */
+
+/* One step of a parameter w from its gradient g, in one pass. m and s are the state, as the rule needs it. g is first
+ * increased by decay w (L2 regularisation), and w multiplied by 1 - shrink (decoupled decay). */
+typedef enum {
+    NNF_SGD,      /*                                            w -= rate g */
+    NNF_MOMENTUM, /* m = beta1 m + g                            w -= rate m */
+    NNF_NESTEROV, /* m = beta1 m + g                            w -= rate (g + beta1 m) */
+    NNF_ADAGRAD,  /* s += g^2                                   w -= rate g / (sqrt(s) + eps) */
+    NNF_RMSPROP,  /* s = beta2 s + (1 - beta2) g^2              w -= rate g / (sqrt(s) + eps) */
+    NNF_ADAM      /* m += (1 - beta1) (g - m), s as above       w -= rate m / (sqrt(s) + eps) */
+} nnf_rule;
+
+/* w, g, m, s: n adjacent elements each, apart from each other; m and s NULL where the rule has none. */
+typedef struct {
+    nnf_rule rule;
+    intptr_t n;
+    void *w;
+    const void *g;
+    void *m, *s;
+    double rate, decay, shrink, beta1, beta2, eps;
+} nnf_update;
 
 /* ---- central differences of a linear layer --------------------------------------------------------------- */
 
@@ -111,8 +140,8 @@ typedef struct {
 
 /* ---- central differences of a function -------------------------------------------------------------------- */
 
-/* grad[i] = (f(x + step[i] e_i) - f(x - step[i] e_i)) / (what was really added), i < n. x is copied, once a task; f is called
- * from several threads at once. Returns 0, the answer of poll when that stopped it, or NNF_NO_MEMORY. */
+/* grad[i] = (f(x + step[i] e_i) - f(x - step[i] e_i)) / (what was really added), i < n. x is copied, once a task; f is
+ * called from several threads at once. Returns 0, the answer of poll when that stopped it, or NNF_NO_MEMORY. */
 typedef double (*nnf_function)(const double *x, intptr_t n, void *data);
 
 /* ---- the tables --------------------------------------------------------------------------------------- */
@@ -133,13 +162,17 @@ typedef struct {
     void (*activation_difference)(nnf_activation f, double alpha, intptr_t stack, intptr_t n, const void *x,
                                   const void *y, const void *dx, void *dy);
 
+    void (*update)(const nnf_update *p);
+    /* Whether none of n numbers is infinite or NaN. */
+    int (*all_finite)(intptr_t n, const void *x);
+
     /* 0; or what poll answered when it stopped the loop; or NNF_NO_MEMORY. poll may be NULL. */
     int (*difference_gradient)(const nnf_difference *p, int (*poll)(void));
 } nnf_kernels;
 
 /* One table an instruction set and element type; NULL where the compiler could not make it. */
 typedef struct {
-    const char *name;              /* "scalar", "avx2", "avx512", "neon" */
+    const char *name; /* "scalar", "avx2", "avx512", "neon" */
     const nnf_kernels *kernels[NNF_DTYPES];
 } nnf_isa;
 
@@ -153,8 +186,8 @@ const nnf_isa *nnf_isa_find(const char *name); /* NULL if unknown or not runnabl
 /* ---- pool.c: threads ----------------------------------------------------------------------------------- */
 
 /* Runs run(context, i) for each i in [0, tasks), on the calling thread and up to threads - 1 others. Which thread runs
- * which task is not defined; results may depend on the task alone. Called from inside a task, or while another thread uses
- * the pool, it runs all tasks on the calling thread. */
+ * which task is not defined; results may depend on the task alone. Called from inside a task, or while another thread
+ * uses the pool, it runs all tasks on the calling thread. */
 typedef void (*nnf_task)(void *context, intptr_t index);
 void nnf_parallel(intptr_t tasks, nnf_task run, void *context);
 

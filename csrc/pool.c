@@ -22,12 +22,12 @@
 #include <stdatomic.h>
 #include <time.h>
 
-#define OPEN ((uint64_t)1 << 31)
-#define INSIDE (OPEN - 1)
+#define OPEN              ((uint64_t)1 << 31)
+#define INSIDE            (OPEN - 1)
 #define GENERATION(state) ((state) >> 32)
-#define SPINS 2000
-#define MOST_WORKERS 255
-#define POLL_NANOSECONDS 50000000
+#define SPINS             2000
+#define MOST_WORKERS      255
+#define POLL_NANOSECONDS  50000000
 
 static struct {
     _Atomic uint64_t state;
@@ -75,7 +75,8 @@ static uint64_t wait_for_job(uint64_t seen) {
     }
     pthread_mutex_lock(&pool.sleep);
     atomic_fetch_add(&pool.sleepers, 1);
-    while (GENERATION(atomic_load(&pool.state)) == seen) pthread_cond_wait(&pool.wake, &pool.sleep);
+    while (GENERATION(atomic_load(&pool.state)) == seen)
+        pthread_cond_wait(&pool.wake, &pool.sleep);
     atomic_fetch_sub(&pool.sleepers, 1);
     pthread_mutex_unlock(&pool.sleep);
     return atomic_load(&pool.state);

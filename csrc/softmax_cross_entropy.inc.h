@@ -47,18 +47,22 @@ NNF_INLINE T FN(row_exp)(const T *x, intptr_t n, T shift, T *y) {
         sum = sum + e;
     }
     v_store(tail, sum);
-    for (intptr_t j = 0; j < LANES; j++) total += tail[j];
+    for (intptr_t j = 0; j < LANES; j++)
+        total += tail[j];
     if (i < n) {
         v_store(tail, v_exp(v_load_n(x + i, n - i) - v_set1(shift)));
-        for (intptr_t j = 0; i < n; i++, j++) total += y[i] = tail[j];
+        for (intptr_t j = 0; i < n; i++, j++)
+            total += y[i] = tail[j];
     }
     return total;
 }
 
 NNF_INLINE void FN(row_scale)(T *y, intptr_t n, T factor) {
     intptr_t i = 0;
-    for (; i + LANES <= n; i += LANES) v_store(y + i, v_load(y + i) * v_set1(factor));
-    for (; i < n; i++) y[i] *= factor;
+    for (; i + LANES <= n; i += LANES)
+        v_store(y + i, v_load(y + i) * v_set1(factor));
+    for (; i < n; i++)
+        y[i] *= factor;
 }
 
 /* The row's loss but for log(sum): sum_c t_c (x_c - max). Classes of probability 0 count for nothing, even at -inf. */
@@ -84,7 +88,8 @@ static void FN(one_wide_row)(const nnf_softmax_cross_entropy *p, intptr_t row, T
     if (p->labels)
         y[p->labels[row]] -= (T)p->scale;
     else if (p->targets)
-        for (intptr_t c = 0; c < n; c++) y[c] -= (T)p->scale * ((const T *)p->targets)[row * n + c];
+        for (intptr_t c = 0; c < n; c++)
+            y[c] -= (T)p->scale * ((const T *)p->targets)[row * n + c];
 }
 
 /* ---- few classes: LANES rows side by side, block[c][row] ---- */
@@ -95,7 +100,8 @@ static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, 
     const intptr_t n = p->classes;
     const T *x = (const T *)p->logits + first * p->logits_row;
     for (intptr_t c = 0; c < n; c++)
-        for (intptr_t r = 0; r < LANES; r++) block[c][r] = r < rows ? x[r * p->logits_row + c] : 0;
+        for (intptr_t r = 0; r < LANES; r++)
+            block[c][r] = r < rows ? x[r * p->logits_row + c] : 0;
     V shift = v_load(block[0]), sum = v_set1(0);
     for (intptr_t c = 1; c < n; c++) {
         const V a = v_load(block[c]);
@@ -110,17 +116,21 @@ static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, 
         sum = sum + e;
     }
     v_store(sums, sum);
-    for (intptr_t r = 0; p->losses && r < rows; r++) p->losses[first + r] += log((double)sums[r]);
+    for (intptr_t r = 0; p->losses && r < rows; r++)
+        p->losses[first + r] += log((double)sums[r]);
     if (!p->grad) return;
     const V factor = v_set1((T)p->scale) / sum;
-    for (intptr_t c = 0; c < n; c++) v_store(block[c], v_load(block[c]) * factor);
+    for (intptr_t c = 0; c < n; c++)
+        v_store(block[c], v_load(block[c]) * factor);
     T *y = (T *)p->grad + first * n;
     for (intptr_t r = 0; r < rows; r++) {
-        for (intptr_t c = 0; c < n; c++) y[r * n + c] = block[c][r];
+        for (intptr_t c = 0; c < n; c++)
+            y[r * n + c] = block[c][r];
         if (p->labels) y[r * n + p->labels[first + r]] -= (T)p->scale;
     }
     if (p->targets)
-        for (intptr_t i = 0; i < rows * n; i++) y[i] -= (T)p->scale * ((const T *)p->targets)[first * n + i];
+        for (intptr_t i = 0; i < rows * n; i++)
+            y[i] -= (T)p->scale * ((const T *)p->targets)[first * n + i];
 }
 
 /* ---- tasks ---- */

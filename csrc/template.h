@@ -28,21 +28,21 @@
 
 /* clang calls itself GCC too, and reads none of GCC's target pragmas. */
 #if defined(__clang__)
-#define NNF_TARGET_BEGIN(features) \
+#define NNF_TARGET_BEGIN(features)                                                                                     \
     NNF_PRAGMA(clang attribute push(__attribute__((target(features))), apply_to = function))
 #define NNF_TARGET_END NNF_PRAGMA(clang attribute pop)
-#define NNF_UNROLL NNF_PRAGMA(clang loop unroll(full))
+#define NNF_UNROLL     NNF_PRAGMA(clang loop unroll(full))
 #elif defined(__GNUC__)
 #define NNF_TARGET_BEGIN(features) NNF_PRAGMA(GCC push_options) NNF_PRAGMA(GCC target(features))
-#define NNF_TARGET_END NNF_PRAGMA(GCC pop_options)
-#define NNF_UNROLL NNF_PRAGMA(GCC unroll 64)
+#define NNF_TARGET_END             NNF_PRAGMA(GCC pop_options)
+#define NNF_UNROLL                 NNF_PRAGMA(GCC unroll 64)
 #endif
 
 #if defined(__GNUC__)
-#define NNF_INLINE static inline __attribute__((always_inline, unused))
+#define NNF_INLINE   static inline __attribute__((always_inline, unused))
 #define NNF_NOINLINE static __attribute__((noinline, unused))
 #else
-#define NNF_INLINE static inline
+#define NNF_INLINE   static inline
 #define NNF_NOINLINE static
 #define NNF_UNROLL
 #endif

@@ -1,8 +1,8 @@
-/* vector_math.h - exp, expm1, log1p, tanh and the logistic function on vectors.
+/* vector_math.h - exp, expm1, log1p, tanh, the logistic function and the normal distribution on vectors.
  *
- * A template like vector.h, which comes before it. Arguments may be anything: NaN gives NaN, overflow gives infinity, results
- * may be subnormal. The bound beside each function is in ULP of the result, measured over all floats, and over 10^8
- * random doubles, on every instruction set (tests/test_vector_math.py repeats it on a sample).
+ * A template like vector.h, which comes before it. Arguments may be anything: NaN gives NaN, overflow gives infinity,
+ * results may be subnormal. The bound beside each function is in ULP of the result, measured over all floats, and over
+ * 10^8 random doubles, on every instruction set (tests/test_vector_math.py repeats it on a sample).
  *
  * Reductions are the classical ones: exp(x) = 2^n exp(r) with |r| <= ln(2)/2; log(1 + f) through s = f / (2 + f), whose
  * series in s^2 converges fast. Polynomials interpolate at Chebyshev points, computed with 50 digits.
@@ -12,6 +12,8 @@
 #undef v_log1p
 #undef v_tanh
 #undef v_sigmoid
+#undef v_normal_tail
+#undef v_gauss
 #undef v_expm1_small
 #undef v_log1p_small
 #undef MANTISSA
@@ -20,11 +22,13 @@
 #undef LN2_HIGH
 #undef LN2_LOW
 
-#define v_exp FN(vector_exp)
-#define v_expm1 FN(vector_expm1)
-#define v_log1p FN(vector_log1p)
-#define v_tanh FN(vector_tanh)
-#define v_sigmoid FN(vector_sigmoid)
+#define v_exp         FN(vector_exp)
+#define v_expm1       FN(vector_expm1)
+#define v_log1p       FN(vector_log1p)
+#define v_tanh        FN(vector_tanh)
+#define v_sigmoid     FN(vector_sigmoid)
+#define v_gauss       FN(vector_gauss)
+#define v_normal_tail FN(vector_normal_tail)
 #define v_expm1_small FN(vector_expm1_small)
 #define v_log1p_small FN(vector_log1p_small)
 
@@ -34,16 +38,16 @@
 
 #if NNF_DOUBLE
 #define MANTISSA 52
-#define BIAS 1023
-#define ROUNDER 0x1.8p52 /* a + ROUNDER - ROUNDER rounds a to a whole number */
+#define BIAS     1023
+#define ROUNDER  0x1.8p52 /* a + ROUNDER - ROUNDER rounds a to a whole number */
 #define LN2_HIGH 0.693147180559890330187
-#define LN2_LOW 5.497923018708371174712e-14
+#define LN2_LOW  5.497923018708371174712e-14
 #else
 #define MANTISSA 23
-#define BIAS 127
-#define ROUNDER 0x1.8p23f
+#define BIAS     127
+#define ROUNDER  0x1.8p23f
 #define LN2_HIGH 0.693145751953125f
-#define LN2_LOW 1.42860682031e-6f
+#define LN2_LOW  1.42860682031e-6f
 #endif
 
 /* ---- bits ---- */
@@ -73,9 +77,15 @@ NNF_INLINE V FN(vector_power_of_two)(V n) {
     return FN(vector_from_bits)((FN(vector_bits)(shifted) + FN(vector_set1_bits)(BIAS)) << MANTISSA);
 }
 NNF_INLINE V FN(vector_round)(V a) { return (a + v_set1((T)ROUNDER)) - v_set1((T)ROUNDER); }
-NNF_INLINE V FN(vector_limit)(V a, T low, T high) { /* NaN stays */
-    a = v_select(a < v_set1(low), v_set1(low), a);
-    return v_select(a > v_set1(high), v_set1(high), a);
+NNF_INLINE V FN(vector_limit)(V a, T low, T high) { return v_max(v_set1(low), v_min(v_set1(high), a)); } /* NaN stays */
+/* p 2^n for whole n, |n| < 2 BIAS, rounded once where that is subnormal */
+NNF_INLINE V FN(vector_scale)(V p, V n) {
+#if NNF_VECTOR_BYTES == 64 && defined(__x86_64__)
+    return v_scalef(p, n);
+#else
+    const V half = FN(vector_round)(n * v_set1((T)0.5)); /* in two steps: 2^n itself may be out of range */
+    return p * FN(vector_power_of_two)(half) * FN(vector_power_of_two)(n - half);
+#endif
 }
 
 /* c[0] + c[1] x + ... + c[n - 1] x^(n - 1) */
@@ -91,11 +101,22 @@ NNF_INLINE V FN(vector_polynomial)(V x, const T *c, int n) {
 NNF_INLINE V FN(vector_reduced_expm1)(V x, V *n) {
     static const T c[] = {
 #if NNF_DOUBLE
-        0.500000000000000102,    0.166666666666666675,    0.0416666666666241279,   0.00833333333333006183,
-        0.00138888889172137169,  0.000198412698630536169, 0.0000248015212959543751, 2.75572684599970648e-6,
-        2.76200884454097482e-7,  2.51003854955103191e-8
+        0.500000000000000102,
+        0.166666666666666675,
+        0.0416666666666241279,
+        0.00833333333333006183,
+        0.00138888889172137169,
+        0.000198412698630536169,
+        0.0000248015212959543751,
+        2.75572684599970648e-6,
+        2.76200884454097482e-7,
+        2.51003854955103191e-8
 #else
-        0.5f, 0.166665769896987757f, 0.0416665546172045742f, 0.00836317905272257737f, 0.00139261835877134945f
+        0.5f,
+        0.166665769896987757f,
+        0.0416665546172045742f,
+        0.00836317905272257737f,
+        0.00139261835877134945f
 #endif
     };
     *n = FN(vector_round)(x * v_set1((T)1.4426950408889634));
@@ -108,8 +129,7 @@ NNF_INLINE V v_exp(V x) {
     V n;
     x = FN(vector_limit)(x, sizeof(T) == 8 ? (T)-746 : (T)-105, sizeof(T) == 8 ? (T)710 : (T)89);
     const V p = FN(vector_reduced_expm1)(x, &n) + v_set1(1);
-    const V half = FN(vector_round)(n * v_set1((T)0.5)); /* in two steps: 2^n itself may be out of range */
-    return p * FN(vector_power_of_two)(half) * FN(vector_power_of_two)(n - half);
+    return FN(vector_scale)(p, n);
 }
 
 /* expm1(x) = exp(x) - 1, small results to full relative precision: 2.3 ULP */
@@ -127,9 +147,16 @@ NNF_INLINE V v_expm1(V x) {
 NNF_INLINE V v_expm1_small(V x) {
     static const T c[] = {
 #if NNF_DOUBLE
-        1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040
+        1.0 / 2,
+        1.0 / 6,
+        1.0 / 24,
+        1.0 / 120,
+        1.0 / 720,
+        1.0 / 5040
 #else
-        1.0f / 2, 1.0f / 6, 1.0f / 24
+        1.0f / 2,
+        1.0f / 6,
+        1.0f / 24
 #endif
     };
     return x + x * x * FN(vector_polynomial)(x, c, sizeof c / sizeof *c);
@@ -141,10 +168,18 @@ NNF_INLINE V v_expm1_small(V x) {
 NNF_INLINE V v_log1p(V x) {
     static const T c[] = {
 #if NNF_DOUBLE
-        0.66666666666666697,  0.399999999998991979, 0.285714286261145183, 0.222222111121049474,
-        0.181828907780261303, 0.153316666765971743, 0.146171283998072999
+        0.66666666666666697,
+        0.399999999998991979,
+        0.285714286261145183,
+        0.222222111121049474,
+        0.181828907780261303,
+        0.153316666765971743,
+        0.146171283998072999
 #else
-        0.666666665542697262f, 0.400001220257123254f, 0.285507997302090686f, 0.233310408340293527f
+        0.666666665542697262f,
+        0.400001220257123254f,
+        0.285507997302090686f,
+        0.233310408340293527f
 #endif
     };
     const T many = sizeof(T) == 8 ? (T)512 : (T)64;
@@ -159,7 +194,7 @@ NNF_INLINE V v_log1p(V x) {
     const V k = FN(vector_from_bits)(biased | FN(vector_bits)(v_set1((T)((TU)1 << MANTISSA)))) -
                 v_set1((T)((TU)1 << MANTISSA) + (T)BIAS);
     const V inverse = FN(vector_from_bits)((FN(vector_set1_bits)(2 * BIAS) - biased) << MANTISSA); /* 2^-k */
-    const V f = scaled * inverse + (inverse - one);                                              /* m - 1 */
+    const V f = scaled * inverse + (inverse - one);                                                /* m - 1 */
     const V s = f / (f + v_set1(2)), w = s * s;
     const V rest = w * FN(vector_polynomial)(w, c, sizeof c / sizeof *c);
     const V square = half * f * f;
@@ -175,9 +210,18 @@ NNF_INLINE V v_log1p(V x) {
 NNF_INLINE V v_log1p_small(V x) {
     static const T c[] = {
 #if NNF_DOUBLE
-        -1.0 / 2, 1.0 / 3, -1.0 / 4, 1.0 / 5, -1.0 / 6, 1.0 / 7, -1.0 / 8
+        -1.0 / 2,
+        1.0 / 3,
+        -1.0 / 4,
+        1.0 / 5,
+        -1.0 / 6,
+        1.0 / 7,
+        -1.0 / 8
 #else
-        -1.0f / 2, 1.0f / 3, -1.0f / 4, 1.0f / 5
+        -1.0f / 2,
+        1.0f / 3,
+        -1.0f / 4,
+        1.0f / 5
 #endif
     };
     return x + x * x * FN(vector_polynomial)(x, c, sizeof c / sizeof *c);
@@ -196,4 +240,62 @@ NNF_INLINE V v_tanh(V x) {
 NNF_INLINE V v_sigmoid(V x) {
     const V e = v_exp(-FN(vector_absolute)(x));
     return v_select(x < v_set1(0), e, v_set1(1)) / (v_set1(1) + e);
+}
+
+/* ---- the normal distribution ---- */
+
+/* exp(-x^2 / 2): 2.5 ULP. x is cut into two parts of half the digits, as the rounding of x^2 itself would cost x^2 / 2
+ * ULP. */
+NNF_INLINE V v_gauss(V x) {
+    const V a = FN(vector_limit)(FN(vector_absolute)(x), 0, sizeof(T) == 8 ? (T)40 : (T)15); /* 0 from there on */
+    const VI first = FN(vector_set1_bits)((TI)((TU) ~(TU)0 << (sizeof(T) == 8 ? 27 : 12)));
+    const V high = FN(vector_from_bits)(FN(vector_bits)(a) & first);
+    const V rest = (a - high) * (a + high) * v_set1((T)-0.5);
+    const V e = v_exp(high * high * v_set1((T)-0.5));
+    return e + e * v_expm1_small(rest); /* |rest| <= 0.06, where the series still has all the digits that are needed */
+}
+
+/* P(Z > a) = erfc(a / sqrt(2)) / 2 for a >= 0, given g = v_gauss(a): 4 ULP. The ratio of the two, times 1 + a, is a
+ * polynomial in u = (a - 4) / (a + 4), which maps 0 .. infinity to -1 .. 1 (after Shepherd and Laframboise 1981). */
+NNF_INLINE V v_normal_tail(V a, V g) {
+    static const T c[] = {
+#if NNF_DOUBLE
+        0.472053206509844677,
+        -0.0967034773265259119,
+        0.0139996347244273062,
+        0.0286003640535545075,
+        -0.0321978374282171059,
+        0.0179360974797399809,
+        -0.00500237858772587138,
+        -0.000285623100869627756,
+        0.000694897062787180307,
+        -0.0000944302210508421007,
+        -0.0000878528805906453353,
+        0.0000212498744054704313,
+        0.0000136255052994366996,
+        -3.43172873358125852e-6,
+        -2.60897032268799103e-6,
+        4.03998173345859748e-7,
+        5.44701569103718597e-7,
+        9.23635665398200903e-10,
+        -1.02595949258290597e-7,
+        -1.78438872197052128e-8,
+        1.2171219383199083e-8,
+        4.10389977178349618e-9
+#else
+        0.472053219f,
+        -0.0967033957f,
+        0.0139985378f,
+        0.0285975606f,
+        -0.0321839078f,
+        0.0179660544f,
+        -0.00505424649f,
+        -0.000411906581f,
+        0.000726245818f,
+        9.1524745e-5f
+#endif
+    };
+    a = FN(vector_limit)(a, 0, 100);
+    const V u = (a - v_set1(4)) / (a + v_set1(4));
+    return g * FN(vector_polynomial)(u, c, sizeof c / sizeof *c) / (a + v_set1(1));
 }

@@ -29,10 +29,10 @@ from nnframe.gradients import Backprop, CentralDifference, numerical_gradient
 from nnframe.history import History
 from nnframe.initializers import He, Normal, Xavier, Zeros
 from nnframe.layer import Layer, Parameter, Sequential
-from nnframe.layers import Linear, ReLU, Sigmoid, Step, Tanh
+from nnframe.layers import ELU, GELU, LeakyReLU, Linear, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh
 from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
 from nnframe.metrics import accuracy
-from nnframe.optimizers import SGD, Adam, Optimizer
+from nnframe.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
 from nnframe.serialization import load, save
 from nnframe.training import Trainer
 
@@ -40,8 +40,12 @@ set_num_threads(default_num_threads())
 del default_num_threads
 
 __all__ = [
+    "ELU",
+    "GELU",
     "SGD",
+    "AdaGrad",
     "Adam",
+    "AdamW",
     "Backprop",
     "CentralDifference",
     "CrossEntropyLoss",
@@ -49,15 +53,19 @@ __all__ = [
     "He",
     "History",
     "Layer",
+    "LeakyReLU",
     "Linear",
     "Loss",
     "MSELoss",
     "Normal",
     "Optimizer",
     "Parameter",
+    "RMSprop",
     "ReLU",
     "Sequential",
+    "SiLU",
     "Sigmoid",
+    "Softplus",
     "Step",
     "Tanh",
     "Trainer",

@@ -1,7 +1,21 @@
 # The border of csrc/elementwise.inc.h: forward, backward and difference of the activations. Included by _kernels.pyx.
 
 def activation(name, x, *, double alpha=0.0, out=None):
-    """y = f(x), elementwise, for the activation `name`: identity, sigmoid, tanh, relu or step.
+    """y = f(x), elementwise, for the activation `name`.
+
+    ===========  ====================================================================
+    identity     x
+    sigmoid      1 / (1 + exp(-x))
+    tanh         tanh(x)
+    relu         max(x, 0)
+    leaky_relu   x where x >= 0, else alpha x
+    elu          x where x >= 0, else alpha (exp(x) - 1)
+    gelu         x (1 + erf(x / sqrt(2))) / 2
+    gelu_tanh    x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
+    silu         x / (1 + exp(-x))
+    softplus     log(1 + exp(x))
+    step         1 where x > 0, else 0
+    ===========  ====================================================================
 
     `x`, and `out` if given: arrays of one shape and dtype (float32 or float64); `out` may be `x`.
     """

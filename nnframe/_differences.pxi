@@ -83,10 +83,10 @@ def difference_gradient(x, stages, str loss, probabilities, targets, residual, *
                 stage[i].weight = pinned(described[0], "weight", typenum, alive)
                 stage[i].width = len(described[0])
             else:
-                stage[i].activation = as_activation(described[0])
-                stage[i].x = pinned(described[1], "x", typenum, alive)
-                stage[i].y = pinned(described[2], "y", typenum, alive)
-                stage[i].width = described[1].shape[1]
+                stage[i].activation, stage[i].alpha = as_activation(described[0]), described[1]
+                stage[i].x = pinned(described[2], "x", typenum, alive)
+                stage[i].y = pinned(described[3], "y", typenum, alive)
+                stage[i].width = described[2].shape[1]
         with nogil:
             answer = kernels.difference_gradient(&p, poll)
         finish(answer)

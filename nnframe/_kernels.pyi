@@ -54,6 +54,21 @@ def activation_difference(
     alpha: float = 0.0,
     out: _Floats | None = None,
 ) -> _Floats: ...
+def optimizer_update(
+    rule: str,
+    values: list[_Floats],
+    gradients: list[_Floats],
+    means: list[_Floats] = ...,
+    squares: list[_Floats] = ...,
+    *,
+    rate: float,
+    decay: float = 0.0,
+    shrink: float = 0.0,
+    beta1: float = 0.0,
+    beta2: float = 0.0,
+    eps: float = 0.0,
+) -> None: ...
+def all_finite(x: npt.ArrayLike) -> bool: ...
 def difference_gradient(
     x: _Floats,
     stages: list[tuple[Any, ...]],

@@ -1,4 +1,4 @@
-# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+# cython: cdivision=True
 """The border between Python and C: checks arrays, brings them into the shape that C wants, calls C without the GIL.
 
 Every public function takes any NumPy array of float32 or float64: strided, negative-strided, read-only, misaligned,
@@ -26,6 +26,27 @@ cdef extern from "nnframe.h" nogil:
         NNF_TANH
         NNF_RELU
         NNF_STEP
+        NNF_LEAKY_RELU
+        NNF_ELU
+        NNF_GELU
+        NNF_GELU_TANH
+        NNF_SILU
+        NNF_SOFTPLUS
+    ctypedef enum nnf_rule:
+        NNF_SGD
+        NNF_MOMENTUM
+        NNF_NESTEROV
+        NNF_ADAGRAD
+        NNF_RMSPROP
+        NNF_ADAM
+    ctypedef struct nnf_update:
+        nnf_rule rule
+        intptr_t n
+        void *w
+        const void *g
+        void *m
+        void *s
+        double rate, decay, shrink, beta1, beta2, eps
     ctypedef struct nnf_matmul:
         intptr_t batch, m, n, k
         const void *a
@@ -78,6 +99,8 @@ cdef extern from "nnframe.h" nogil:
                                     const void *dy, void *dx) noexcept nogil
         void (*activation_difference)(nnf_activation f, double alpha, intptr_t stack, intptr_t n, const void *x,
                                       const void *y, const void *dx, void *dy) noexcept nogil
+        void (*update)(const nnf_update *p) noexcept nogil
+        int (*all_finite)(intptr_t n, const void *x) noexcept nogil
         int (*difference_gradient)(const nnf_difference *p, int (*poll)() noexcept nogil) noexcept nogil
     ctypedef struct nnf_isa:
         const char *name
@@ -103,6 +126,8 @@ cdef intptr_t KEEP_GIL = 20000
 
 cdef dict ACTIVATIONS = {
     "identity": NNF_IDENTITY, "sigmoid": NNF_SIGMOID, "tanh": NNF_TANH, "relu": NNF_RELU, "step": NNF_STEP,
+    "leaky_relu": NNF_LEAKY_RELU, "elu": NNF_ELU, "gelu": NNF_GELU, "gelu_tanh": NNF_GELU_TANH, "silu": NNF_SILU,
+    "softplus": NNF_SOFTPLUS,
 }
 cdef dict NAMES = {value: name for name, value in ACTIVATIONS.items()}
 
@@ -219,6 +244,7 @@ include "_matmul.pxi"
 include "_softmax.pxi"
 include "_activations.pxi"
 include "_differences.pxi"
+include "_optimizers.pxi"
 
 if os.environ.get("NNFRAME_KERNELS", "c") not in ("c", "reference"):
     raise ValueError(f"NNFRAME_KERNELS: expected c or reference, got {os.environ['NNFRAME_KERNELS']!r}")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from nnframe import kernels
 from nnframe.layer import Array, Parameter
 
 
@@ -53,11 +54,21 @@ class Optimizer:
         """Change every parameter; the part of `step` that an optimizer writes."""
         raise NotImplementedError(f"{type(self).__name__} has no update")
 
-    def decayed(self, parameter: Parameter) -> Array:
-        """Return the gradient with the weight decay added."""
-        if not self.weight_decay:
-            return parameter.grad
-        return parameter.grad + parameter.value * parameter.value.dtype.type(self.weight_decay)
+    def state(self) -> list[Array]:
+        """Return an array of zeros for each parameter: what a rule remembers."""
+        return [np.zeros_like(p.value) for p in self.parameters]
+
+    def apply(self, rule: str, rate: float, means: list[Array], squares: list[Array], **constants: float) -> None:
+        """Run the kernel of a rule over all parameters; L2 decay unless told otherwise."""
+        kernels.optimizer_update(
+            rule,
+            [p.value for p in self.parameters],
+            [p.grad for p in self.parameters],
+            means,
+            squares,
+            rate=rate,
+            **({"decay": self.weight_decay} | constants),
+        )
 
 
 class SGD(Optimizer):
@@ -79,20 +90,45 @@ class SGD(Optimizer):
         if nesterov and not momentum:
             raise ValueError("nesterov: expected a momentum above 0 with it, got 0")
         self.nesterov = nesterov
-        self.velocities = [np.zeros_like(p.value) for p in self.parameters] if momentum else []
+        self.velocities = self.state() if momentum else []
 
     def update(self) -> None:
-        if not self.momentum:
-            for parameter in self.parameters:
-                parameter.value -= parameter.value.dtype.type(self.lr) * self.decayed(parameter)
-            return
-        for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
-            kind = parameter.value.dtype.type
-            gradient = self.decayed(parameter)
-            velocity *= kind(self.momentum)
-            velocity += gradient
-            direction = gradient + kind(self.momentum) * velocity if self.nesterov else velocity
-            parameter.value -= kind(self.lr) * direction
+        rule = "nesterov" if self.nesterov else "momentum" if self.momentum else "sgd"
+        self.apply(rule, self.lr, self.velocities, [], beta1=self.momentum)
+
+
+class AdaGrad(Optimizer):
+    """AdaGrad (Duchi, Hazan and Singer 2011): s += g^2, value -= lr g / (sqrt(s) + eps)."""
+
+    def __init__(
+        self, parameters: Iterable[Parameter], lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(parameters, lr, weight_decay)
+        self.eps = in_range("eps", eps)
+        self.squares = self.state()
+
+    def update(self) -> None:
+        self.apply("adagrad", self.lr, [], self.squares, eps=self.eps)
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman and Hinton 2012): s = alpha s + (1 - alpha) g^2, value -= lr g / (sqrt(s) + eps)."""
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(parameters, lr, weight_decay)
+        self.alpha = in_range("alpha", alpha, below=1.0)
+        self.eps = in_range("eps", eps)
+        self.squares = self.state()
+
+    def update(self) -> None:
+        self.apply("rmsprop", self.lr, [], self.squares, beta2=self.alpha, eps=self.eps)
 
 
 class Adam(Optimizer):
@@ -113,20 +149,37 @@ class Adam(Optimizer):
         self.betas = (in_range("betas[0]", betas[0], below=1.0), in_range("betas[1]", betas[1], below=1.0))
         self.eps = in_range("eps", eps)
         self.steps = 0
-        self.means = [np.zeros_like(p.value) for p in self.parameters]
-        self.squares = [np.zeros_like(p.value) for p in self.parameters]
+        self.means = self.state()
+        self.squares = self.state()
 
     def update(self) -> None:
-        self.steps += 1
+        self.adam(decay=self.weight_decay)
+
+    def adam(self, **decay: float) -> None:
+        """Take a step; the bias corrections, 1 - b^t, go into the rate and eps."""
         b1, b2 = self.betas
-        scale = math.sqrt(1 - b2**self.steps)
-        rate = self.lr * scale / (1 - b1**self.steps)
-        for parameter, mean, square in zip(self.parameters, self.means, self.squares, strict=True):
-            kind = parameter.value.dtype.type
-            gradient = self.decayed(parameter)
-            mean += kind(1 - b1) * (gradient - mean)
-            square += kind(1 - b2) * (gradient * gradient - square)
-            parameter.value -= kind(rate) * mean / (np.sqrt(square) + kind(self.eps * scale))
+        steps = self.steps + 1
+        scale = math.sqrt(1 - b2**steps)
+        rate = self.lr * scale / (1 - b1**steps)
+        self.apply("adam", rate, self.means, self.squares, beta1=b1, beta2=b2, eps=self.eps * scale, **decay)
+        self.steps = steps
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019): value -= lr weight_decay value, then Adam."""
+
+    def __init__(
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(parameters, lr, betas, eps, weight_decay)
+
+    def update(self) -> None:
+        self.adam(decay=0.0, shrink=self.lr * self.weight_decay)
 
 
 def in_range(name: str, value: float, below: float = math.inf) -> float:

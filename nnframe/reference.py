@@ -6,6 +6,7 @@ have been checked by the caller; letters as in csrc/nnframe.h.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,44 +76,171 @@ def _relu_difference(x: Floats, y: Floats, d: Floats) -> Floats:
     return difference
 
 
-def _step(x: Floats) -> Floats:
+def _step(x: Floats, alpha: float) -> Floats:
     return np.where(np.isnan(x), x, x > 0).astype(x.dtype)
 
 
-_FORWARD: dict[str, Callable[[Floats], Floats]] = {
-    "identity": lambda x: x,
-    "sigmoid": sigmoid,
-    "tanh": np.tanh,
-    "relu": lambda x: np.maximum(x, 0),
+def _leaky_relu_difference(x: Floats, y: Floats, d: Floats, alpha: float) -> Floats:
+    moved = x + d
+    below = np.where(moved > 0, moved - alpha * x, alpha * d)
+    return np.where(x > 0, np.where(moved > 0, d, alpha * moved - x), below)
+
+
+def _elu_difference(x: Floats, y: Floats, d: Floats, alpha: float) -> Floats:
+    # below 0: alpha exp(x) expm1(d), from the end whose exp is the larger
+    moved = x + d
+    low, high = np.minimum(x, 0), np.minimum(moved, 0)
+    both = np.where(
+        d > 0, -alpha * np.exp(high) * np.expm1(-np.maximum(d, 0)), alpha * np.exp(low) * np.expm1(np.minimum(d, 0))
+    )
+    below = np.where(moved > 0, moved - alpha * np.expm1(low), both)
+    return np.where(x > 0, np.where(moved > 0, d, alpha * np.expm1(high) - x), below)
+
+
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+
+
+def _normal_cdf(x: Floats) -> Floats:
+    cdf: Floats = (_erfc(x * -math.sqrt(0.5)) / 2).astype(x.dtype) if x.size else x
+    return cdf
+
+
+def _normal_density(x: Floats) -> Floats:
+    density: Floats = np.exp(-0.5 * x * x) * x.dtype.type(math.sqrt(0.5 / math.pi))
+    return density
+
+
+def _gelu_difference(x: Floats, y: Floats, d: Floats, alpha: float) -> Floats:
+    # (x + d) P(x + d) - x P(x) = d P(x) + (x + d) (P(x + d) - P(x)), this by Gauss-Legendre or from the tail
+    wide = x.astype(np.float64)
+    d64 = np.broadcast_to(d.astype(np.float64), d.shape)
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    inside = sum(w * _normal_density(wide + d64 * ((1 + n) / 2)) for n, w in zip(nodes, weights, strict=True)) * d64 / 2
+    right = 2 * wide + d64 > 0
+    low, high = np.where(right, -(wide + d64), wide), np.where(right, -wide, wide + d64)
+    change = np.where(np.abs(d64) < 1, inside, _normal_cdf(high) - _normal_cdf(low))
+    result: Floats = (d64 * _normal_cdf(wide) + (wide + d64) * change).astype(x.dtype)
+    return result
+
+
+def _gelu_tanh_argument(x: Floats) -> Floats:
+    z: Floats = x.dtype.type(2 * math.sqrt(2 / math.pi)) * (x + x.dtype.type(0.044715) * x * x * x)
+    return z
+
+
+def _gelu_tanh_derivative(x: Floats, y: Floats, alpha: float) -> Floats:
+    z, near = _gelu_tanh_argument(x), _near(x)
+    slope = x.dtype.type(2 * math.sqrt(2 / math.pi)) * (1 + x.dtype.type(0.134145) * near * near)
+    return sigmoid(z) + near * slope * sigmoid(z) * sigmoid(-z)
+
+
+def _gelu_tanh_difference(x: Floats, y: Floats, d: Floats, alpha: float) -> Floats:
+    moved, kind = x + d, x.dtype.type
+    dz = kind(2 * math.sqrt(2 / math.pi)) * d * (1 + kind(0.044715) * (x * x + x * moved + moved * moved))
+    z = _gelu_tanh_argument(x)
+    return d * sigmoid(z) + moved * _sigmoid_difference(z, y, dz)
+
+
+def _near(x: Floats) -> Floats:
+    """`x` held to where x g(x) is not yet 0: at infinity the product would be NaN."""
+    return np.clip(x, -1000, 1000)
+
+
+def _softplus(x: Floats) -> Floats:
+    return np.log1p(np.exp(-np.abs(x))) + np.maximum(x, 0)
+
+
+def _softplus_difference(x: Floats, y: Floats, d: Floats, alpha: float) -> Floats:
+    # log1p(s(low) expm1(|d|)), low being the smaller end; far apart, f(z) = z + f(-z) from the side that is small
+    low, high = np.where(d >= 0, x, x + d), np.where(d >= 0, x + d, x)
+    size = np.abs(d)
+    near = np.log1p(sigmoid(low) * np.expm1(np.minimum(size, 80)))
+    far = np.where(low < 0, _softplus(high) - _softplus(low), size + _softplus(-high) - _softplus(-low))
+    return np.where(size < 80, near, far) * np.where(d >= 0, 1, -1)
+
+
+_FORWARD: dict[str, Callable[[Floats, float], Floats]] = {
+    "identity": lambda x, a: x,
+    "sigmoid": lambda x, a: sigmoid(x),
+    "tanh": lambda x, a: np.tanh(x),
+    "relu": lambda x, a: np.maximum(x, 0),
     "step": _step,
+    "leaky_relu": lambda x, a: np.where(x < 0, a * x, x),
+    "elu": lambda x, a: np.where(x < 0, a * np.expm1(np.minimum(x, 0)), x),
+    "gelu": lambda x, a: np.maximum(x, -1000) * _normal_cdf(x),
+    "gelu_tanh": lambda x, a: np.maximum(x, -1000) * sigmoid(_gelu_tanh_argument(np.maximum(x, -1000))),
+    "silu": lambda x, a: np.maximum(x, -1000) * sigmoid(x),
+    "softplus": lambda x, a: _softplus(x),
 }
-_DERIVATIVE: dict[str, Callable[[Floats, Floats], Floats]] = {
-    "identity": lambda x, y: np.ones_like(x),
-    "sigmoid": lambda x, y: y * sigmoid(-x),
-    "tanh": lambda x, y: 4 * sigmoid(2 * x) * sigmoid(-2 * x),  # 1 - y^2 without cancellation
-    "relu": lambda x, y: (x > 0).astype(x.dtype),
-    "step": lambda x, y: np.zeros_like(x),
+_DERIVATIVE: dict[str, Callable[[Floats, Floats, float], Floats]] = {
+    "identity": lambda x, y, a: np.ones_like(x),
+    "sigmoid": lambda x, y, a: y * sigmoid(-x),
+    "tanh": lambda x, y, a: 4 * sigmoid(2 * x) * sigmoid(-2 * x),  # 1 - y^2 without cancellation
+    "relu": lambda x, y, a: (x > 0).astype(x.dtype),
+    "step": lambda x, y, a: np.zeros_like(x),
+    "leaky_relu": lambda x, y, a: np.where(x > 0, 1, np.where(np.isnan(x), x, a)),
+    "elu": lambda x, y, a: np.where(x > 0, 1, a * np.exp(np.minimum(x, 0))),
+    "gelu": lambda x, y, a: _normal_cdf(x) + _near(x) * _normal_density(_near(x)),
+    "gelu_tanh": lambda x, y, a: _gelu_tanh_derivative(_near(x), y, a),
+    "silu": lambda x, y, a: sigmoid(x) + _near(x) * sigmoid(x) * sigmoid(-x),
+    "softplus": lambda x, y, a: sigmoid(x),
 }
-_DIFFERENCE: dict[str, Callable[[Floats, Floats, Floats], Floats]] = {
-    "identity": lambda x, y, d: d,
-    "sigmoid": _sigmoid_difference,
-    "tanh": _tanh_difference,
-    "relu": _relu_difference,
-    "step": lambda x, y, d: _step(x + d) - y,
+_DIFFERENCE: dict[str, Callable[[Floats, Floats, Floats, float], Floats]] = {
+    "identity": lambda x, y, d, a: d,
+    "sigmoid": lambda x, y, d, a: _sigmoid_difference(x, y, d),
+    "tanh": lambda x, y, d, a: _tanh_difference(x, y, d),
+    "relu": lambda x, y, d, a: _relu_difference(x, y, d),
+    "step": lambda x, y, d, a: _step(x + d, a) - y,
+    "leaky_relu": _leaky_relu_difference,
+    "elu": _elu_difference,
+    "gelu": _gelu_difference,
+    "gelu_tanh": _gelu_tanh_difference,
+    "silu": lambda x, y, d, a: d * sigmoid(x) + (x + d) * _sigmoid_difference(x, y, d),
+    "softplus": _softplus_difference,
 }
 
 
 def activation(name: str, x: Floats, alpha: float = 0.0) -> Floats:
     """Y = f(x)."""
-    return _FORWARD[name](x)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return _FORWARD[name](x, alpha).astype(x.dtype, copy=False)
 
 
 def activation_backward(name: str, x: Floats, y: Floats, dy: Floats, alpha: float = 0.0) -> Floats:
     """Dy * f'(x), where y = f(x)."""
-    dx: Floats = dy * _DERIVATIVE[name](x, y)
-    return dx
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return (dy * _DERIVATIVE[name](x, y, alpha)).astype(x.dtype, copy=False)
 
 
 def activation_difference(name: str, x: Floats, y: Floats, dx: Floats, alpha: float = 0.0) -> Floats:
     """f(x + dx) - f(x), where y = f(x); dx (S, ...) or (...)."""
-    return _DIFFERENCE[name](x, y, dx)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        return _DIFFERENCE[name](x, y, dx, alpha).astype(x.dtype, copy=False)
+
+
+# ---- optimizers ----
+
+
+def optimizer_update(
+    rule: str,
+    w: Floats,
+    g: Floats,
+    m: Floats | None,
+    s: Floats | None,
+    rate: float,
+    decay: float,
+    shrink: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+) -> None:
+    """One step of one parameter w, in place; see `kernels.optimizer_update`."""
+    kind = w.dtype.type
+    g = g + kind(decay) * w
+    if m is not None:
+        m[...] = m + kind(1 - beta1) * (g - m) if rule == "adam" else kind(beta1) * m + g
+    if s is not None:
+        s[...] = s + g * g if rule == "adagrad" else s + kind(1 - beta2) * (g * g - s)
+    direction = g if m is None else g + kind(beta1) * m if rule == "nesterov" else m
+    w -= kind(shrink) * w
+    w -= kind(rate) * direction if s is None else kind(rate) * direction / (np.sqrt(s) + kind(eps))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnframe import kernels
 from nnframe.data.loader import DataLoader, Pair, as_count, as_pair
 from nnframe.gradients import CentralDifference
 from nnframe.history import History, format_row, header
@@ -139,7 +140,7 @@ class Trainer:
         return row | {"seconds": time.perf_counter() - start}
 
     def _refuse_non_finite(self, loss: float, epoch: int, step: int) -> None:
-        if math.isfinite(loss) and all(np.isfinite(p.grad).all() for p in self.optimizer.parameters):
+        if math.isfinite(loss) and all(kernels.all_finite(p.grad) for p in self.optimizer.parameters):
             return
         what = "gradient" if math.isfinite(loss) else f"loss ({loss})"
         raise FloatingPointError(

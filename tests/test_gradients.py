@@ -90,7 +90,7 @@ LOSSES = [nn.CrossEntropyLoss(), nn.CrossEntropyLoss("sum"), nn.MSELoss(), nn.MS
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=repr)
-@pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh, nn.ReLU], ids=lambda a: a.__name__)
+@pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus, lambda: nn.GELU("tanh")])
 @pytest.mark.parametrize("depth", [1, 2, 3, 4])
 def test_built_in_networks(simd, dtype, rng, depth, activation, loss):
     sizes = [9, 6, 7, 5, 3]

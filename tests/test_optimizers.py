@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import nnframe as nn
+from nnframe import kernels, reference
 
 
 def parameters(rng, dtype):
@@ -40,21 +41,107 @@ def test_sgd(dtype, rng, momentum, nesterov, weight_decay):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=40 * np.finfo(dtype).eps)
 
 
+def adam(g, w, m, s, t, decoupled):
+    w *= 1 - 0.01 * decoupled
+    m[...] = 0.8 * m + 0.2 * g
+    s[...] = 0.95 * s + 0.05 * g * g
+    w -= 0.01 * (m / (1 - 0.8**t)) / (np.sqrt(s / (1 - 0.95**t)) + 1e-3)
+
+
+def adagrad(g, w, m, s, t):
+    s += g * g
+    w -= 0.02 * g / (np.sqrt(s) + 1e-3)
+
+
+def rmsprop(g, w, m, s, t):
+    s[...] = 0.9 * s + 0.1 * g * g
+    w -= 0.02 * g / (np.sqrt(s) + 1e-3)
+
+
+RULES = {
+    "Adam": (lambda p, decay: nn.Adam(p, 0.01, (0.8, 0.95), 1e-3, decay), lambda *a, decay: adam(*a, 0.0)),
+    "AdamW": (lambda p, decay: nn.AdamW(p, 0.01, (0.8, 0.95), 1e-3, decay), lambda *a, decay: adam(*a, decay)),
+    "AdaGrad": (lambda p, decay: nn.AdaGrad(p, 0.02, 1e-3, decay), lambda *a, decay: adagrad(*a)),
+    "RMSprop": (lambda p, decay: nn.RMSprop(p, 0.02, 0.9, 1e-3, decay), lambda *a, decay: rmsprop(*a)),
+}
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_adam(dtype, rng, weight_decay):
+@pytest.mark.parametrize("name", RULES)
+def test_adaptive_rules(simd, dtype, rng, name, weight_decay):
+    make, rule = RULES[name]
     made = parameters(rng, dtype)
     values = [p.value.astype(np.float64) for p in made]
     gradients = [[rng.standard_normal(v.shape).astype(dtype) for v in values] for _ in range(4)]
     m, s = [np.zeros_like(v) for v in values], [np.zeros_like(v) for v in values]
     for t, step in enumerate(gradients, 1):
         for i, g in enumerate(step):
-            g = g + weight_decay * values[i]
-            m[i] = 0.8 * m[i] + 0.2 * g
-            s[i] = 0.95 * s[i] + 0.05 * g * g
-            values[i] -= 0.01 * (m[i] / (1 - 0.8**t)) / (np.sqrt(s[i] / (1 - 0.95**t)) + 1e-3)
-    optimizer = nn.Adam(made, 0.01, (0.8, 0.95), 1e-3, weight_decay)
-    for actual, expected in zip(run(optimizer, gradients), values, strict=True):
+            g = g.astype(np.float64) + (weight_decay * values[i] if name != "AdamW" else 0)
+            rule(g, values[i], m[i], s[i], t, decay=weight_decay)
+    for actual, expected in zip(run(make(made, weight_decay), gradients), values, strict=True):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=40 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"])
+def test_kernel_and_twin_agree_at_any_size(simd, dtype, rng, rule):
+    for n in (0, 1, 7, 16, 33, 100000):
+        w, g, m = (rng.standard_normal(n).astype(dtype) for _ in range(3))
+        s = rng.uniform(0, 1, n).astype(dtype)
+        constants = {"rate": 0.1, "decay": 0.01, "shrink": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3}
+        twin = [w.copy(), m.copy(), s.copy()]
+        has_m, has_s = rule in ("momentum", "nesterov", "adam"), rule in ("adagrad", "rmsprop", "adam")
+        reference.optimizer_update(
+            rule, twin[0], g, twin[1] if has_m else None, twin[2] if has_s else None, **constants
+        )
+        kernels.optimizer_update(rule, [w], [g], [m], [s], **constants)
+        for actual, expected in zip((w, m, s), twin, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=20 * np.finfo(dtype).eps)
+
+
+def test_values_of_any_layout(dtype, rng):
+    whole = rng.standard_normal((6, 8)).astype(dtype)
+    strided, plain = whole.copy()[::-2, ::3], whole[::-2, ::3].copy()
+    g = rng.standard_normal(plain.shape[::-1]).astype(dtype).T
+    states = [np.zeros_like(plain) for _ in range(4)]
+    kernels.optimizer_update("adam", [strided], [g], states[:1], states[1:2], rate=0.1, beta1=0.9, beta2=0.9, eps=1e-3)
+    kernels.optimizer_update("adam", [plain], [g], states[2:3], states[3:], rate=0.1, beta1=0.9, beta2=0.9, eps=1e-3)
+    np.testing.assert_allclose(strided, plain, rtol=0, atol=20 * np.finfo(dtype).eps)
+
+
+def test_kernel_refuses_before_it_writes(dtype):
+    w, g = np.ones(3, dtype), np.ones(3, dtype)
+    wrong = np.ones(4, dtype)
+    frozen = np.ones(3, dtype)
+    frozen.flags.writeable = False
+    for values, gradients, message in (
+        (
+            [w, w.copy()],
+            [g, wrong],
+            r"gradients\[1\]: expected float(32|64) of shape \(3,\) like its value, got .*\(4,\)",
+        ),
+        ([w, frozen], [g, g], r"values\[1\]: expected an array that can be written"),
+        ([w], [g, g], "gradients: expected 1 arrays, one for each value, got 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kernels.optimizer_update("sgd", values, gradients, rate=0.1)
+    with pytest.raises(ValueError, match="rule: expected one of sgd, .*, got 'newton'"):
+        kernels.optimizer_update("newton", [w], [g], rate=0.1)
+    with pytest.raises(ValueError, match="means: expected 1 arrays"):
+        kernels.optimizer_update("momentum", [w], [g], rate=0.1)
+    with pytest.raises(TypeError, match=r"values\[0\]: expected an array of float32 or float64, got int64"):
+        kernels.optimizer_update("sgd", [np.arange(3)], [g], rate=0.1)
+    assert (w == 1).all()
+
+
+def test_all_finite(simd, dtype):
+    for n in (0, 1, 15, 16, 17, 1000):
+        x = np.ones(n, dtype)
+        assert kernels.all_finite(x)
+        for at in {0, n // 2, n - 1} if n else ():
+            for bad in (np.nan, np.inf, -np.inf):
+                x[at] = bad
+                assert not kernels.all_finite(x)
+                x[at] = 1
 
 
 def test_a_parabola_is_minimised():

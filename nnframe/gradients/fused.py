@@ -13,10 +13,10 @@ import numpy.typing as npt
 from nnframe import _kernels, kernels
 from nnframe.gradients.chain import Link
 from nnframe.layer import Array
-from nnframe.layers import Activation, Linear, ReLU, Sigmoid, Step, Tanh
+from nnframe.layers import ELU, GELU, Activation, LeakyReLU, Linear, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh
 from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
 
-ACTIVATIONS = (ReLU, Sigmoid, Step, Tanh)
+ACTIVATIONS = (ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh)
 COLUMN_BYTES = 1 << 27  # of the columns that custom elementwise layers are given at a time
 
 
@@ -46,7 +46,7 @@ def _describe(link: Link) -> tuple[Any, ...]:
     if isinstance(link.layer, Linear):
         return (link.layer.weight.value,)
     assert isinstance(link.layer, Activation)
-    return (link.layer.name, link.x, link.y)
+    return (link.layer.name, link.layer.alpha, link.x, link.y)
 
 
 def _is_built_in(link: Link) -> bool:

@@ -1,0 +1,98 @@
+/* optimizer.inc.h - one step of a parameter: every rule in one pass over value, gradient and state. */
+
+enum { FN(UPDATE_A_TASK) = 1 << 15 };
+
+/* The new w; m and s are changed. Called with a constant rule, so that the switch folds away. */
+NNF_INLINE V FN(update_of)(nnf_rule rule, const nnf_update *p, V w, V g, V *m, V *s) {
+    const V rate = v_set1((T)p->rate), beta1 = v_set1((T)p->beta1), rest2 = v_set1((T)(1 - p->beta2));
+    const V eps = v_set1((T)p->eps);
+    g = g + v_set1((T)p->decay) * w;
+    w = w - v_set1((T)p->shrink) * w;
+    switch (rule) {
+    case NNF_MOMENTUM:
+        *m = beta1 * *m + g;
+        return w - rate * *m;
+    case NNF_NESTEROV:
+        *m = beta1 * *m + g;
+        return w - rate * (g + beta1 * *m);
+    case NNF_ADAGRAD:
+        *s = *s + g * g;
+        return w - rate * g / (v_sqrt(*s) + eps);
+    case NNF_RMSPROP:
+        *s = *s + rest2 * (g * g - *s);
+        return w - rate * g / (v_sqrt(*s) + eps);
+    case NNF_ADAM:
+        *m = *m + v_set1((T)(1 - p->beta1)) * (g - *m);
+        *s = *s + rest2 * (g * g - *s);
+        return w - rate * *m / (v_sqrt(*s) + eps);
+    default:
+        return w - rate * g;
+    }
+}
+
+NNF_INLINE void FN(update_loop)(nnf_rule rule, const nnf_update *p, intptr_t first, intptr_t n) {
+    const int has_m = rule == NNF_MOMENTUM || rule == NNF_NESTEROV || rule == NNF_ADAM;
+    const int has_s = rule == NNF_ADAGRAD || rule == NNF_RMSPROP || rule == NNF_ADAM;
+    T *w = (T *)p->w + first, *m = has_m ? (T *)p->m + first : NULL, *s = has_s ? (T *)p->s + first : NULL;
+    const T *g = (const T *)p->g + first;
+    V mean = v_set1(0), square = v_set1(0);
+    intptr_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        if (has_m) mean = v_load(m + i);
+        if (has_s) square = v_load(s + i);
+        v_store(w + i, FN(update_of)(rule, p, v_load(w + i), v_load(g + i), &mean, &square));
+        if (has_m) v_store(m + i, mean);
+        if (has_s) v_store(s + i, square);
+    }
+    if (i == n) return;
+    if (has_m) mean = v_load_n(m + i, n - i);
+    if (has_s) square = v_load_n(s + i, n - i);
+    v_store_n(w + i, FN(update_of)(rule, p, v_load_n(w + i, n - i), v_load_n(g + i, n - i), &mean, &square), n - i);
+    if (has_m) v_store_n(m + i, mean, n - i);
+    if (has_s) v_store_n(s + i, square, n - i);
+}
+
+static void FN(update_task)(void *context, intptr_t task) {
+    const nnf_update *p = context;
+    const intptr_t first = task * FN(UPDATE_A_TASK), left = p->n - first;
+    const intptr_t n = left < FN(UPDATE_A_TASK) ? left : FN(UPDATE_A_TASK);
+    switch (p->rule) {
+    case NNF_MOMENTUM:
+        FN(update_loop)(NNF_MOMENTUM, p, first, n);
+        break;
+    case NNF_NESTEROV:
+        FN(update_loop)(NNF_NESTEROV, p, first, n);
+        break;
+    case NNF_ADAGRAD:
+        FN(update_loop)(NNF_ADAGRAD, p, first, n);
+        break;
+    case NNF_RMSPROP:
+        FN(update_loop)(NNF_RMSPROP, p, first, n);
+        break;
+    case NNF_ADAM:
+        FN(update_loop)(NNF_ADAM, p, first, n);
+        break;
+    default:
+        FN(update_loop)(NNF_SGD, p, first, n);
+        break;
+    }
+}
+
+static void FN(update)(const nnf_update *p) {
+    nnf_parallel((p->n + FN(UPDATE_A_TASK) - 1) / FN(UPDATE_A_TASK), FN(update_task), (void *)p);
+}
+
+/* 0 x is 0 for every finite x, and NaN for the others. */
+static int FN(all_finite)(intptr_t n, const void *x) {
+    const T *numbers = x;
+    V sum = v_set1(0);
+    T lanes[LANES];
+    intptr_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        sum = sum + v_load(numbers + i) * v_set1(0);
+    if (i < n) sum = sum + v_load_n(numbers + i, n - i) * v_set1(0);
+    v_store(lanes, sum);
+    for (intptr_t j = 0; j < LANES; j++)
+        if (lanes[j] != 0) return 0;
+    return 1;
+}
