@@ -62,20 +62,27 @@ typedef struct {
 
 /* ---- softmax and cross-entropy ----------------------------------------------------------------------- */
 
-/* Per row of logits (N, C): loss = log(sum_c exp(x_c)) - sum_c t_c x_c, for rows of t that sum to 1;
- * gradient = scale * (softmax(x) - t). Exactly one of labels (N class indices, each in [0, C)) and targets
- * (N, C), adjacent, is not NULL. grad: (N, C) adjacent, may be NULL, may be the logits themselves when those are
- * adjacent. losses: N doubles, one a row, not scaled; may be NULL. */
+/* Per row of logits (N, C), with targets q (C): loss = sum_c q_c (log(sum_k exp(x_k)) - x_c),
+ * gradient = scale * (sum(q) softmax(x) - q), where q_c = weights_c ((1 - smoothing) t_c + smoothing / C), and t comes
+ * from labels (N class indices, each in [0, C), or `ignored`: then q = 0), or from targets (N, C), adjacent; one of
+ * them is NULL; both: q = 0 and sum(q) = 1, which makes the gradient a softmax. weights: C, or NULL for ones. grad: (N,
+ * C) adjacent, may be NULL, may be the logits themselves when those are adjacent. losses: N doubles, one a row, not
+ * scaled; may be NULL. */
 typedef struct {
     intptr_t rows, classes;
     const void *logits;
     intptr_t logits_row;
     const int64_t *labels;
+    int64_t ignored; /* below 0 or a class; NNF_NONE_IGNORED */
     const void *targets;
+    const void *weights;
+    double smoothing;
     double scale;
     void *grad;
     double *losses;
 } nnf_softmax_cross_entropy;
+
+#define NNF_NONE_IGNORED INT64_MIN
 
 /* ---- optimizers --------------------------------------------------------------------------------------- */
 

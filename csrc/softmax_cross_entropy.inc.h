@@ -1,8 +1,9 @@
 /* softmax_cross_entropy.inc.h - softmax, and cross-entropy with its gradient, row by row.
  *
  * A row is read once from memory: its maximum, then exp(x - max) stored and summed, then scaled, while it lies in the
- * cache. With few classes a row would leave most lanes of a vector empty; then LANES rows are transposed into a block
- * and go side by side, one row a lane.
+ * cache. With few classes a row would leave most lanes of a vector empty; then LANES rows are transposed in registers
+ * and go side by side, one row a lane, labels included. A NaN needs no care: it may slip past the maximum, but not past
+ * the sum of the exponentials.
  */
 
 enum { FN(FEW_CLASSES) = 32, FN(SOFTMAX_ELEMENTS_A_TASK) = 1 << 14 };
@@ -12,41 +13,72 @@ typedef struct {
     intptr_t rows_a_task;
 } FN(softmax_job);
 
+/* ---- targets other than plain class indices ---- */
+
+NNF_INLINE int FN(plain_labels)(const nnf_softmax_cross_entropy *p) {
+    return !p->targets && !p->weights && p->smoothing == 0;
+}
+
+/* The row's q, as in the contract; returns its sum. */
+static double FN(row_targets)(const nnf_softmax_cross_entropy *p, intptr_t row, T *q) {
+    const T *weights = p->weights, *t = p->targets ? (const T *)p->targets + row * p->classes : NULL;
+    const int64_t label = p->labels ? p->labels[row] : 0;
+    const int ignored = p->labels && label == p->ignored;
+    const T rest = (T)(1 - p->smoothing), even = (T)(p->smoothing / (double)p->classes);
+    double sum = 0;
+    for (intptr_t c = 0; c < p->classes; c++) {
+        const T share = rest * (t ? t[c] : (T)(c == label)) + even;
+        q[c] = ignored ? 0 : weights ? weights[c] * share : share;
+        sum += (double)q[c];
+    }
+    return sum;
+}
+
+/* sum_c q_c (x_c - max). Classes of probability 0 count for nothing, even at -inf. */
+static double FN(row_weighted)(intptr_t classes, const T *q, const T *x, T shift) {
+    double sum = 0;
+    for (intptr_t c = 0; c < classes; c++)
+        if (q[c] != 0) sum += (double)q[c] * ((double)x[c] - (double)shift);
+    return sum;
+}
+
 /* ---- many classes: one row, vectors along it ---- */
 
-NNF_INLINE T FN(row_maximum)(const T *x, intptr_t n) {
-    V most = v_set1(-(T)HUGE_VAL), wrong = v_set1(0);
+static T FN(row_maximum)(const T *x, intptr_t n) {
+    enum { AT_ONCE = 4 };
+    V most[AT_ONCE];
+    T lanes[LANES], largest = -(T)HUGE_VAL;
     intptr_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        const V a = v_load(x + i);
-        most = v_select(a > most, a, most);
-        wrong = v_select(a != a, a, wrong);
-    }
-    T lanes[LANES], bad[LANES], largest = -(T)HUGE_VAL;
-    v_store(lanes, most);
-    v_store(bad, wrong);
-    for (intptr_t j = 0; j < LANES; j++) {
+    NNF_UNROLL for (int j = 0; j < AT_ONCE; j++) most[j] = v_set1(-(T)HUGE_VAL);
+    for (; i + AT_ONCE * LANES <= n; i += AT_ONCE * LANES)
+        NNF_UNROLL for (int j = 0; j < AT_ONCE; j++) most[j] = v_max(v_load(x + i + j * LANES), most[j]);
+    for (; i + LANES <= n; i += LANES)
+        most[0] = v_max(v_load(x + i), most[0]);
+    v_store(lanes, v_max(v_max(most[0], most[1]), v_max(most[2], most[3])));
+    for (intptr_t j = 0; j < LANES; j++)
         largest = lanes[j] > largest ? lanes[j] : largest;
-        if (bad[j] != bad[j]) return bad[j];
-    }
-    for (; i < n; i++) {
-        if (x[i] != x[i]) return x[i];
+    for (; i < n; i++)
         largest = x[i] > largest ? x[i] : largest;
-    }
     return largest;
 }
 
 /* y = exp(x - shift); returns the sum, in an order that depends on n alone */
-NNF_INLINE T FN(row_exp)(const T *x, intptr_t n, T shift, T *y) {
-    V sum = v_set1(0);
+static T FN(row_exp)(const T *x, intptr_t n, T shift, T *y) {
+    V even = v_set1(0), odd = v_set1(0);
     T tail[LANES], total = 0;
     intptr_t i = 0;
+    for (; i + 2 * LANES <= n; i += 2 * LANES) {
+        const V e = v_exp(v_load(x + i) - v_set1(shift)), f = v_exp(v_load(x + i + LANES) - v_set1(shift));
+        v_store(y + i, e);
+        v_store(y + i + LANES, f);
+        even = even + e, odd = odd + f;
+    }
     for (; i + LANES <= n; i += LANES) {
         const V e = v_exp(v_load(x + i) - v_set1(shift));
         v_store(y + i, e);
-        sum = sum + e;
+        even = even + e;
     }
-    v_store(tail, sum);
+    v_store(tail, even + odd);
     for (intptr_t j = 0; j < LANES; j++)
         total += tail[j];
     if (i < n) {
@@ -57,7 +89,7 @@ NNF_INLINE T FN(row_exp)(const T *x, intptr_t n, T shift, T *y) {
     return total;
 }
 
-NNF_INLINE void FN(row_scale)(T *y, intptr_t n, T factor) {
+static void FN(row_scale)(T *y, intptr_t n, T factor) {
     intptr_t i = 0;
     for (; i + LANES <= n; i += LANES)
         v_store(y + i, v_load(y + i) * v_set1(factor));
@@ -65,72 +97,94 @@ NNF_INLINE void FN(row_scale)(T *y, intptr_t n, T factor) {
         y[i] *= factor;
 }
 
-/* The row's loss but for log(sum): sum_c t_c (x_c - max). Classes of probability 0 count for nothing, even at -inf. */
-NNF_INLINE double FN(row_labelled)(const nnf_softmax_cross_entropy *p, intptr_t row, const T *x, T shift) {
-    if (p->labels) return (double)x[p->labels[row]] - (double)shift;
-    const T *t = (const T *)p->targets + row * p->classes;
-    double sum = 0;
-    for (intptr_t c = 0; c < p->classes; c++)
-        if (t[c] != 0) sum += (double)t[c] * ((double)x[c] - (double)shift);
-    return sum;
-}
-
-static void FN(one_wide_row)(const nnf_softmax_cross_entropy *p, intptr_t row, T *scratch) {
+/* exps and q: room for a row each, used where there is no gradient, and where labels are not plain. */
+static void FN(one_wide_row)(const nnf_softmax_cross_entropy *p, intptr_t row, T *exps, T *q) {
     const intptr_t n = p->classes;
     const T *x = (const T *)p->logits + row * p->logits_row;
-    T *y = p->grad ? (T *)p->grad + row * n : scratch;
+    const int plain = FN(plain_labels)(p), counts = !p->labels || p->labels[row] != p->ignored;
+    const int64_t label = plain && p->labels && counts ? p->labels[row] : -1;
+    T *y = p->grad ? (T *)p->grad + row * n : exps;
     const T shift = FN(row_maximum)(x, n);
-    const double labelled = p->losses ? FN(row_labelled)(p, row, x, shift) : 0; /* before y overwrites x */
+    const double total = plain ? counts : FN(row_targets)(p, row, q);
+    double labelled = 0; /* before y overwrites x */
+    if (!plain)
+        labelled = FN(row_weighted)(n, q, x, shift);
+    else if (label >= 0)
+        labelled = (double)x[label] - (double)shift;
     const T sum = FN(row_exp)(x, n, shift, y);
-    if (p->losses) p->losses[row] = log((double)sum) - labelled;
+    if (p->losses) p->losses[row] = total != 0 ? total * log((double)sum) - labelled : 0;
     if (!p->grad) return;
-    FN(row_scale)(y, n, (T)p->scale / sum);
-    if (p->labels)
-        y[p->labels[row]] -= (T)p->scale;
-    else if (p->targets)
-        for (intptr_t c = 0; c < n; c++)
-            y[c] -= (T)p->scale * ((const T *)p->targets)[row * n + c];
+    FN(row_scale)(y, n, (T)(p->scale * total) / sum);
+    if (label >= 0) y[label] -= (T)p->scale;
+    for (intptr_t c = 0; !plain && c < n; c++)
+        y[c] -= (T)p->scale * q[c];
 }
 
 /* ---- few classes: LANES rows side by side, block[c][row] ---- */
 
-static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows) {
-    T block[FN(FEW_CLASSES)][LANES];
-    T shifts[LANES], sums[LANES];
-    const intptr_t n = p->classes;
-    const T *x = (const T *)p->logits + first * p->logits_row;
-    for (intptr_t c = 0; c < n; c++)
-        for (intptr_t r = 0; r < LANES; r++)
-            block[c][r] = r < rows ? x[r * p->logits_row + c] : 0;
-    V shift = v_load(block[0]), sum = v_set1(0);
-    for (intptr_t c = 1; c < n; c++) {
-        const V a = v_load(block[c]);
-        shift = v_select((a > shift) | (a != a), a, shift); /* a NaN is taken, and stays: nothing is greater */
-    }
+/* Targets of each row, and sum(q) and sum_c q_c (x_c - max). */
+static void FN(few_targets)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows, V shift, T *q, V *totals,
+                            V *labelled) {
+    T shifts[LANES], total[LANES] = {0}, weighted[LANES] = {0};
     v_store(shifts, shift);
-    for (intptr_t r = 0; p->losses && r < rows; r++)
-        p->losses[first + r] = -FN(row_labelled)(p, first + r, x + r * p->logits_row, shifts[r]);
+    for (intptr_t r = 0; r < rows; r++, q += p->classes) {
+        const T *x = (const T *)p->logits + (first + r) * p->logits_row;
+        total[r] = (T)FN(row_targets)(p, first + r, q);
+        weighted[r] = (T)FN(row_weighted)(p->classes, q, x, shifts[r]);
+    }
+    *totals = v_load(total), *labelled = v_load(weighted);
+}
+
+/* The rows' class indices in lanes: -1 where a row is ignored, -2 where there are none. */
+NNF_INLINE VI FN(few_labels)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows) {
+    TI lanes[LANES];
+    VI labels;
+    for (intptr_t r = 0; r < LANES; r++) {
+        const int64_t label = p->labels && r < rows ? p->labels[first + r] : -2;
+        lanes[r] = p->labels && label == p->ignored ? -1 : (TI)label;
+    }
+    memcpy(&labels, lanes, sizeof labels);
+    return labels;
+}
+
+static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows) {
+    T block[FN(FEW_CLASSES) * LANES], q[FN(FEW_CLASSES) * LANES];
+    const intptr_t n = p->classes;
+    const int plain = FN(plain_labels)(p);
+    const V zero = v_set1(0);
+    if (rows < LANES) memset(block, 0, (size_t)n * sizeof(V));
+    FN(pack_transposed)(n, rows, (const T *)p->logits + first * p->logits_row, p->logits_row, block, LANES);
+    V shift = v_load(block), sum = zero, labelled = zero, totals = v_set1(1);
+    const VI labels = FN(few_labels)(p, first, rows), none = FN(vector_set1_bits)(-1);
+    for (intptr_t c = 1; c < n; c++)
+        shift = v_max(v_load(block + c * LANES), shift);
+    if (plain)
+        totals = v_select(labels == none, zero, totals);
+    else
+        FN(few_targets)(p, first, rows, shift, q, &totals, &labelled);
     for (intptr_t c = 0; c < n; c++) {
-        const V e = v_exp(v_load(block[c]) - shift);
-        v_store(block[c], e);
+        const V x = v_load(block + c * LANES) - shift, e = v_exp(x);
+        if (plain) labelled = v_select(labels == FN(vector_set1_bits)((TI)c), x, labelled);
+        v_store(block + c * LANES, e);
         sum = sum + e;
     }
-    v_store(sums, sum);
-    for (intptr_t r = 0; p->losses && r < rows; r++)
-        p->losses[first + r] += log((double)sums[r]);
-    if (!p->grad) return;
-    const V factor = v_set1((T)p->scale) / sum;
-    for (intptr_t c = 0; c < n; c++)
-        v_store(block[c], v_load(block[c]) * factor);
-    T *y = (T *)p->grad + first * n;
-    for (intptr_t r = 0; r < rows; r++) {
-        for (intptr_t c = 0; c < n; c++)
-            y[r * n + c] = block[c][r];
-        if (p->labels) y[r * n + p->labels[first + r]] -= (T)p->scale;
+    if (p->losses) { /* sum >= 1 */
+        T lanes[LANES];
+        const V loss = totals * v_log1p(sum - v_set1(1)) - labelled;
+        v_store(lanes, v_select(totals == zero, zero, loss));
+        for (intptr_t r = 0; r < rows; r++)
+            p->losses[first + r] = (double)lanes[r];
     }
-    if (p->targets)
-        for (intptr_t i = 0; i < rows * n; i++)
-            y[i] -= (T)p->scale * ((const T *)p->targets)[first * n + i];
+    if (!p->grad) return;
+    const V factor = v_set1((T)p->scale) * totals / sum, scale = v_set1((T)p->scale);
+    for (intptr_t c = 0; c < n; c++) {
+        const V own = plain ? v_select(labels == FN(vector_set1_bits)((TI)c), scale, zero) : zero;
+        v_store(block + c * LANES, v_load(block + c * LANES) * factor - own);
+    }
+    T *y = (T *)p->grad + first * n;
+    FN(pack_transposed)(rows, n, block, LANES, y, n);
+    for (intptr_t i = 0; !plain && i < rows * n; i++)
+        y[i] -= (T)p->scale * q[i];
 }
 
 /* ---- tasks ---- */
@@ -145,10 +199,11 @@ static void FN(softmax_task)(void *context, intptr_t task) {
             FN(few_classes)(p, row, end - row < LANES ? end - row : LANES);
         return;
     }
-    T *scratch = p->grad ? NULL : malloc((size_t)p->classes * sizeof(T));
+    const int needed = !p->grad || !FN(plain_labels)(p);
+    T *scratch = needed ? malloc(2 * (size_t)p->classes * sizeof(T)) : NULL;
     for (intptr_t row = first; row < end; row++) {
-        if (p->grad || scratch)
-            FN(one_wide_row)(p, row, scratch);
+        if (scratch || !needed)
+            FN(one_wide_row)(p, row, scratch, needed ? scratch + p->classes : NULL);
         else if (p->losses)
             p->losses[row] = NAN; /* out of memory: an answer that cannot be mistaken for one */
     }
@@ -162,7 +217,12 @@ static void FN(softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) {
 }
 
 static void FN(softmax)(intptr_t rows, intptr_t classes, const void *x, void *y) {
-    const nnf_softmax_cross_entropy p = {
-        .rows = rows, .classes = classes, .logits = x, .logits_row = classes, .scale = 1, .grad = y};
+    const nnf_softmax_cross_entropy p = {.rows = rows,
+                                         .classes = classes,
+                                         .logits = x,
+                                         .logits_row = classes,
+                                         .ignored = NNF_NONE_IGNORED,
+                                         .scale = 1,
+                                         .grad = y};
     FN(softmax_cross_entropy)(&p);
 }

@@ -29,12 +29,29 @@ def linear(
     activation: str = "identity",
     out: _Floats | None = None,
 ) -> _Floats: ...
-def check_labels(logits: npt.ArrayLike, labels: npt.ArrayLike) -> npt.NDArray[Any]: ...
+def check_labels(
+    logits: npt.ArrayLike, labels: npt.ArrayLike, *, ignore_index: int | None = None
+) -> npt.NDArray[Any]: ...
 def softmax(logits: npt.ArrayLike, *, out: _Floats | None = None) -> _Floats: ...
 def softmax_cross_entropy(
-    logits: npt.ArrayLike, labels: npt.ArrayLike, *, reduction: str = "mean", out: _Floats | None = None
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    reduction: str = "mean",
+    weight: npt.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+    out: _Floats | None = None,
 ) -> tuple[float, _Floats]: ...
-def softmax_cross_entropy_loss(logits: npt.ArrayLike, labels: npt.ArrayLike, *, reduction: str = "mean") -> float: ...
+def softmax_cross_entropy_loss(
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    reduction: str = "mean",
+    weight: npt.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
+) -> float: ...
 def activation(name: str, x: npt.ArrayLike, *, alpha: float = 0.0, out: _Floats | None = None) -> _Floats: ...
 def activation_backward(
     name: str,

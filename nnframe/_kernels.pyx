@@ -63,7 +63,10 @@ cdef extern from "nnframe.h" nogil:
         const void *logits
         intptr_t logits_row
         const int64_t *labels
+        int64_t ignored
         const void *targets
+        const void *weights
+        double smoothing
         double scale
         void *grad
         double *losses
@@ -111,6 +114,7 @@ cdef extern from "nnframe.h" nogil:
     const nnf_isa *nnf_isa_find(const char *name)
     ctypedef double (*nnf_function)(const double *x, intptr_t n, void *data) noexcept nogil
     int NNF_NO_MEMORY
+    int64_t NNF_NONE_IGNORED
     int nnf_central_difference(nnf_function f, void *data, const double *x, intptr_t n, const double *step,
                                double *grad, int (*poll)() noexcept nogil)
     void nnf_set_num_threads(int n)

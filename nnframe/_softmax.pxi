@@ -7,7 +7,7 @@ cdef array as_logits(object logits):
     return as_adjacent(x)
 
 
-cdef array as_labels(object labels, array x):
+cdef array as_labels(object labels, array x, int64_t ignored=NNF_NONE_IGNORED):
     """Class indices as int64 (N,), or soft labels as an array like the logits; each checked."""
     cdef array t = labels if cnp.PyArray_Check(labels) else np.asarray(labels)
     cdef cnp.npy_intp rows = cnp.PyArray_DIM(x, 0), classes = cnp.PyArray_DIM(x, 1), i
@@ -26,7 +26,7 @@ cdef array as_labels(object labels, array x):
         t = t.copy()
     index = <const int64_t *>cnp.PyArray_DATA(t)
     for i in range(rows):
-        if index[i] < 0 or index[i] >= classes:
+        if (index[i] < 0 or index[i] >= classes) and index[i] != ignored:
             raise ValueError(f"labels: expected class indices in [0, {classes}), got {index[i]} at position {i}")
     return t
 
@@ -44,7 +44,27 @@ cdef array _as_targets(array t, array x):
     return t
 
 
-def check_labels(logits, labels):
+cdef int64_t as_ignored(object ignore_index) except? -1:
+    if ignore_index is None:
+        return NNF_NONE_IGNORED
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer)):
+        raise TypeError(f"ignore_index: expected an integer or None, got {ignore_index!r}")
+    return ignore_index
+
+
+cdef array as_class_weights(object weight, array x):
+    if weight is None:
+        return None
+    cdef array w = np.asarray(weight)
+    if w.dtype.kind not in "iuf" or cnp.PyArray_NDIM(w) != 1 or cnp.PyArray_DIM(w, 0) != cnp.PyArray_DIM(x, 1):
+        raise ValueError(f"weight: expected {cnp.PyArray_DIM(x, 1)} numbers, one for each class, got {w.dtype} of "
+                         f"shape {np.shape(w)}")
+    if not (np.isfinite(w).all() and (w >= 0).all()):
+        raise ValueError(f"weight: expected finite numbers >= 0, got {w}")
+    return as_adjacent(as_floats(w.astype(x.dtype, copy=False), "weight"))
+
+
+def check_labels(logits, labels, *, ignore_index=None):
     """Labels as the kernels want them: int64 class indices (N,), or targets (N, C) of the logits' dtype.
 
     Raises
@@ -52,7 +72,7 @@ def check_labels(logits, labels):
     TypeError, ValueError
         As `softmax_cross_entropy`.
     """
-    return as_labels(labels, as_logits(logits))
+    return as_labels(labels, as_logits(logits), as_ignored(ignore_index))
 
 
 def softmax(logits, *, out=None):
@@ -64,15 +84,20 @@ def softmax(logits, *, out=None):
     if reference is not None:
         y[...] = reference.softmax(x)
         return y
-    with nogil:
+    if rows * classes * 16 < KEEP_GIL:
         kernels.softmax(rows, classes, cnp.PyArray_DATA(x), cnp.PyArray_DATA(y))
+    else:
+        with nogil:
+            kernels.softmax(rows, classes, cnp.PyArray_DATA(x), cnp.PyArray_DATA(y))
     return y
 
 
-def softmax_cross_entropy(logits, labels, *, str reduction="mean", out=None):
+def softmax_cross_entropy(logits, labels, *, str reduction="mean", weight=None, label_smoothing=0.0,
+                          ignore_index=None, out=None):
     """Cross-entropy of softmax(logits) against labels, and its gradient, in one pass.
 
-    The loss of a row is log(sum(exp(x))) - sum(t * x); no constant is added inside the logarithm.
+    The loss of a row is sum_c q_c (log(sum_k exp(x_k)) - x_c), with q_c = weight_c ((1 - s) t_c + s / C) for labels t and
+    the label smoothing s; no constant is added inside the logarithm.
 
     Parameters
     ----------
@@ -81,7 +106,15 @@ def softmax_cross_entropy(logits, labels, *, str reduction="mean", out=None):
     labels : array (N,) of integers, or (N, C)
         Class indices in [0, C); or one-hot or soft labels, rows non-negative with a sum of 1 (to 1e-3).
     reduction : {"mean", "sum"}
-        Over the rows.
+        Over the rows. As in PyTorch, the mean over class indices divides by the sum of the rows' weights, those of their
+        labels, and leaves ignored rows out; where that sum is 0 the loss is NaN and the gradient 0. The mean over soft
+        labels divides by N.
+    weight : array (C,), optional
+        Of each class, >= 0.
+    label_smoothing : float in [0, 1]
+        How much of each label is spread evenly over all classes.
+    ignore_index : int, optional
+        Rows with this class index add nothing, and their gradient is 0.
     out : array (N, C), optional
         Receives the gradient; may be `logits`.
 
@@ -97,10 +130,22 @@ def softmax_cross_entropy(logits, labels, *, str reduction="mean", out=None):
         A dtype, shape or label that does not fit.
     """
     cdef array x = as_logits(logits)
-    cdef array t = as_labels(labels, x)
+    cdef int64_t ignored = NNF_NONE_IGNORED if ignore_index is None else as_ignored(ignore_index)
+    cdef array t = as_labels(labels, x, ignored)
+    cdef array w = None if weight is None else as_class_weights(weight, x)
     cdef bint mean = _is_mean(reduction)
+    cdef double smoothing = _as_smoothing(label_smoothing)
     cdef array grad = as_output(out, 2, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x))
-    return _softmax_cross_entropy(x, t, mean, grad), grad
+    return _softmax_cross_entropy(x, t, w, smoothing, ignored, mean, grad), grad
+
+
+def softmax_cross_entropy_loss(logits, labels, *, str reduction="mean", weight=None, label_smoothing=0.0,
+                               ignore_index=None):
+    """The loss of `softmax_cross_entropy` alone, a float."""
+    cdef array x = as_logits(logits)
+    cdef int64_t ignored = as_ignored(ignore_index)
+    return _softmax_cross_entropy(x, as_labels(labels, x, ignored), as_class_weights(weight, x),
+                                  _as_smoothing(label_smoothing), ignored, _is_mean(reduction), None)
 
 
 cdef bint _is_mean(str reduction) except *:
@@ -109,24 +154,51 @@ cdef bint _is_mean(str reduction) except *:
     return reduction == "mean"
 
 
-cdef double _softmax_cross_entropy(array x, array t, bint mean, array grad) except *:
+cdef double _as_smoothing(object value) except? -1:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"label_smoothing: expected a number, got {value!r}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {value!r}")
+    return value
+
+
+cdef double _weight_of_rows(array t, array weight, int64_t ignored):
+    """What a mean divides by."""
+    cdef intptr_t i, rows = cnp.PyArray_DIM(t, 0)
+    cdef const int64_t *labels
+    cdef double total = 0.0
+    if cnp.PyArray_NDIM(t) == 2 or (weight is None and ignored == NNF_NONE_IGNORED):
+        return rows
+    labels = <const int64_t *>cnp.PyArray_DATA(t)
+    if weight is not None:
+        return float(weight[t[t != ignored]].sum(dtype=np.float64))
+    for i in range(rows):
+        total += labels[i] != ignored
+    return total
+
+
+cdef double _softmax_cross_entropy(array x, array t, array weight, double smoothing, int64_t ignored, bint mean,
+                                   array grad) except *:
     """The loss of checked arrays; writes the gradient unless `grad` is None."""
     cdef nnf_softmax_cross_entropy p
     cdef const nnf_kernels *kernels = kernels_for(x)
     cdef double few[64]
-    cdef double loss = 0.0
+    cdef double loss = 0.0, divisor = _weight_of_rows(t, weight, ignored) if mean else 1.0
     cdef intptr_t i
     p.rows, p.classes = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
     p.logits, p.logits_row = cnp.PyArray_DATA(x), p.classes
     p.labels = <const int64_t *>cnp.PyArray_DATA(t) if cnp.PyArray_NDIM(t) == 1 else NULL
     p.targets = cnp.PyArray_DATA(t) if cnp.PyArray_NDIM(t) == 2 else NULL
-    p.scale = 1.0 / p.rows if mean and p.rows else 1.0
+    p.weights = NULL if weight is None else cnp.PyArray_DATA(weight)
+    p.smoothing, p.ignored = smoothing, ignored
+    p.scale = 1.0 / divisor if divisor > 0 else 0.0
     p.grad = NULL if grad is None else cnp.PyArray_DATA(grad)
     if reference is not None:
-        losses, gradient = reference.softmax_cross_entropy(x, t)
+        losses, gradient = reference.softmax_cross_entropy(
+            x, t, weight, smoothing, None if ignored == NNF_NONE_IGNORED else ignored)
         if grad is not None:
             grad[...] = gradient * p.scale
-        return float(losses.sum() * p.scale) if p.rows or not mean else float("nan")
+        return float(losses.sum() * p.scale) if divisor > 0 else float("nan")
     p.losses = &few[0]
     if p.rows > 64:
         p.losses = <double *>malloc(p.rows * sizeof(double))
@@ -141,10 +213,4 @@ cdef double _softmax_cross_entropy(array x, array t, bint mean, array grad) exce
         loss += p.losses[i]
     if p.losses != &few[0]:
         free(p.losses)
-    return loss * p.scale if p.rows or not mean else float("nan")
-
-
-def softmax_cross_entropy_loss(logits, labels, *, str reduction="mean"):
-    """The loss of `softmax_cross_entropy` alone, a float."""
-    cdef array x = as_logits(logits)
-    return _softmax_cross_entropy(x, as_labels(labels, x), _is_mean(reduction), None)
+    return loss * p.scale if divisor > 0 else float("nan")

@@ -33,18 +33,39 @@ def softmax(x: Floats) -> Floats:
     return p
 
 
-def softmax_cross_entropy(x: Floats, t: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float64], Floats]:
+def cross_entropy_targets(
+    classes: int,
+    t: npt.NDArray[Any],
+    weight: Floats | None = None,
+    smoothing: float = 0.0,
+    ignored: int | None = None,
+) -> npt.NDArray[np.float64]:
+    """Q (N, C), weight_c ((1 - smoothing) t_c + smoothing / C), for class indices (N,) or targets (N, C)."""
+    keep = np.ones(len(t), bool) if ignored is None or t.ndim == 2 else t != ignored
+    if t.ndim == 1:
+        one_hot = np.zeros((len(t), classes))
+        one_hot[keep, t[keep]] = 1
+        t = one_hot
+    q = (1 - smoothing) * t + smoothing / classes
+    weighted: npt.NDArray[np.float64] = (q if weight is None else q * weight) * keep[:, None]
+    return weighted
+
+
+def softmax_cross_entropy(
+    x: Floats,
+    t: npt.NDArray[Any],
+    weight: Floats | None = None,
+    smoothing: float = 0.0,
+    ignored: int | None = None,
+) -> tuple[npt.NDArray[np.float64], Floats]:
     """Losses (N,) and gradient (N, C) of each row; `t` holds class indices (N,) or targets (N, C)."""
+    q = cross_entropy_targets(x.shape[1], t, weight, smoothing, ignored)
+    total = q.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         shifted = (x - x.max(axis=1, keepdims=True)).astype(np.float64)
-        total = np.log(np.exp(shifted).sum(axis=1))
-        gradient = softmax(x)
-        if t.ndim == 1:
-            rows = np.arange(len(x))
-            gradient[rows, t] -= 1
-            return total - shifted[rows, t], gradient
-        weighted = np.where(t > 0, t * shifted, 0)  # 0 * -inf counts for nothing
-        return total - weighted.sum(axis=1), gradient - t
+        weighted = np.where(q > 0, q * shifted, 0)  # 0 * -inf counts for nothing
+        losses = np.where(total > 0, total * np.log(np.exp(shifted).sum(axis=1)) - weighted.sum(axis=1), 0)
+        return losses, (total[:, None] * softmax(x) - q).astype(x.dtype, copy=False)
 
 
 # ---- activations ----

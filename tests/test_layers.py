@@ -6,10 +6,21 @@ from harness import check_layer
 
 import nnframe as nn
 
+ACTIVATIONS = [
+    nn.Sigmoid(),
+    nn.Tanh(),
+    nn.ReLU(),
+    nn.LeakyReLU(0.2),
+    nn.ELU(),
+    nn.GELU(),
+    nn.GELU("tanh"),
+    nn.SiLU(),
+    nn.Softplus(),
+]
 
-@pytest.mark.parametrize("make", [nn.Sigmoid, nn.Tanh, nn.ReLU], ids=lambda c: c.__name__)
-def test_activations(simd, dtype, rng, make):
-    layer = make()
+
+@pytest.mark.parametrize("layer", ACTIVATIONS, ids=repr)
+def test_activations(simd, dtype, rng, layer):
     layer_of_dtype = nn.Sequential(nn.Linear(7, 5, dtype=dtype, rng=1), layer)
     check_layer(layer_of_dtype, rng.standard_normal((6, 7)), rng)
 

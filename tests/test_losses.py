@@ -7,19 +7,25 @@ import nnframe as nn
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-@pytest.mark.parametrize("kind", ["indices", "one-hot", "soft", "mse"])
+@pytest.mark.parametrize("kind", ["indices", "one-hot", "soft", "mse", "weighted", "smoothed", "ignored"])
 def test_backward_and_difference(simd, dtype, rng, kind, reduction):
     rows, classes = 7, 4
     y = rng.standard_normal((rows, classes)).astype(dtype) * 2
-    loss = nn.MSELoss(reduction) if kind == "mse" else nn.CrossEntropyLoss(reduction)
+    options = {
+        "weighted": {"weight": [0.5, 1, 2, 3], "label_smoothing": 0.1},
+        "smoothed": {"label_smoothing": 0.2},
+        "ignored": {"ignore_index": 1},
+    }.get(kind, {})
+    loss = nn.MSELoss(reduction) if kind == "mse" else nn.CrossEntropyLoss(reduction, **options)
     t = {
         "indices": rng.integers(0, classes, rows),
         "one-hot": np.eye(classes)[rng.integers(0, classes, rows)],
         "soft": rng.dirichlet(np.ones(classes), rows),
         "mse": rng.standard_normal((rows, classes)),
-    }[kind].astype(dtype if kind != "indices" else int)  # fmt: skip
+    }.get(kind, rng.integers(0, classes, rows))  # fmt: skip
+    t = t.astype(int if t.ndim == 1 else dtype)
     y64 = y.astype(np.float64)
-    t64 = t if kind == "indices" else t.astype(np.float64)
+    t64 = t if t.ndim == 1 else t.astype(np.float64)
     eps = float(np.finfo(dtype).eps)
     assert loss(y, t) == pytest.approx(loss(y64, t64), rel=20 * eps)
     numerical = nn.numerical_gradient(lambda z: loss(z, t64), y64.copy(), step=1e-5)

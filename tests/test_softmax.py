@@ -47,6 +47,76 @@ def test_shapes_and_labels(simd, dtype, rng, reduction):
         check(x, soft, reduction)
 
 
+def numerical(x, t, **options):
+    """Gradient by central differences of the loss, in float64."""
+    x = x.astype(np.float64)
+    return nn.numerical_gradient(lambda y: kernels.softmax_cross_entropy_loss(y, t, **options), x.copy(), step=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("classes", [5, 40])
+@pytest.mark.parametrize("kind", ["indices", "soft"])
+def test_weights_smoothing_and_ignored_rows(simd, dtype, rng, kind, classes, reduction):
+    rows = 19
+    x = rng.standard_normal((rows, classes)).astype(dtype)
+    t = rng.integers(0, classes, rows) if kind == "indices" else rng.dirichlet(np.ones(classes), rows).astype(dtype)
+    weight = rng.uniform(0.5, 2, classes)
+    eps = float(np.finfo(dtype).eps)
+    for options in (
+        {"label_smoothing": 0.1},
+        {"weight": weight},
+        {"weight": weight, "label_smoothing": 0.2},
+        {"weight": weight, "label_smoothing": 0.2, "ignore_index": -100},
+        {"ignore_index": 2},
+    ):
+        labels = t.copy()
+        if kind == "indices" and "weight" in options and "ignore_index" in options:
+            labels[[3, 7]] = -100
+        q = reference.cross_entropy_targets(
+            classes, labels, options.get("weight"), options.get("label_smoothing", 0.0), options.get("ignore_index")
+        )
+        x64 = x.astype(np.float64)
+        divisor = rows
+        if kind == "indices":
+            counted = labels[labels != options.get("ignore_index", -1)]
+            divisor = options.get("weight", np.ones(classes))[counted].sum()
+        expected = (q * (np.log(np.exp(x64).sum(axis=1, keepdims=True)) - x64)).sum()
+        expected /= divisor if reduction == "mean" else 1
+        loss, grad = kernels.softmax_cross_entropy(x, labels, reduction=reduction, **options)
+        assert loss == pytest.approx(expected, rel=30 * eps)
+        assert loss == kernels.softmax_cross_entropy_loss(x, labels, reduction=reduction, **options)
+        gradient = numerical(x, labels, reduction=reduction, **options)
+        noise = 4 * np.finfo(np.float64).eps * loss / 1e-5  # of the subtraction
+        np.testing.assert_allclose(grad, gradient, rtol=0, atol=40 * eps * np.abs(gradient).max() + noise)
+        if kind == "indices" and "ignore_index" in options:
+            assert not grad[labels == options["ignore_index"]].any()
+
+
+def test_all_rows_ignored(dtype):
+    loss, grad = kernels.softmax_cross_entropy(np.ones((3, 4), dtype), [9, 9, 9], ignore_index=9)
+    assert np.isnan(loss)
+    assert not grad.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"weight": [1.0, 2.0]}, ValueError, r"weight: expected 3 numbers, one for each class, got .* \(2,\)"),
+        ({"weight": [1.0, -2.0, 1.0]}, ValueError, "weight: expected finite numbers >= 0"),
+        ({"label_smoothing": 1.5}, ValueError, r"label_smoothing: expected a number in \[0, 1\], got 1.5"),
+        ({"label_smoothing": "much"}, TypeError, "label_smoothing: expected a number, got 'much'"),
+        ({"ignore_index": 0.5}, TypeError, "ignore_index: expected an integer or None, got 0.5"),
+        ({"ignore_index": -1}, ValueError, r"labels: expected class indices in \[0, 3\), got 3 at position 1"),
+    ],
+)
+def test_refused_options(options, error, message):
+    with pytest.raises(error, match=message):
+        kernels.softmax_cross_entropy(np.zeros((2, 3)), [0, 3 if "ignore_index" in options else 1], **options)
+    if "ignore_index" not in options or isinstance(options["ignore_index"], float):
+        with pytest.raises(error):
+            nn.CrossEntropyLoss(**(options if "weight" not in options else {"weight": [-1.0]}))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 40),

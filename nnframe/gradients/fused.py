@@ -55,19 +55,16 @@ def _is_built_in(link: Link) -> bool:
 
 def _describe_loss(y: Array, loss: Loss, labels: npt.NDArray[Any]) -> dict[str, Any] | None:
     """Arguments of the C loop for a built-in loss, None for any other."""
-    mean = loss.reduction == "mean"
     if type(loss) is CrossEntropyLoss:
-        targets = labels
-        if labels.ndim == 1:
-            targets = np.zeros_like(y)
-            targets[np.arange(len(y)), labels] = 1
-        _, residual = kernels.softmax_cross_entropy(y, labels, reduction="sum")
+        if loss.weight is not None or loss.ignore_index is not None:
+            return None  # C takes rows of equal weight
+        targets, scale = loss.targets(y, labels)
         return {
             "loss": "cross_entropy",
             "probabilities": kernels.softmax(y),
-            "targets": targets,
-            "residual": residual,
-            "scale": 1 / len(y) if mean else 1.0,
+            "targets": targets.astype(y.dtype),
+            "residual": kernels.softmax_cross_entropy(y, labels, **(loss.options() | {"reduction": "sum"}))[1],
+            "scale": scale,
         }
     if type(loss) is MSELoss:
         return {
@@ -75,7 +72,7 @@ def _describe_loss(y: Array, loss: Loss, labels: npt.NDArray[Any]) -> dict[str, 
             "probabilities": None,
             "targets": None,
             "residual": y - labels,
-            "scale": 1 / y.size if mean else 1.0,
+            "scale": 1 / y.size if loss.reduction == "mean" else 1.0,
         }
     return None
 
