@@ -143,7 +143,7 @@ static void FN(multiply_rows)(const FN(block) * block, intptr_t rows, const T *a
          .a_col = p->a_col,
          .b_row = block->panel_row,
          .c_row = p->c_row,
-         .add = block->first_k > 0};
+         .add = p->add || block->first_k > 0};
     for (intptr_t j = 0; j < block->n; j += PANEL) {
         const intptr_t columns = block->n - j < PANEL ? block->n - j : PANEL;
         const intptr_t vectors = (columns + LANES - 1) / LANES;
@@ -271,7 +271,8 @@ static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t cou
          .b_row = p->b_row,
          .c_row = p->c_row,
          .tail = p->n - (vectors - 1) * LANES,
-         .bias = p->bias};
+         .bias = p->bias,
+         .add = p->add};
     const intptr_t height = FN(strip_height)(p->m, strips, 0);
     const int whole = t.tail == LANES, adjacent = t.a_row == 1, pack = FN(must_pack)(p);
     const FN(tile_function) first_tile = FN(tiles)[vectors - 1][height - 1][whole][adjacent];

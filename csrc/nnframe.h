@@ -46,6 +46,7 @@ typedef enum {
  * a: batch of (m, k), any row and column stride. b: batch of (k, n), any row and column stride.
  * c: batch of (m, n), adjacent columns, row stride c_row >= n; overlaps neither a nor b; is overwritten, never read.
  * A batch stride of 0 repeats one matrix. bias: n adjacent elements, or NULL.
+ * add: c[b] += a[b] @ b[b] instead; without bias and activation.
  * Sums run over k in an order that depends on k alone: same bits for any number of threads. */
 typedef struct {
     intptr_t batch, m, n, k;
@@ -56,6 +57,7 @@ typedef struct {
     void *c;
     intptr_t c_batch, c_row;
     const void *bias;
+    int add;
     nnf_activation activation;
     double alpha; /* parameter of the activation, where it has one */
 } nnf_matmul;

@@ -29,6 +29,15 @@ def linear(
     activation: str = "identity",
     out: _Floats | None = None,
 ) -> _Floats: ...
+def linear_backward(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    dy: npt.ArrayLike,
+    *,
+    weight_grad: _Floats,
+    bias_grad: _Floats | None = None,
+    input_gradient: bool = True,
+) -> _Floats | None: ...
 def check_labels(
     logits: npt.ArrayLike, labels: npt.ArrayLike, *, ignore_index: int | None = None
 ) -> npt.NDArray[Any]: ...

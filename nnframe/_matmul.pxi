@@ -102,7 +102,7 @@ cdef array _matmul(array a, array b, bint transpose_a, bint transpose_b, array b
     p.c_row = p.n
     p.a_batch = p.b_batch = p.c_batch = 0
     p.bias = NULL if bias is None else cnp.PyArray_DATA(bias)
-    p.activation, p.alpha = activation, 0.0
+    p.activation, p.alpha, p.add = activation, 0.0, 0
     if ndim == 2:
         run_matmul(kernels_for(a), &p)
     elif cnp.PyArray_SIZE(c) > 0:
@@ -178,3 +178,78 @@ def linear(x, weight, bias=None, *, activation="identity", out=None):
     flat = _matmul(rows.reshape(-1, cnp.PyArray_DIM(w, 1)), w, False, True, b, f,
                    None if out is None else out.reshape(-1, cnp.PyArray_DIM(w, 0)))
     return flat.reshape(shape) if out is None else out
+
+
+def linear_backward(x, weight, dy, *, weight_grad, bias_grad=None, bint input_gradient=True):
+    """Gradients of y = x @ weight.T + bias from that of y: weight_grad += dy.T @ x, bias_grad += dy summed over rows.
+
+    Parameters
+    ----------
+    x : array (N, in_features)
+    weight, weight_grad : array (out_features, in_features)
+    dy : array (N, out_features)
+    bias_grad : array (out_features,), optional
+        float32 or float64, all the same; the gradients are added to.
+    input_gradient : bool
+        Whether the gradient of x is wanted.
+
+    Returns
+    -------
+    array (N, in_features), dy @ weight; or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        Dtypes or shapes that do not fit; nothing has been added.
+    """
+    cdef array rows = as_floats(x, "x")
+    cdef int typenum = cnp.PyArray_TYPE(rows)
+    cdef array w = as_floats(weight, "weight", typenum)
+    cdef array change = as_floats(dy, "dy", typenum)
+    if cnp.PyArray_NDIM(rows) != 2 or cnp.PyArray_NDIM(w) != 2 or cnp.PyArray_DIM(rows, 1) != cnp.PyArray_DIM(w, 1):
+        raise ValueError(f"x, weight: expected shapes (N, in_features) and (out_features, in_features), got "
+                         f"{np.shape(rows)} and {np.shape(w)}")
+    cdef cnp.npy_intp n = cnp.PyArray_DIM(rows, 0), inputs = cnp.PyArray_DIM(w, 1), outputs = cnp.PyArray_DIM(w, 0)
+    if cnp.PyArray_NDIM(change) != 2 or cnp.PyArray_DIM(change, 0) != n or cnp.PyArray_DIM(change, 1) != outputs:
+        raise ValueError(f"dy: expected shape ({n}, {outputs}), got {np.shape(change)}")
+    cdef array to_weight = as_output(weight_grad, 2, cnp.PyArray_DIMS(w), typenum)
+    cdef array to_bias = None if bias_grad is None else as_output(bias_grad, 1, &outputs, typenum)
+    if overlap(to_weight, rows) or overlap(to_weight, change) or overlap(to_weight, w):
+        raise ValueError("weight_grad: expected an array that shares no memory with x, weight or dy")
+    if reference is not None:
+        to_weight += reference.product(change.T, rows)
+        if to_bias is not None:
+            to_bias += change.sum(axis=0)
+        return reference.product(change, w) if input_gradient else None
+    _add_product(change, rows, to_weight)
+    if to_bias is not None:
+        _add_column_sums(change, to_bias)
+    return _matmul(change, w, False, False, None, NNF_IDENTITY, None) if input_gradient else None
+
+
+cdef void _add_product(array a, array b, array c):
+    """c += a.T @ b, all two-dimensional."""
+    cdef nnf_matmul p
+    cdef intptr_t size = cnp.PyArray_ITEMSIZE(a)
+    p.batch, p.m, p.k, p.n = 1, cnp.PyArray_DIM(a, 1), cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(b, 1)
+    p.a, p.b, p.c = cnp.PyArray_DATA(a), cnp.PyArray_DATA(b), cnp.PyArray_DATA(c)
+    p.a_row, p.a_col = cnp.PyArray_STRIDE(a, 1) // size, cnp.PyArray_STRIDE(a, 0) // size
+    p.b_row, p.b_col = cnp.PyArray_STRIDE(b, 0) // size, cnp.PyArray_STRIDE(b, 1) // size
+    p.c_row, p.a_batch, p.b_batch, p.c_batch = p.n, 0, 0, 0
+    p.bias, p.activation, p.alpha, p.add = NULL, NNF_IDENTITY, 0.0, 1
+    run_matmul(kernels_for(a), &p)
+
+
+cdef void _add_column_sums(array a, array c):
+    """c += a summed over its rows: a row of ones, all of them the same number, times a."""
+    cdef nnf_matmul p
+    cdef float one_single = 1.0
+    cdef double one_double = 1.0
+    cdef intptr_t size = cnp.PyArray_ITEMSIZE(a)
+    p.batch, p.m, p.k, p.n = 1, 1, cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1)
+    p.a = <void *>&one_single if size == 4 else <void *>&one_double
+    p.a_row, p.a_col, p.a_batch, p.b_batch, p.c_batch = 0, 0, 0, 0, 0
+    p.b, p.c, p.c_row = cnp.PyArray_DATA(a), cnp.PyArray_DATA(c), p.n
+    p.b_row, p.b_col = cnp.PyArray_STRIDE(a, 0) // size, cnp.PyArray_STRIDE(a, 1) // size
+    p.bias, p.activation, p.alpha, p.add = NULL, NNF_IDENTITY, 0.0, 1
+    run_matmul(kernels_for(a), &p)

@@ -89,6 +89,10 @@ class Layer:
         """
         raise NotImplementedError(f"{type(self).__name__} has no backward")
 
+    def backward_parameters(self, x: Array, y: Array, dy: Array) -> None:
+        """Do as `backward` where the gradient of x is not wanted, as in the lowest layer: override it to save work."""
+        self.backward(x, y, dy)
+
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         """forward(x + dx) - y, for one dx of the shape of x or a stack of them, (S, *x.shape).
 
@@ -154,19 +158,24 @@ class Layer:
 
     def parameters(self) -> list[Parameter]:
         """Every parameter once, in the order of `named_parameters`."""
-        return [parameter for _, parameter in self.named_parameters()]
+        found: dict[int, Parameter] = {}
+        _gather(self, found, ())
+        return list(found.values())
 
     @property
     def dtype(self) -> np.dtype[np.floating]:
         """The one dtype of all parameters; float32 where there are none. TypeError where they differ."""
-        found = {parameter.value.dtype: name for name, parameter in self.named_parameters()}
-        if len(found) > 1:
+        kinds = {parameter.value.dtype for parameter in self.parameters()}
+        if len(kinds) == 1:
+            return next(iter(kinds))
+        if kinds:
+            found = {parameter.value.dtype: name for name, parameter in self.named_parameters()}
             which = " and ".join(f"{dtype} ({name})" for dtype, name in found.items())
             raise TypeError(
                 f"{type(self).__name__}: expected parameters of one dtype, got {which}; give dtype= to "
                 "each layer and Parameter, or use astype"
             )
-        return next(iter(found), np.dtype(np.float32))
+        return np.dtype(np.float32)
 
     def astype(self, dtype: npt.DTypeLike, memo: dict[int, Any] | None = None) -> Self:
         """Copy the layer with every parameter converted; everything else is shared with this one.
@@ -256,8 +265,8 @@ class Sequential(Layer):
         return ((str(i), layer) for i, layer in enumerate(self.layers))
 
     def forward(self, x: Array) -> Array:
-        for name, layer in self.children():
-            x = run_layer(layer, x, name)  # type: ignore[arg-type]
+        for i, layer in enumerate(self.layers):
+            x = run_layer(layer, x, i)
         return x
 
     def backward(self, x: Array, y: Array, dy: Array) -> Array:
@@ -292,7 +301,7 @@ class Sequential(Layer):
         return "Sequential(\n" + "\n".join(lines) + "\n)"
 
 
-def run_layer(layer: Layer, x: Array, name: str = "") -> Array:
+def run_layer(layer: Layer, x: Array, name: str | int = "") -> Array:
     """Run layer.forward(x), its output checked and brought to the dtype of x; errors say in which layer they arose."""
     try:
         y = layer.forward(x)
@@ -302,11 +311,11 @@ def run_layer(layer: Layer, x: Array, name: str = "") -> Array:
         if y.ndim == 0 or len(y) != len(x):
             raise ValueError(f"forward: expected an output of {len(x)} rows like its input, got shape {y.shape}")
     except Exception as error:
-        where = f"layer {name}: {layer!r}" if name else f"{type(layer).__name__}"
+        where = f"layer {name}: {layer!r}" if name != "" else f"{type(layer).__name__}"
         if not isinstance(layer, Sequential):
             error.add_note(f"in the forward pass of {where}")
         raise
-    return y.astype(x.dtype, copy=False)
+    return y if y.dtype == x.dtype else y.astype(x.dtype)
 
 
 def _find(name: str, value: object) -> Iterator[tuple[str, Parameter | Layer]]:
@@ -318,6 +327,28 @@ def _find(name: str, value: object) -> Iterator[tuple[str, Parameter | Layer]]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield from _find(f"{name}.{key}", item)
+
+
+def _gather(value: object, found: dict[int, Parameter], inside: tuple[object, ...]) -> None:
+    """Put every parameter that `value` holds into `found`: `_walk` without names, as a step asks for it."""
+    if isinstance(value, Parameter):
+        found.setdefault(id(value), value)
+    elif isinstance(value, Layer):
+        if value in inside:
+            return
+        plain = type(value).children
+        if plain is Layer.children:
+            held: Any = vars(value).values()
+        else:
+            held = value.layers if plain is Sequential.children else (child for _, child in value.children())  # type: ignore[attr-defined]
+        for item in held:
+            _gather(item, found, (*inside, value))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _gather(item, found, inside)
+    elif isinstance(value, dict):
+        for item in value.values():
+            _gather(item, found, inside)
 
 
 def _walk(layer: Layer, prefix: str, inside: set[int]) -> Iterator[tuple[str, Parameter]]:

@@ -59,7 +59,7 @@ class Optimizer:
         return [np.zeros_like(p.value) for p in self.parameters]
 
     def apply(self, rule: str, rate: float, means: list[Array], squares: list[Array], **constants: float) -> None:
-        """Run the kernel of a rule over all parameters; L2 decay unless told otherwise."""
+        """Run the kernel of a rule over all parameters."""
         kernels.optimizer_update(
             rule,
             [p.value for p in self.parameters],
@@ -67,7 +67,7 @@ class Optimizer:
             means,
             squares,
             rate=rate,
-            **({"decay": self.weight_decay} | constants),
+            **constants,
         )
 
 
@@ -94,7 +94,7 @@ class SGD(Optimizer):
 
     def update(self) -> None:
         rule = "nesterov" if self.nesterov else "momentum" if self.momentum else "sgd"
-        self.apply(rule, self.lr, self.velocities, [], beta1=self.momentum)
+        self.apply(rule, self.lr, self.velocities, [], decay=self.weight_decay, beta1=self.momentum)
 
 
 class AdaGrad(Optimizer):
@@ -108,7 +108,7 @@ class AdaGrad(Optimizer):
         self.squares = self.state()
 
     def update(self) -> None:
-        self.apply("adagrad", self.lr, [], self.squares, eps=self.eps)
+        self.apply("adagrad", self.lr, [], self.squares, decay=self.weight_decay, eps=self.eps)
 
 
 class RMSprop(Optimizer):
@@ -128,7 +128,7 @@ class RMSprop(Optimizer):
         self.squares = self.state()
 
     def update(self) -> None:
-        self.apply("rmsprop", self.lr, [], self.squares, beta2=self.alpha, eps=self.eps)
+        self.apply("rmsprop", self.lr, [], self.squares, decay=self.weight_decay, beta2=self.alpha, eps=self.eps)
 
 
 class Adam(Optimizer):
@@ -179,7 +179,7 @@ class AdamW(Adam):
         super().__init__(parameters, lr, betas, eps, weight_decay)
 
     def update(self) -> None:
-        self.adam(decay=0.0, shrink=self.lr * self.weight_decay)
+        self.adam(shrink=self.lr * self.weight_decay)
 
 
 def in_range(name: str, value: float, below: float = math.inf) -> float:

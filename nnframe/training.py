@@ -15,7 +15,7 @@ from nnframe.data.loader import DataLoader, Pair, as_count, as_pair
 from nnframe.gradients import CentralDifference
 from nnframe.history import History, format_row, header
 from nnframe.interrupts import DeferredInterrupt
-from nnframe.layer import Array, Layer, as_input
+from nnframe.layer import Array, Layer, as_input, run_layer
 from nnframe.losses import Loss
 from nnframe.metrics import accuracy
 from nnframe.optimizers import Optimizer
@@ -169,7 +169,10 @@ class Trainer:
     def predict(self, x: npt.ArrayLike, *, batch_size: int = 1000) -> Array:
         """Return the model's output for x, `batch_size` rows at a time."""
         inputs = as_input(x, self.model.dtype)
-        slices = _slices(max(1, len(inputs)), as_count("batch_size", batch_size))
+        size = as_count("batch_size", batch_size)
+        if len(inputs) <= size:
+            return run_layer(self.model, inputs)
+        slices = _slices(len(inputs), size)
         return np.concatenate([self.model(inputs[rows]) for rows in slices])
 
     def _accuracy(self, y: Array, t: npt.NDArray[Any]) -> float | None:

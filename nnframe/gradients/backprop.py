@@ -12,7 +12,7 @@ from nnframe.losses import Loss
 class Backprop:
     """Backpropagation: the chain rule from the loss down, through each layer's `backward`.
 
-    Every layer, and the loss, must have one.
+    Every layer from the lowest one with parameters on, and the loss, must have one.
     """
 
     def __call__(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> float:
@@ -33,18 +33,25 @@ class Backprop:
             A layer or the loss has no backward.
         """
         links = run_chain(model, x)
-        for link in links:
+        held = [link.layer.parameters() for link in links]
+        lowest = next((i for i, parameters in enumerate(held) if parameters), len(links))
+        for link in links[lowest:]:
             if not link.layer.has_backward:
                 raise NotImplementedError(f"{link} has no backward: write one, or train with CentralDifference()")
         if not loss.has_backward:
             raise NotImplementedError(f"{loss!r} has no backward: write one, or train with CentralDifference()")
         labels = loss.prepare(links[-1].y, t)
         value, dy = loss.forward_backward(links[-1].y, labels)
-        for parameter in model.parameters():
-            parameter.grad[...] = 0
-        for link in reversed(links):
+        for parameters in held:
+            for parameter in parameters:
+                parameter.grad.fill(0)
+        for i in range(len(links) - 1, lowest - 1, -1):
+            link = links[i]
             try:
-                dy = link.layer.backward(link.x, link.y, dy)
+                if i > lowest:
+                    dy = link.layer.backward(link.x, link.y, dy)
+                else:
+                    link.layer.backward_parameters(link.x, link.y, dy)
             except Exception as error:
                 error.add_note(f"in the backward pass of {link}")
                 raise

@@ -52,6 +52,8 @@ def run_loss(loss: Loss, y: Array, t: npt.ArrayLike) -> tuple[float, npt.NDArray
 
 def as_loss(value: object, loss: Loss) -> float:
     """`value` as a float; TypeError where a loss returned something else."""
+    if type(value) is float:
+        return value
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "biuf":
         raise TypeError(f"{loss!r}: expected a single number, got {type(value).__name__} of shape {array.shape}")

@@ -73,11 +73,28 @@ class Linear(Layer):
         return kernels.linear(x, self.weight.value, None if self.bias is None else self.bias.value)
 
     def backward(self, x: Array, y: Array, dy: Array) -> Array:
-        rows, changes = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
-        self.weight.grad += kernels.batched_matmul(changes, rows, transpose_a=True)
-        if self.bias is not None:
-            self.bias.grad += changes.sum(axis=0)
-        return kernels.batched_matmul(dy, self.weight.value)
+        dx = self._gradients(x, dy, input_gradient=True)
+        assert dx is not None
+        return dx.reshape(x.shape)
+
+    def backward_parameters(self, x: Array, y: Array, dy: Array) -> None:
+        if type(self).backward is Linear.backward:
+            self._gradients(x, dy, input_gradient=False)
+        else:
+            self.backward(x, y, dy)
+
+    def _gradients(self, x: Array, dy: Array, input_gradient: bool) -> Array | None:
+        if x.ndim != 2:
+            x, dy = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
+        bias_grad = None if self.bias is None else self.bias.grad
+        return kernels.linear_backward(
+            x,
+            self.weight.value,
+            dy,
+            weight_grad=self.weight.grad,
+            bias_grad=bias_grad,
+            input_gradient=input_gradient,
+        )
 
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         return kernels.linear(dx, self.weight.value)
