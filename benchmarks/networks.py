@@ -26,3 +26,48 @@ def classifier(sizes: list[int], activation: type[nn.Layer] = nn.Sigmoid, dtype:
     for below, above in itertools.pairwise(sizes):
         layers += [nn.Linear(below, above, dtype=dtype, rng=rng), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+class NumpyNetwork:
+    """The same network and Adam written by hand in NumPy, as a careful user would: what a step is compared with."""
+
+    def __init__(self, sizes: list[int], lr: float = 1e-3) -> None:
+        rng = np.random.default_rng(0)
+        self.w = [
+            (rng.standard_normal(pair) / np.sqrt(pair[0])).astype(np.float32) for pair in itertools.pairwise(sizes)
+        ]
+        self.b = [np.zeros(size, np.float32) for size in sizes[1:]]
+        self.parameters = [*self.w, *self.b]
+        self.means = [np.zeros_like(p) for p in self.parameters]
+        self.squares = [np.zeros_like(p) for p in self.parameters]
+        self.lr, self.steps = np.float32(lr), 0
+
+    def step(self, x: np.ndarray, t: np.ndarray) -> None:
+        """Forward, backward, Adam."""
+        activations = [x]
+        for i, (w, b) in enumerate(zip(self.w, self.b, strict=True)):
+            y = activations[-1] @ w
+            y += b
+            activations.append(np.maximum(y, 0, out=y) if i < len(self.w) - 1 else y)
+        e = np.exp(activations[-1] - activations[-1].max(axis=1, keepdims=True))
+        e /= e.sum(axis=1, keepdims=True)
+        e[np.arange(len(t)), t] -= 1
+        e /= np.float32(len(t))
+        grads: list[np.ndarray] = []
+        biases: list[np.ndarray] = []
+        for i in range(len(self.w) - 1, -1, -1):
+            grads.insert(0, activations[i].T @ e)
+            biases.insert(0, e.sum(axis=0))
+            if i:
+                e = (e @ self.w[i].T) * (activations[i] > 0)
+        self.adam([*grads, *biases])
+
+    def adam(self, grads: list[np.ndarray]) -> None:
+        """Update in place."""
+        self.steps += 1
+        scale = np.sqrt(np.float32(1 - 0.999**self.steps))
+        rate = self.lr * scale / np.float32(1 - 0.9**self.steps)
+        for p, g, m, s in zip(self.parameters, grads, self.means, self.squares, strict=True):
+            m += np.float32(0.1) * (g - m)
+            s += np.float32(0.001) * (g * g - s)
+            p -= rate * m / (np.sqrt(s) + np.float32(1e-8) * scale)

@@ -7,13 +7,21 @@ digits; `--full` runs the textbook's loop over every parameter instead of a samp
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import functools
+import itertools
+import math
+import os
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from limits import peak
 from naive import NaiveNetwork
-from networks import classifier, images
+from networks import NumpyNetwork, classifier, images
 from side_by_side import measure, seconds, table
 
 import nnframe as nn
@@ -90,39 +98,208 @@ PRODUCTS = [
 LOGITS = [(100, 10), (1024, 10), (65536, 10), (1024, 1000), (256, 32000)]
 
 
+FORMS = {"": (False, False), " A transposed": (True, False), " B transposed": (False, True)}
+
+
+def product_ways(torch: Any, shape: tuple[int, ...], dtype: type) -> dict[str, Callable[[], object]]:
+    """One batched product in each form, by nnframe, NumPy and PyTorch."""
+    rng = np.random.default_rng(0)
+    batch, m, k, n = shape
+    ways: dict[str, Callable[[], object]] = {}
+    out = np.empty((batch, m, n), dtype)
+    for form, (ta, tb) in FORMS.items():
+        a = rng.standard_normal((batch, k, m) if ta else (batch, m, k)).astype(dtype)
+        b = rng.standard_normal((batch, n, k) if tb else (batch, k, n)).astype(dtype)
+        views = a.swapaxes(-1, -2) if ta else a, b.swapaxes(-1, -2) if tb else b
+        ways["nnframe" + form] = functools.partial(
+            nn.kernels.batched_matmul, a, b, transpose_a=ta, transpose_b=tb, out=out
+        )
+        ways["NumPy" + form] = functools.partial(np.matmul, *views, out=out)
+        if torch:
+            tensors = [torch.from_numpy(x).transpose(1, 2) if t else torch.from_numpy(x) for x, t in ((a, ta), (b, tb))]
+            ways["PyTorch" + form] = functools.partial(torch.bmm, *tensors, out=torch.from_numpy(out))
+    return ways
+
+
 def matmul(full: bool) -> str:
     """Batched matrix products against NumPy, and PyTorch where it is installed."""
-    rng = np.random.default_rng(0)
     torch = import_torch()
-    rows = []
-    for batch, m, k, n in PRODUCTS:
+    rows, ratios = [], []
+    for shape in PRODUCTS:
         for dtype in (np.float32, np.float64):
-            a, b = rng.standard_normal((batch, m, k)).astype(dtype), rng.standard_normal((batch, n, k)).astype(dtype)
-            c, out = b.swapaxes(-1, -2).copy(), np.empty((batch, m, n), dtype)
-            ways = {
-                "nnframe": lambda: nn.kernels.batched_matmul(a, c, out=out),
-                "NumPy": lambda: np.matmul(a, c, out=out),
-                "nnframe T": lambda: nn.kernels.batched_matmul(a, b, transpose_b=True, out=out),
-                "NumPy T": lambda: np.matmul(a, b.swapaxes(-1, -2), out=out),
-            }
-            if torch:
-                ta, tb, tc, tout = (torch.from_numpy(array) for array in (a, b, c, out))
-                ways["PyTorch"] = lambda: torch.bmm(ta, tc, out=tout)
-                ways["PyTorch T"] = lambda: torch.bmm(ta, tb.transpose(1, 2), out=tout)
-            times = measure(ways, 5)
-            row = [f"{batch}, {m}, {k}, {n}", np.dtype(dtype).name]
-            for form in ("", " T"):
+            times = measure(product_ways(torch, shape, dtype), 5)
+            row = [", ".join(map(str, shape)), np.dtype(dtype).name]
+            for form in FORMS:
                 best = min(times[way + form] for way in ("NumPy", "PyTorch") if way + form in times)
-                row += [
-                    f"{2 * batch * m * k * n / times['nnframe' + form] / 1e9:.0f}",
-                    f"{best / times['nnframe' + form]:.2f}",
-                ]
+                ratios.append(best / times["nnframe" + form])
+                row += [f"{2 * math.prod(shape) / times['nnframe' + form] / 1e9:.0f}", f"{ratios[-1]:.2f}"]
             rows.append(row)
     others = "NumPy and PyTorch" if torch else "NumPy (PyTorch is not installed)"
-    header = ["batch, m, k, n", "dtype", "GFLOP/s", "ratio", "GFLOP/s, B transposed", "ratio"]
-    return f"batched_matmul, speed over the faster of {others}; {nn.get_num_threads()} threads\n\n" + table(
-        header, rows
+    header = ["batch, m, k, n", "dtype", "GFLOP/s", "ratio", "A transposed", "ratio", "B transposed", "ratio"]
+    mean = math.exp(statistics.mean(math.log(r) for r in ratios))
+    return (
+        f"batched_matmul, speed over the faster of {others}; {nn.get_num_threads()} threads; least ratio "
+        f"{min(ratios):.2f}, geometric mean {mean:.2f}\n\n" + table(header, rows)
     )
+
+
+def with_threads(threads: int, way: Callable[[], object]) -> Callable[[], object]:
+    def run() -> None:
+        nn.set_num_threads(threads)
+        way()
+
+    return run
+
+
+def scaling(full: bool) -> str:
+    """Products on one thread and on all, and what one core could do at most."""
+    threads = nn.get_num_threads()
+    rows = []
+    for shape in PRODUCTS:
+        if 2 * math.prod(shape) < 10e6:
+            continue
+        for dtype in (np.float32, np.float64):
+            way = product_ways(None, shape, dtype)["nnframe"]
+            times = measure({"one": with_threads(1, way), "all": with_threads(threads, way)}, 9)
+            limit = peak(np.dtype(dtype).name)
+            rate = 2 * math.prod(shape) / times["one"]
+            of_peak = "-" if limit is None else f"{rate / limit:.2f}"
+            row = [", ".join(map(str, shape)), np.dtype(dtype).name, f"{rate / 1e9:.0f}", of_peak]
+            rows.append([*row, f"{times['one'] / times['all']:.2f}"])
+    nn.set_num_threads(threads)
+    header = ["batch, m, k, n", "dtype", "GFLOP/s, 1 thread", "of the core's peak", f"{threads} threads over 1"]
+    return "batched_matmul, products of at least 10 MFLOP\n\n" + table(header, rows)
+
+
+NETWORKS = [
+    ([4, 16, 3], 32), ([64, 32, 10], 32), ([784, 50, 10], 100), ([784, 128, 10], 128), ([784, 512, 512, 10], 128),
+    ([784, 1024, 1024, 1024, 10], 256),
+]  # fmt: skip
+
+
+def torch_step(torch: Any, sizes: list[int], x: np.ndarray, t: np.ndarray) -> Callable[[], None]:
+    """A step of PyTorch in eager mode, with its fused Adam."""
+    layers: list[Any] = []
+    for below, above in itertools.pairwise(sizes):
+        layers += [torch.nn.Linear(below, above), torch.nn.ReLU()]
+    model = torch.nn.Sequential(*layers[:-1])
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    inputs, labels = torch.from_numpy(x), torch.from_numpy(t)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def step(full: bool) -> str:
+    """One training step, forward, backward and Adam, of ReLU networks in float32."""
+    torch = import_torch()
+    rng = np.random.default_rng(0)
+    rows = []
+    for sizes, batch in NETWORKS:
+        x, t = rng.standard_normal((batch, sizes[0])).astype(np.float32), rng.integers(0, sizes[-1], batch)
+        model = classifier(sizes, nn.ReLU, np.float32)
+        optimizer, loss, strategy = nn.Adam(model.parameters()), nn.CrossEntropyLoss(), nn.Backprop()
+        by_hand = NumpyNetwork(sizes)
+
+        def nnframe_step(args: Any = (strategy, model, loss, x, t, optimizer)) -> None:
+            args[0](*args[1:5])
+            args[5].step()
+
+        ways: dict[str, Callable[[], object]] = {"nnframe": nnframe_step, "NumPy": lambda: by_hand.step(x, t)}
+        if torch:
+            ways["PyTorch"] = torch_step(torch, sizes, x, t)
+        times = measure(ways, 7)
+        row = ["-".join(map(str, sizes)) + f", {batch}", *(seconds(times[w]) if w in times else "-" for w in WAYS)]
+        rows.append([*row, *(f"{times[w] / times['nnframe']:.1f}" if w in times else "-" for w in WAYS[1:])])
+    header = ["layers, batch", *WAYS, "NumPy / nnframe", "PyTorch / nnframe"]
+    return f"forward, backward, Adam; float32, {nn.get_num_threads()} threads\n\n" + table(header, rows)
+
+
+WAYS = ["nnframe", "NumPy", "PyTorch"]
+
+
+def calls(full: bool) -> str:
+    """What the smallest call costs, and a prediction for one row."""
+    one, labels, pair = np.ones((1, 2), np.float32), np.zeros(1, np.int64), [np.ones(2, np.float32) for _ in range(4)]
+    out, model = np.empty((1, 1), np.float32), classifier([64, 32, 10], nn.ReLU, np.float32)
+    trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.SGD(model.parameters(), 0.1))
+    row, same = np.ones((1, 64), np.float32), np.empty((1, 2), np.float32)
+    k = nn.kernels
+    ways = {
+        "batched_matmul": lambda: k.batched_matmul(one, one, transpose_b=True, out=out),
+        "linear": lambda: k.linear(one, one, out=out),
+        "softmax_cross_entropy": lambda: k.softmax_cross_entropy(one, labels, out=same),
+        "softmax": lambda: k.softmax(one, out=same),
+        "activation": lambda: k.activation("relu", one, out=same),
+        "activation_backward": lambda: k.activation_backward("relu", one, one, one, out=same),
+        "activation_difference": lambda: k.activation_difference("relu", one, one, one, out=same),
+        "optimizer_update": lambda: k.optimizer_update("sgd", pair[:1], pair[1:2], rate=0.1),
+        "64-32-10, model(x) of one row": lambda: model(row),
+        "64-32-10, trainer.predict(x) of one row": lambda: trainer.predict(row),
+    }
+    rows = [[name, seconds(time)] for name, time in measure(ways).items()]
+    return "the smallest call of each kernel\n\n" + table(["call", "time"], rows)
+
+
+def optimizer(full: bool) -> str:
+    """Steps of a million float32 parameters, against the time that a copy takes for the same bytes."""
+    n = 1 << 20
+    rng = np.random.default_rng(0)
+    torch = import_torch()
+    # what a rule reads and writes, in arrays: value (twice) and gradient, and its state (each twice)
+    makers: dict[str, tuple[Callable[..., nn.Optimizer], int, Any]] = {
+        "SGD": (lambda p: nn.SGD(p, 1e-3), 3, None),
+        "SGD, momentum": (lambda p: nn.SGD(p, 1e-3, 0.9), 5, None),
+        "SGD, Nesterov": (lambda p: nn.SGD(p, 1e-3, 0.9, nesterov=True), 5, None),
+        "AdaGrad": (nn.AdaGrad, 5, torch and torch.optim.Adagrad),
+        "RMSprop": (nn.RMSprop, 5, None),
+        "Adam": (nn.Adam, 7, torch and torch.optim.Adam),
+        "AdamW": (nn.AdamW, 7, torch and torch.optim.AdamW),
+    }
+    rows = []
+    for name, (make, arrays, by_torch) in makers.items():
+        parameter = nn.Parameter(rng.standard_normal(n))
+        parameter.grad[...] = rng.standard_normal(n)
+        source = rng.standard_normal(arrays * n // 2).astype(np.float32)
+        target = np.empty_like(source)
+        ways = {"nnframe": make([parameter]).step, "copy": copies(source, target)}
+        if by_torch:
+            other = torch.nn.Parameter(torch.from_numpy(parameter.value.copy()))
+            other.grad = torch.from_numpy(parameter.grad.copy())
+            ways["PyTorch"] = by_torch([other], fused=True).step
+        times = measure(ways, 9)
+        row = [name, seconds(times["nnframe"]), seconds(times["copy"]), f"{times['nnframe'] / times['copy']:.2f}"]
+        rows.append([*row, f"{times['PyTorch'] / times['nnframe']:.1f}" if by_torch else "-"])
+    header = ["rule", "a step", "copying as many bytes", "times the copy", "times PyTorch's fused step"]
+    return f"{n:,} float32 parameters; {nn.get_num_threads()} threads\n\n" + table(header, rows)
+
+
+def copies(source: np.ndarray, target: np.ndarray) -> Callable[[], object]:
+    """Copy by as many threads as nnframe uses, each its part."""
+    threads = nn.get_num_threads()
+    if threads == 1:
+        return lambda: np.copyto(target, source)
+    pool = concurrent.futures.ThreadPoolExecutor(threads)
+    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    return lambda: list(pool.map(lambda part: np.copyto(*part), parts))
+
+
+def avx2(full: bool) -> str:
+    """The AVX2 kernels against NumPy with OpenBLAS held to its Haswell kernels: run with OPENBLAS_CORETYPE=Haswell."""
+    if os.environ.get("OPENBLAS_CORETYPE") != "Haswell" or nn.config_info()["simd"] != "avx2":
+        return "avx2: run with OPENBLAS_CORETYPE=Haswell NNFRAME_SIMD=avx2"
+    rows = []
+    for shape in PRODUCTS:
+        for dtype in (np.float32, np.float64):
+            times = measure(product_ways(None, shape, dtype), 5)
+            row = [", ".join(map(str, shape)), np.dtype(dtype).name]
+            rows.append(row + [f"{times['NumPy' + form] / times['nnframe' + form]:.2f}" for form in FORMS])
+    header = ["batch, m, k, n", "dtype", "ratio", "A transposed", "B transposed"]
+    return f"AVX2 kernels, speed over NumPy's; {nn.get_num_threads()} threads\n\n" + table(header, rows)
 
 
 def softmax(full: bool) -> str:
@@ -175,7 +352,7 @@ def numpy_softmax_cross_entropy(x: np.ndarray, t: np.ndarray) -> tuple[float, np
     return float(loss), p / len(t)
 
 
-def import_torch() -> object:
+def import_torch() -> Any:
     """Return PyTorch, on as many threads as nnframe, or None."""
     try:
         import torch
@@ -199,7 +376,10 @@ def start(full: bool) -> str:
     return "import, medians of 15 pairs\n\n" + table(["numpy", "nnframe", "ratio"], [[*times, f"{ratio:.2f}"]])
 
 
-TABLES = {"start": start, "gradient": gradient, "agreement": agreement, "matmul": matmul, "softmax": softmax}
+TABLES = {
+    "start": start, "gradient": gradient, "agreement": agreement, "matmul": matmul, "scaling": scaling,
+    "softmax": softmax, "step": step, "calls": calls, "optimizer": optimizer, "avx2": avx2,
+}  # fmt: skip
 
 
 def main() -> None:
