@@ -136,24 +136,25 @@ NNF_INLINE intptr_t FN(strip_height)(intptr_t rows, intptr_t strips, intptr_t s)
 /* C (rows, n) = or += A (rows, k) B (k, n). A's strips lie in `strip` when they have been packed, else in A itself. */
 static void FN(multiply_rows)(const FN(block) * block, intptr_t rows, const T *a, const T *strip, T *c) {
     const nnf_matmul *p = block->p;
-    const intptr_t strips = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    FN(tile)
-    t = {.k = block->k,
-         .a_row = p->a_row,
-         .a_col = p->a_col,
-         .b_row = block->panel_row,
-         .c_row = p->c_row,
-         .add = p->add || block->first_k > 0};
     for (intptr_t j = 0; j < block->n; j += PANEL) {
         const intptr_t columns = block->n - j < PANEL ? block->n - j : PANEL;
-        const intptr_t vectors = (columns + LANES - 1) / LANES;
+        const intptr_t vectors = (columns + LANES - 1) / LANES, most = FN(most_rows)(vectors);
+        const intptr_t strips = (rows + most - 1) / most;
+        const int packed = strip && most == TILE_ROWS;
+        FN(tile)
+        t = {.k = block->k,
+             .a_row = p->a_row,
+             .a_col = p->a_col,
+             .b_row = block->panel_row,
+             .c_row = p->c_row,
+             .tail = columns - (vectors - 1) * LANES,
+             .add = p->add || block->first_k > 0,
+             .bias = p->bias ? (const T *)p->bias + block->first_n + j : NULL};
         const T *b = block->panels + j / PANEL * block->panel;
-        t.tail = columns - (vectors - 1) * LANES;
-        t.bias = p->bias ? (const T *)p->bias + block->first_n + j : NULL;
         for (intptr_t s = 0, i = 0; s < strips; s++) {
             const intptr_t height = FN(strip_height)(rows, strips, s);
-            const T *numbers = strip ? strip + i * block->k : a + i * p->a_row;
-            if (strip) t.a_row = 1, t.a_col = height;
+            const T *numbers = packed ? strip + i * block->k : a + i * p->a_row;
+            if (packed) t.a_row = 1, t.a_col = height;
             FN(tiles)[vectors - 1][height - 1][t.tail == LANES][t.a_row == 1](&t, numbers, b, c + i * p->c_row + j);
             i += height;
         }
@@ -171,7 +172,7 @@ static void FN(rows_task)(void *context, intptr_t task) {
     const intptr_t rows = p->m - first < block->rows_a_task ? p->m - first : block->rows_a_task;
     const T *a = block->a + first * p->a_row + block->first_k * p->a_col;
     T *c = block->c + first * p->c_row + block->first_n;
-    const int pays = block->packed && block->n > 3 * PANEL && rows * block->k > FN(SMALL_B);
+    const int pays = block->packed && block->n > 4 * PANEL && rows * block->k > FN(SMALL_B);
     T *strip = pays ? malloc((size_t)rows * (size_t)block->k * sizeof(T)) : NULL; /* without it, A itself will do */
     if (strip) {
         const intptr_t strips = (rows + TILE_ROWS - 1) / TILE_ROWS;
@@ -262,7 +263,8 @@ typedef struct {
  * fit a panel at a time: their rows are then one matrix, and a square of vectors is transposed once for all of them. */
 static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t count) {
     T packed[FN(SMALL_B)];
-    const intptr_t strips = (p->m + TILE_ROWS - 1) / TILE_ROWS, vectors = (p->n + LANES - 1) / LANES;
+    const intptr_t vectors = (p->n + LANES - 1) / LANES, most = FN(most_rows)(vectors);
+    const intptr_t strips = (p->m + most - 1) / most;
     const intptr_t together = p->b_batch == p->n * p->b_col ? PANEL / p->n : 1;
     FN(tile)
     t = {.k = p->k,

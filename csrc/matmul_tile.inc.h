@@ -18,16 +18,22 @@ typedef struct {
 
 typedef void (*FN(tile_function))(const FN(tile) * t, const T *a, const T *b, T *c);
 
-/* Most rows of a tile with two vectors of columns: 2 rows + 2 + 1 vectors must be registers. */
+/* Most rows of a tile with two vectors of columns: 2 rows + 2 + 1 vectors must be registers. TALL_ROWS: with one vector; a
+ * sum waits 4 to 5 cycles for itself, at two a cycle, so that 6 rows would not do. */
 #undef TILE_ROWS
+#undef TALL_ROWS
 #if NNF_VECTOR_BYTES == 64
 #define TILE_ROWS 14 /* of 32 registers */
+#define TALL_ROWS 14
 #elif NNF_VECTOR_BYTES == 32
 #define TILE_ROWS 6 /* of 16 */
+#define TALL_ROWS 12
 #elif NNF_VECTOR_BYTES == 16
 #define TILE_ROWS 12 /* of 32 (NEON) */
+#define TALL_ROWS 12
 #else
 #define TILE_ROWS 4
+#define TALL_ROWS 4
 #endif
 #define NNF_TILE_VECTORS 2
 
@@ -78,25 +84,31 @@ typedef void (*FN(tile_function))(const FN(tile) * t, const T *a, const T *b, T 
     }
 
 #undef NNF_EACH_ROWS
+#undef NNF_MORE_ROWS
 #if TILE_ROWS == 14
-#define NNF_EACH_ROWS(x, N)                                                                                            \
-    x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N) x(13, N) x(14, N)
+#define NNF_EACH_ROWS(x, N) x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N) x(13, N) x(14, N)
+#define NNF_MORE_ROWS(x, N)
 #elif TILE_ROWS == 12
-#define NNF_EACH_ROWS(x, N)                                                                                            \
-    x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N)
+#define NNF_EACH_ROWS(x, N) x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N)
+#define NNF_MORE_ROWS(x, N)
 #elif TILE_ROWS == 6
 #define NNF_EACH_ROWS(x, N) x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N)
+#define NNF_MORE_ROWS(x, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N)
 #else
 #define NNF_EACH_ROWS(x, N) x(1, N) x(2, N) x(3, N) x(4, N)
+#define NNF_MORE_ROWS(x, N)
 #endif
 
 NNF_EACH_ROWS(NNF_TILE_FORMS, 1)
+NNF_MORE_ROWS(NNF_TILE_FORMS, 1)
 NNF_EACH_ROWS(NNF_TILE_FORMS, 2)
 
 /* [vectors - 1][rows - 1][whole][packed] */
+NNF_INLINE intptr_t FN(most_rows)(intptr_t vectors) { return vectors == 1 ? TALL_ROWS : TILE_ROWS; }
+
 #define NNF_TILE_ENTRY(R, N) NNF_TILE_NAMES(R, N),
-static const FN(tile_function) FN(tiles)[NNF_TILE_VECTORS][TILE_ROWS][2][2] = {
-    {NNF_EACH_ROWS(NNF_TILE_ENTRY, 1)},
+static const FN(tile_function) FN(tiles)[NNF_TILE_VECTORS][TALL_ROWS][2][2] = {
+    {NNF_EACH_ROWS(NNF_TILE_ENTRY, 1) NNF_MORE_ROWS(NNF_TILE_ENTRY, 1)},
     {NNF_EACH_ROWS(NNF_TILE_ENTRY, 2)},
 };
 
