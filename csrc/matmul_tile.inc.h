@@ -18,8 +18,8 @@ typedef struct {
 
 typedef void (*FN(tile_function))(const FN(tile) * t, const T *a, const T *b, T *c);
 
-/* Most rows of a tile with two vectors of columns: 2 rows + 2 + 1 vectors must be registers. TALL_ROWS: with one vector; a
- * sum waits 4 to 5 cycles for itself, at two a cycle, so that 6 rows would not do. */
+/* Most rows of a tile with two vectors of columns: 2 rows + 2 + 1 vectors must be registers. TALL_ROWS: with one
+ * vector; a sum waits 4 to 5 cycles for itself, at two a cycle, so that 6 rows would not do. */
 #undef TILE_ROWS
 #undef TALL_ROWS
 #if NNF_VECTOR_BYTES == 64
@@ -86,10 +86,12 @@ typedef void (*FN(tile_function))(const FN(tile) * t, const T *a, const T *b, T 
 #undef NNF_EACH_ROWS
 #undef NNF_MORE_ROWS
 #if TILE_ROWS == 14
-#define NNF_EACH_ROWS(x, N) x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N) x(13, N) x(14, N)
+#define NNF_EACH_ROWS(x, N)                                                                                            \
+    x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N) x(13, N) x(14, N)
 #define NNF_MORE_ROWS(x, N)
 #elif TILE_ROWS == 12
-#define NNF_EACH_ROWS(x, N) x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N)
+#define NNF_EACH_ROWS(x, N)                                                                                            \
+    x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N) x(7, N) x(8, N) x(9, N) x(10, N) x(11, N) x(12, N)
 #define NNF_MORE_ROWS(x, N)
 #elif TILE_ROWS == 6
 #define NNF_EACH_ROWS(x, N) x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N)

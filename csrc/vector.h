@@ -5,7 +5,7 @@
  *   NNF_VECTOR_BYTES   64, 32, 16; 0 means one number at a time, in plain C
  * It defines
  *   T, TI, TU          the element, and the signed and unsigned integers of its size
- *   V, VI              a vector of them (T and TI themselves when NNF_VECTOR_BYTES is 0)
+ *   V, VI, VU          a vector of them (the elements themselves when NNF_VECTOR_BYTES is 0)
  *   LANES              elements in a vector
  *   FN(name)           name with the element type behind it; every function of a template is static
  *   v_set1 v_load v_store v_load_n v_store_n v_select v_max v_min v_sqrt
@@ -19,6 +19,7 @@
 #undef TU
 #undef V
 #undef VI
+#undef VU
 #undef FN
 #undef LANES
 #undef v_set1
@@ -58,6 +59,7 @@
 
 #define V     T
 #define VI    TI
+#define VU    TU
 #define LANES 1
 
 NNF_INLINE V v_set1(T a) { return a; }
@@ -81,8 +83,10 @@ NNF_INLINE V v_sqrt(V a) { return sqrtf(a); }
 typedef T FN(vector) __attribute__((vector_size(NNF_VECTOR_BYTES)));
 typedef T FN(vector_unaligned) __attribute__((vector_size(NNF_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
 typedef TI FN(vector_int) __attribute__((vector_size(NNF_VECTOR_BYTES)));
+typedef TU FN(vector_unsigned) __attribute__((vector_size(NNF_VECTOR_BYTES)));
 #define V     FN(vector)
 #define VI    FN(vector_int)
+#define VU    FN(vector_unsigned)
 #define LANES ((intptr_t)(NNF_VECTOR_BYTES / sizeof(T)))
 
 NNF_INLINE V v_set1(T a) { return a - (V){0}; }

@@ -63,6 +63,9 @@ NNF_INLINE V FN(vector_from_bits)(VI bits) {
     return a;
 }
 NNF_INLINE VI FN(vector_set1_bits)(TI a) { return a - (VI){0}; }
+/* Integers wrap around as they do unsigned. */
+NNF_INLINE VI FN(vector_shift)(VI bits) { return (VI)((VU)bits << MANTISSA); }
+NNF_INLINE VI FN(vector_plus)(VI a, VI b) { return (VI)((VU)a + (VU)b); }
 NNF_INLINE V FN(vector_absolute)(V a) {
     return FN(vector_from_bits)(FN(vector_bits)(a) & FN(vector_set1_bits)((TI)(((TU)1 << (8 * sizeof(T) - 1)) - 1)));
 }
@@ -74,7 +77,8 @@ NNF_INLINE V FN(vector_with_sign)(V a, V b) {
 /* 2^n for whole n (as a floating-point number) from 1 - BIAS to BIAS */
 NNF_INLINE V FN(vector_power_of_two)(V n) {
     const V shifted = n + v_set1((T)ROUNDER); /* n stands in the lowest bits of the mantissa */
-    return FN(vector_from_bits)((FN(vector_bits)(shifted) + FN(vector_set1_bits)(BIAS)) << MANTISSA);
+    return FN(vector_from_bits)(
+        FN(vector_shift)(FN(vector_plus)(FN(vector_bits)(shifted), FN(vector_set1_bits)(BIAS))));
 }
 NNF_INLINE V FN(vector_round)(V a) { return (a + v_set1((T)ROUNDER)) - v_set1((T)ROUNDER); }
 NNF_INLINE V FN(vector_limit)(V a, T low, T high) { return v_max(v_set1(low), v_min(v_set1(high), a)); } /* NaN stays */
@@ -188,13 +192,14 @@ NNF_INLINE V v_log1p(V x) {
     const VI is_huge = x > v_set1(huge);
     const V scaled = v_select(is_huge, x * v_set1(sizeof(T) == 8 ? (T)0x1p-512 : (T)0x1p-64f), x);
     /* 1 + x = 2^k m with sqrt(1/2) <= m < sqrt(2): how many times sqrt(1/2) fits, read from the exponent */
-    const VI bits = FN(vector_bits)(one + scaled) + FN(vector_set1_bits)((TI)((TU)BIAS << MANTISSA)) -
-                    FN(vector_bits)(v_set1((T)0.70710678118654752440));
+    const VI from_one =
+        FN(vector_set1_bits)((TI)((TU)BIAS << MANTISSA)) - FN(vector_bits)(v_set1((T)0.70710678118654752440));
+    const VI bits = FN(vector_plus)(FN(vector_bits)(one + scaled), from_one);
     const VI biased = (bits >> MANTISSA) & FN(vector_set1_bits)(2 * BIAS + 1);
     const V k = FN(vector_from_bits)(biased | FN(vector_bits)(v_set1((T)((TU)1 << MANTISSA)))) -
                 v_set1((T)((TU)1 << MANTISSA) + (T)BIAS);
-    const V inverse = FN(vector_from_bits)((FN(vector_set1_bits)(2 * BIAS) - biased) << MANTISSA); /* 2^-k */
-    const V f = scaled * inverse + (inverse - one);                                                /* m - 1 */
+    const V inverse = FN(vector_from_bits)(FN(vector_shift)(FN(vector_set1_bits)(2 * BIAS) - biased)); /* 2^-k */
+    const V f = scaled * inverse + (inverse - one);                                                    /* m - 1 */
     const V s = f / (f + v_set1(2)), w = s * s;
     const V rest = w * FN(vector_polynomial)(w, c, sizeof c / sizeof *c);
     const V square = half * f * f;
