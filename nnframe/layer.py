@@ -165,17 +165,7 @@ class Layer:
     @property
     def dtype(self) -> np.dtype[np.floating]:
         """The one dtype of all parameters; float32 where there are none. TypeError where they differ."""
-        kinds = {parameter.value.dtype for parameter in self.parameters()}
-        if len(kinds) == 1:
-            return next(iter(kinds))
-        if kinds:
-            found = {parameter.value.dtype: name for name, parameter in self.named_parameters()}
-            which = " and ".join(f"{dtype} ({name})" for dtype, name in found.items())
-            raise TypeError(
-                f"{type(self).__name__}: expected parameters of one dtype, got {which}; give dtype= to "
-                "each layer and Parameter, or use astype"
-            )
-        return np.dtype(np.float32)
+        return common_dtype(self, self.parameters())
 
     def astype(self, dtype: npt.DTypeLike, memo: dict[int, Any] | None = None) -> Self:
         """Copy the layer with every parameter converted; everything else is shared with this one.
@@ -301,10 +291,28 @@ class Sequential(Layer):
         return "Sequential(\n" + "\n".join(lines) + "\n)"
 
 
+def common_dtype(model: Layer, parameters: list[Parameter]) -> np.dtype[np.floating]:
+    """`model.dtype`, for who has the model's parameters at hand."""
+    if not parameters:
+        return np.dtype(np.float32)
+    dtype = parameters[0].value.dtype
+    for parameter in parameters:
+        if parameter.value.dtype is not dtype and parameter.value.dtype != dtype:
+            found = {parameter.value.dtype: name for name, parameter in model.named_parameters()}
+            which = " and ".join(f"{dtype} ({name})" for dtype, name in found.items())
+            raise TypeError(
+                f"{type(model).__name__}: expected parameters of one dtype, got {which}; give dtype= to "
+                "each layer and Parameter, or use astype"
+            )
+    return dtype
+
+
 def run_layer(layer: Layer, x: Array, name: str | int = "") -> Array:
     """Run layer.forward(x), its output checked and brought to the dtype of x; errors say in which layer they arose."""
     try:
         y = layer.forward(x)
+        if type(y) is np.ndarray and y.dtype is x.dtype and y.ndim and len(y) == len(x):
+            return y
         if not isinstance(y, np.ndarray) or y.dtype.kind not in "fiub":
             came = y.dtype if isinstance(y, np.ndarray) else type(y).__name__
             raise TypeError(f"forward: expected an array of real numbers, got {came}")
@@ -315,7 +323,7 @@ def run_layer(layer: Layer, x: Array, name: str | int = "") -> Array:
         if not isinstance(layer, Sequential):
             error.add_note(f"in the forward pass of {where}")
         raise
-    return y if y.dtype == x.dtype else y.astype(x.dtype)
+    return y.astype(x.dtype, copy=False)
 
 
 def _find(name: str, value: object) -> Iterator[tuple[str, Parameter | Layer]]:
@@ -329,25 +337,31 @@ def _find(name: str, value: object) -> Iterator[tuple[str, Parameter | Layer]]:
             yield from _find(f"{name}.{key}", item)
 
 
+_BARE = frozenset({type(None), bool, int, float, str, np.ndarray})  # what often lies beside parameters, and holds none
+
+
 def _gather(value: object, found: dict[int, Parameter], inside: tuple[object, ...]) -> None:
-    """Put every parameter that `value` holds into `found`: `_walk` without names, as a step asks for it."""
-    if isinstance(value, Parameter):
-        found.setdefault(id(value), value)
-    elif isinstance(value, Layer):
+    """Put every parameter that `value` holds into `found`: `_walk` without names, as every step asks for it."""
+    held: Any
+    if isinstance(value, Layer):
         if value in inside:
             return
-        plain = type(value).children
-        if plain is Layer.children:
-            held: Any = vars(value).values()
+        inside = (*inside, value)
+        children = type(value).children
+        if children is Layer.children:
+            held = vars(value).values()
         else:
-            held = value.layers if plain is Sequential.children else (child for _, child in value.children())  # type: ignore[attr-defined]
-        for item in held:
-            _gather(item, found, (*inside, value))
+            held = value.layers if children is Sequential.children else (child for _, child in value.children())  # type: ignore[attr-defined]
     elif isinstance(value, list | tuple):
-        for item in value:
-            _gather(item, found, inside)
+        held = value
     elif isinstance(value, dict):
-        for item in value.values():
+        held = value.values()
+    else:
+        held = (value,) if isinstance(value, Parameter) else ()
+    for item in held:
+        if isinstance(item, Parameter):
+            found[id(item)] = item
+        elif type(item) not in _BARE:
             _gather(item, found, inside)
 
 

@@ -33,8 +33,7 @@ class Backprop:
             A layer or the loss has no backward.
         """
         links = run_chain(model, x)
-        held = [link.layer.parameters() for link in links]
-        lowest = next((i for i, parameters in enumerate(held) if parameters), len(links))
+        lowest = next((i for i, link in enumerate(links) if link.parameters), len(links))
         for link in links[lowest:]:
             if not link.layer.has_backward:
                 raise NotImplementedError(f"{link} has no backward: write one, or train with CentralDifference()")
@@ -42,8 +41,8 @@ class Backprop:
             raise NotImplementedError(f"{loss!r} has no backward: write one, or train with CentralDifference()")
         labels = loss.prepare(links[-1].y, t)
         value, dy = loss.forward_backward(links[-1].y, labels)
-        for parameters in held:
-            for parameter in parameters:
+        for link in links:
+            for parameter in link.parameters:
                 parameter.grad.fill(0)
         for i in range(len(links) - 1, lowest - 1, -1):
             link = links[i]

@@ -64,11 +64,11 @@ class CentralDifference:
         value, labels = run_loss(loss, links[-1].y, t)
         places: dict[int, list[int]] = {}
         for i, link in enumerate(links):
-            for parameter in link.layer.parameters():
+            for parameter in link.parameters:
                 places.setdefault(id(parameter), []).append(i)
         gradients: list[tuple[Parameter, Array]] = []
         for i, link in enumerate(links):
-            own = [p for p in link.layer.parameters() if places[id(p)][0] == i]
+            own = [p for p in link.parameters if places[id(p)][0] == i]
             shared = [p for p in own if len(places[id(p)]) > 1]
             gradients += [(p, self._by_definition(p, links[i:], loss, labels)) for p in shared]
             alone = [p for p in own if len(places[id(p)]) == 1]

@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.layer import Array, Layer, Sequential, as_input, run_layer
+from nnframe.layer import Array, Layer, Parameter, Sequential, as_input, common_dtype, run_layer
 from nnframe.losses import Loss
 
 
 class Link(NamedTuple):
-    """One layer of the chain, with what it read and gave."""
+    """One layer of the chain with its parameters, and what it read and gave."""
 
     name: str
     layer: Layer
+    parameters: list[Parameter]
     x: Array
     y: Array
 
@@ -27,17 +28,25 @@ def flatten(model: Layer, prefix: str = "") -> list[tuple[str, Layer]]:
     """Layers of a model one after another, nested Sequentials unpacked, each with its name."""
     if type(model) is not Sequential:
         return [(prefix, model)]
-    separator = "." if prefix else ""
-    return [found for i, layer in enumerate(model.layers) for found in flatten(layer, f"{prefix}{separator}{i}")]
+    found: list[tuple[str, Layer]] = []
+    for i, layer in enumerate(model.layers):
+        name = f"{prefix}.{i}" if prefix else str(i)
+        if type(layer) is Sequential:
+            found += flatten(layer, name)
+        else:
+            found.append((name, layer))
+    return found
 
 
 def run_chain(model: Layer, x: npt.ArrayLike) -> list[Link]:
     """Run a model forward, layer by layer; x is converted to the model's dtype."""
-    inputs = as_input(x, model.dtype)
+    layers = flatten(model)
+    held = [layer.parameters() for _, layer in layers]
+    inputs = as_input(x, common_dtype(model, [parameter for parameters in held for parameter in parameters]))
     links = []
-    for name, layer in flatten(model):
+    for (name, layer), parameters in zip(layers, held, strict=True):
         outputs = run_layer(layer, inputs, name)
-        links.append(Link(name, layer, inputs, outputs))
+        links.append(Link(name, layer, parameters, inputs, outputs))
         inputs = outputs
     return links
 
