@@ -278,6 +278,41 @@ def optimizer(full: bool) -> str:
     return f"{n:,} float32 parameters; {nn.get_num_threads()} threads\n\n" + table(header, rows)
 
 
+def activation(full: bool) -> str:
+    """Forward and backward of each activation over 2^18 float32 numbers, against PyTorch and a copy."""
+    torch = import_torch()
+    rng = np.random.default_rng(0)
+    x, dy = (rng.standard_normal((512, 512)).astype(np.float32) for _ in range(2))
+    y, out = np.empty_like(x), np.empty_like(x)
+    rows = []
+    for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "silu", "gelu", "gelu_tanh"):
+        nn.kernels.activation(name, x, alpha=1.0, out=y)
+        ways: dict[str, Callable[[], object]] = {
+            "forward": functools.partial(nn.kernels.activation, name, x, alpha=1.0, out=out),
+            "backward": functools.partial(nn.kernels.activation_backward, name, x, y, dy, alpha=1.0, out=out),
+            "copy": lambda: np.copyto(out, x),
+        }
+        if torch:
+            functional = torch.nn.functional
+            gelu_tanh = functools.partial(functional.gelu, approximate="tanh")
+            ways["PyTorch"] = functools.partial(getattr(functional, name, gelu_tanh), torch.from_numpy(x))
+        times = measure(ways, 5)
+        row = [name, *(f"{times[w] / x.size * 1e9:.3f}" for w in ("forward", "backward"))]
+        row += [f"{times[w] / times['copy']:.1f}" for w in ("forward", "backward")]
+        rows.append([*row, f"{times['PyTorch'] / times['forward']:.1f}" if torch else "-"])
+    header = [
+        "function",
+        "forward, ns",
+        "backward, ns",
+        "forward / copy",
+        "backward / copy",
+        "PyTorch / nnframe, forward",
+    ]
+    return f"activations, time for one number of {x.size:,} float32; {nn.get_num_threads()} threads\n\n" + table(
+        header, rows
+    )
+
+
 def copies(source: np.ndarray, target: np.ndarray) -> Callable[[], object]:
     """Copy by as many threads as nnframe uses, each its part."""
     threads = nn.get_num_threads()
@@ -378,7 +413,7 @@ def start(full: bool) -> str:
 
 TABLES = {
     "start": start, "gradient": gradient, "agreement": agreement, "matmul": matmul, "scaling": scaling,
-    "softmax": softmax, "step": step, "calls": calls, "optimizer": optimizer, "avx2": avx2,
+    "softmax": softmax, "activation": activation, "step": step, "calls": calls, "optimizer": optimizer, "avx2": avx2,
 }  # fmt: skip
 
 

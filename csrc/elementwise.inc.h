@@ -41,7 +41,7 @@ NNF_INLINE V FN(forward_of)(nnf_activation f, double alpha, V x) {
     case NNF_SILU:
         return finite * v_sigmoid(x);
     case NNF_SOFTPLUS:
-        return v_log1p(v_exp(-FN(vector_absolute)(x))) + v_max(zero, x);
+        return v_log1p_unit(v_exp(-FN(vector_absolute)(x))) + v_max(zero, x);
     default:
         return x;
     }
@@ -57,8 +57,9 @@ NNF_INLINE V FN(backward_of)(nnf_activation f, double alpha, V x, V y, V dy) {
     case NNF_SIGMOID: /* y (1 - y) loses the digits of 1 - y where y is near 1 */
         return dy * y * v_sigmoid(-x);
     case NNF_TANH: {
-        const V a = v_sigmoid(x + x); /* 1 - tanh^2(x) = 4 s(2x) s(-2x) */
-        return dy * v_set1(4) * a * v_sigmoid(-x - x);
+        V slope_at; /* 1 - tanh^2(x) = 4 s(2x) s(-2x) */
+        v_sigmoid_slope(x + x, &slope_at);
+        return dy * v_set1(4) * slope_at;
     }
     case NNF_RELU:
         return v_select(x > zero, dy, v_select(x != x, x, zero));
@@ -73,13 +74,15 @@ NNF_INLINE V FN(backward_of)(nnf_activation f, double alpha, V x, V y, V dy) {
         return dy * (FN(normal_cdf)(x, g) + finite * v_set1((T)0.3989422804014327) * g);
     }
     case NNF_GELU_TANH: {
-        const V z = FN(gelu_tanh_argument)(finite), a = v_sigmoid(z);
+        V slope_at;
+        const V a = v_sigmoid_slope(FN(gelu_tanh_argument)(finite), &slope_at);
         const V slope_of_z = v_set1((T)1.5957691216057308) * (one + v_set1((T)0.134145) * finite * finite);
-        return dy * (a + finite * slope_of_z * a * v_sigmoid(-z));
+        return dy * (a + finite * slope_of_z * slope_at);
     }
     case NNF_SILU: {
-        const V a = v_sigmoid(x);
-        return dy * (a + finite * a * v_sigmoid(-x));
+        V slope_at;
+        const V a = v_sigmoid_slope(x, &slope_at);
+        return dy * (a + finite * slope_at);
     }
     case NNF_SOFTPLUS:
         return dy * v_sigmoid(x);

@@ -325,7 +325,8 @@ static nnf_matmul FN(folded)(const nnf_matmul *p) {
 static void FN(matmul)(const nnf_matmul *given) {
     const nnf_matmul p = FN(folded)(given);
     if (p.batch == 0 || p.m == 0 || p.n == 0) return;
-    const double flops = 2.0 * (double)p.m * (double)p.n * (double)(p.k + 1);
+    const intptr_t columns = (p.n + LANES - 1) / LANES * LANES; /* a vector costs the same with one lane in use */
+    const double flops = 2.0 * (double)p.m * (double)columns * (double)(p.k + 1);
     const int threads = flops * (double)p.batch < 2 * FN(TASK_FLOPS) ? 1 : nnf_get_num_threads();
     FN(batch) batch = {&p, p.batch};
     if (threads == 1)
