@@ -41,7 +41,9 @@ def floats(every: int) -> Iterator[np.ndarray]:
     for first in range(0, 1 << 32, every * CHUNK):
         bits = np.arange(first, min(first + every * CHUNK, 1 << 32), every, dtype=np.uint64).astype(np.uint32)
         numbers = bits.view(np.float32)
-        yield numbers[np.isfinite(numbers)]
+        finite = numbers[np.isfinite(numbers)]
+        if len(finite):
+            yield finite
 
 
 def worst_single(name: str, every: int) -> dict[str, tuple[float, float]]:
