@@ -19,6 +19,7 @@ enum { FN(MOST_HALF) = 256, FN(TILE_BYTES) = 1 << 19 };
 
 typedef struct {
     const nnf_difference *p;
+    const nnf_above *above;
     intptr_t blocks;       /* the inputs of a unit are cut into so many tasks */
     const intptr_t *start; /* (blocks, N + 1): where a block's entries of row n begin in input and value */
     const int32_t *input;  /* which weight of the unit: i, or I for its bias */
@@ -51,25 +52,30 @@ NNF_INLINE T FN(largest)(const T *d, intptr_t n) {
 
 /* ---- elementwise layers ---- */
 
-/* d[r] = f(x + d[r]) - f(x) for one x with y = f(x). small: every |d| is at most NNF_SMALL / 2. */
-NNF_INLINE void FN(difference_at)(nnf_activation f, double alpha, T x, T y, T *d, intptr_t n, int small) {
-    const V vx = v_set1(x), vy = v_set1(y), one = v_set1(1);
-    const V slope = FN(backward_of)(f, alpha, vx, vy, one);
+/* f(x + d) - f(x), with y = f(x) and slope = f'(x). small: |d| is at most NNF_SMALL / 2. */
+NNF_INLINE V FN(difference_near)(nnf_activation f, double alpha, V x, V y, V slope, V d, int small) {
     if (small && f == NNF_SIGMOID) {
-        for (intptr_t r = 0; r < n; r += LANES) {
-            const V e = v_expm1_small(v_load(d + r));
-            v_store(d + r, slope * e / (one + vy * e));
-        }
-    } else if (small && f == NNF_TANH) {
-        for (intptr_t r = 0; r < n; r += LANES) {
-            const V e = v_expm1_small(v_load(d + r) + v_load(d + r));
-            const V t = e / (e + v_set1(2));
-            v_store(d + r, slope * t / (one + vy * t));
-        }
-    } else {
-        for (intptr_t r = 0; r < n; r += LANES)
-            v_store(d + r, FN(difference_of)(f, alpha, vx, vy, v_load(d + r)));
+        const V e = v_expm1_small(d);
+        return slope * e / (v_set1(1) + y * e);
     }
+    if (small && f == NNF_TANH) {
+        const V e = v_expm1_small(d + d);
+        const V t = e / (e + v_set1(2));
+        return slope * t / (v_set1(1) + y * t);
+    }
+    return FN(difference_of)(f, alpha, x, y, d);
+}
+
+/* d[r] = f(x + d[r]) - f(x) for one x with y = f(x) */
+NNF_INLINE void FN(difference_at)(nnf_activation f, double alpha, T x, T y, T *d, intptr_t n, int small) {
+    const V vx = v_set1(x), vy = v_set1(y);
+    const V slope = FN(backward_of)(f, alpha, vx, vy, v_set1(1));
+    if (small && (f == NNF_SIGMOID || f == NNF_TANH))
+        for (intptr_t r = 0; r < n; r += LANES)
+            v_store(d + r, FN(difference_near)(f, alpha, vx, vy, slope, v_load(d + r), 1));
+    else
+        for (intptr_t r = 0; r < n; r += LANES)
+            v_store(d + r, FN(difference_near)(f, alpha, vx, vy, slope, v_load(d + r), 0));
 }
 
 /* Lines first .. first + lines - 1 of an activation's outputs, for row `row`. */
@@ -168,7 +174,7 @@ static void FN(squared_error_change)(const T *residual, intptr_t width, const T 
     }
 }
 
-static void FN(loss_change)(const nnf_difference *p, intptr_t row, intptr_t first, intptr_t lines, intptr_t width,
+static void FN(loss_change)(const nnf_above *p, intptr_t row, intptr_t first, intptr_t lines, intptr_t width,
                             const T *d, T *change, intptr_t n) {
     const intptr_t at = row * width + first;
     if (p->loss == NNF_CROSS_ENTROPY) {
@@ -252,7 +258,7 @@ static void FN(squared_error_of_column)(const T *residual, const T *weight, intp
 
 /* The change of the loss for a column d of unit o below the last linear layer s. Returns 0 where |w d| is too large for
  * the series: then the rows must be made. */
-static int FN(rank_one_loss)(const nnf_difference *p, const nnf_stage *s, intptr_t inputs, intptr_t row, intptr_t o,
+static int FN(rank_one_loss)(const nnf_above *p, const nnf_stage *s, intptr_t inputs, intptr_t row, intptr_t o,
                              const T *d, T *change, intptr_t n) {
     const T *weight = (const T *)s->weight + o, *residual = (const T *)p->residual + row * s->width;
     if (p->loss == NNF_SQUARED_ERROR) {
@@ -276,7 +282,7 @@ static int FN(rank_one_loss)(const nnf_difference *p, const nnf_stage *s, intptr
 /* ---- one tile through all stages ---- */
 
 /* buffers->d: a column of n perturbations of output o, row `row`. Leaves the change of the loss in buffers->change. */
-static void FN(propagate)(const nnf_difference *p, FN(buffers) * buffers, intptr_t row, intptr_t o, intptr_t n) {
+static void FN(propagate)(const nnf_above *p, FN(buffers) * buffers, intptr_t row, intptr_t o, intptr_t n) {
     intptr_t width = p->outputs, first = o, lines = 1;
     T *d = buffers->d, *next = buffers->other;
     for (intptr_t i = 0; i < p->stages; i++) {
@@ -301,12 +307,12 @@ static void FN(propagate)(const nnf_difference *p, FN(buffers) * buffers, intptr
 /* The column that stage 0 sees: step * x for the + half, its negative for the - half; or what the caller measured. */
 static void FN(fill)(const FN(difference_plan) * plan, T *d, intptr_t at, intptr_t count, intptr_t half, intptr_t o) {
     const T *columns = plan->p->columns; /* then there is one block, and entries count as columns do */
-    const intptr_t entries = plan->start[plan->p->rows];
+    const intptr_t entries = plan->start[plan->above->rows];
     for (intptr_t r = 0; r < half; r++) {
         const int there = r < count;
         if (columns) {
             d[r] = there ? columns[o * entries + at + r] : 0;
-            d[half + r] = there ? columns[(plan->p->outputs + o) * entries + at + r] : 0;
+            d[half + r] = there ? columns[(plan->above->outputs + o) * entries + at + r] : 0;
         } else {
             d[r] = there ? plan->value[at + r] : 0;
             d[half + r] = -d[r];
@@ -314,16 +320,39 @@ static void FN(fill)(const FN(difference_plan) * plan, T *d, intptr_t at, intptr
     }
 }
 
+/* The entries of a row that are wanted, from `at` on, moved to the front of d: how many; input[] says which. */
+static intptr_t FN(pick)(const FN(difference_plan) * plan, intptr_t o, const int32_t *input, intptr_t count, T *d,
+                         intptr_t half, int32_t *picked) {
+    const uint8_t *wanted = plan->p->wanted ? plan->p->wanted + o * (plan->p->inputs + 1) : NULL;
+    intptr_t kept = 0;
+    for (intptr_t r = 0; r < count; r++) {
+        if (wanted && !wanted[input[r]]) continue;
+        d[kept] = d[r], d[half + kept] = d[half + r];
+        picked[kept++] = input[r];
+    }
+    return kept;
+}
+
 static void FN(one_row)(const FN(difference_plan) * plan, FN(buffers) * buffers, intptr_t block, intptr_t row,
                         intptr_t o) {
-    const intptr_t *start = plan->start + block * (plan->p->rows + 1) + row;
+    const intptr_t *start = plan->start + block * (plan->above->rows + 1) + row;
+    int32_t picked[FN(MOST_HALF)];
     for (intptr_t at = start[0]; at < start[1]; at += plan->half) {
-        const intptr_t count = start[1] - at < plan->half ? start[1] - at : plan->half;
-        const intptr_t half = (count + LANES - 1) / LANES * LANES;
+        const int32_t *input = plan->input + at;
+        intptr_t count = start[1] - at < plan->half ? start[1] - at : plan->half;
+        intptr_t half = (count + LANES - 1) / LANES * LANES;
         FN(fill)(plan, buffers->d, at, count, half, o);
-        FN(propagate)(plan->p, buffers, row, o, 2 * half);
+        if (plan->p->wanted) {
+            const intptr_t kept = FN(pick)(plan, o, input, count, buffers->d, half, picked), before = half;
+            if (kept == 0) continue;
+            half = (kept + LANES - 1) / LANES * LANES, count = kept, input = picked;
+            memmove(buffers->d + half, buffers->d + before, (size_t)half * sizeof(T));
+            for (intptr_t r = kept; r < half; r++)
+                buffers->d[r] = buffers->d[half + r] = 0;
+        }
+        FN(propagate)(plan->above, buffers, row, o, 2 * half);
         for (intptr_t r = 0; r < count; r++)
-            buffers->sum[plan->input[at + r]] += (double)buffers->change[r] - (double)buffers->change[half + r];
+            buffers->sum[input[r]] += (double)buffers->change[r] - (double)buffers->change[half + r];
     }
 }
 
@@ -331,18 +360,19 @@ static void FN(one_row)(const FN(difference_plan) * plan, FN(buffers) * buffers,
 static void FN(one_unit)(void *context, intptr_t task) {
     FN(difference_plan) *plan = context;
     const nnf_difference *p = plan->p;
-    const intptr_t o = task / plan->blocks, block = task % plan->blocks;
+    const intptr_t o = plan->above->first + task / plan->blocks, block = task % plan->blocks;
     const intptr_t begin = block * p->inputs / plan->blocks, end = (block + 1) * p->inputs / plan->blocks;
     const size_t line = 2 * (size_t)plan->half, rows = line * (size_t)plan->most_width;
     T *memory = malloc((2 * rows + line) * sizeof(T));
     double *sum = calloc((size_t)p->inputs + 1, sizeof(double));
+    const int any = !p->wanted || memchr(p->wanted + o * (p->inputs + 1), 1, (size_t)p->inputs + 1);
     FN(buffers) buffers = {memory, memory + rows, memory + 2 * rows, sum};
     if (!memory || !sum)
         plan->failed = 1;
     else {
         const double factor = p->scale / (2 * p->step);
-        for (intptr_t row = 0; row < p->rows; row++)
-            FN(one_row)(plan, &buffers, block, row, o);
+        for (intptr_t row = 0; row < plan->above->rows && any; row++)
+            if (!p->counted || p->counted[o * plan->above->rows + row]) FN(one_row)(plan, &buffers, block, row, o);
         T *grad = (T *)p->grad_weight + o * p->inputs;
         for (intptr_t i = begin; i < end; i++)
             grad[i] = (T)(sum[i] * factor);
@@ -361,7 +391,7 @@ static void FN(find_entries)(const FN(difference_plan) * plan, intptr_t *start, 
     intptr_t at = 0;
     for (intptr_t block = 0; block < plan->blocks; block++) {
         const intptr_t begin = block * p->inputs / plan->blocks, end = (block + 1) * p->inputs / plan->blocks;
-        for (intptr_t row = 0; row < p->rows; row++) {
+        for (intptr_t row = 0; row < plan->above->rows; row++) {
             *start++ = at;
             for (intptr_t i = begin; i < end; i++) {
                 input[at] = (int32_t)i;
@@ -380,42 +410,50 @@ static void FN(find_entries)(const FN(difference_plan) * plan, intptr_t *start, 
 /* About how many operations one unit costs, if no input is zero. */
 static double FN(work)(const nnf_difference *p) {
     double each = 20, width = 1;
-    for (intptr_t i = 0; i < p->stages; i++) {
-        each += (double)p->stage[i].width * (p->stage[i].weight ? 2 * width : 30);
-        width = (double)p->stage[i].width;
+    for (intptr_t i = 0; i < p->above.stages; i++) {
+        const nnf_stage *s = p->above.stage + i;
+        each += (double)s->width * (s->weight ? 2 * width : 30);
+        width = (double)s->width;
     }
-    return each * 2 * (double)p->rows * (double)(p->inputs + 1);
+    return each * 2 * (double)p->above.rows * (double)(p->inputs + 1);
+}
+
+static intptr_t FN(widest)(const nnf_above *above) {
+    intptr_t most = 1;
+    for (intptr_t i = 0; i < above->stages; i++)
+        if (above->stage[i].weight && above->stage[i].width > most) most = above->stage[i].width;
+    return most;
 }
 
 static void FN(size_tiles)(FN(difference_plan) * plan) {
     const nnf_difference *p = plan->p;
     const double blocks = FN(work)(p) / 2e8; /* tasks of some 20 ms at most, */
-    plan->most_width = 1;
-    for (intptr_t i = 0; i < p->stages; i++)
-        if (p->stage[i].weight && p->stage[i].width > plan->most_width) plan->most_width = p->stage[i].width;
+    plan->most_width = FN(widest)(plan->above);
     intptr_t half = FN(TILE_BYTES) / (intptr_t)sizeof(T) / (4 * plan->most_width) / LANES * LANES;
     half = half < LANES ? LANES : half > FN(MOST_HALF) ? FN(MOST_HALF) : half;
     const intptr_t most = (p->inputs + half) / half; /* but none smaller than a tile, */
     plan->blocks = blocks > (double)most ? most : (intptr_t)blocks;
-    if (plan->blocks * p->outputs < 8) plan->blocks = (8 + p->outputs - 1) / p->outputs; /* and some for every thread */
+    if (plan->blocks * plan->above->units < 8) /* and some for every thread */
+        plan->blocks = (8 + plan->above->units - 1) / plan->above->units;
     if (plan->blocks > most) plan->blocks = most;
     if (plan->blocks < 1 || p->columns) plan->blocks = 1;
     plan->half = half;
 }
 
 static int FN(difference_gradient)(const nnf_difference *p, int (*poll)(void)) {
-    FN(difference_plan) plan = {.p = p};
+    FN(difference_plan) plan = {.p = p, .above = &p->above};
+    if (p->above.units == 0) return 0;
     FN(size_tiles)(&plan);
     /* one more than can be needed: find_entries writes before it knows whether the entry stays */
-    const size_t entries = (size_t)p->rows * (size_t)(p->inputs + 1) + 1;
-    intptr_t *start = malloc((size_t)plan.blocks * (size_t)(p->rows + 1) * sizeof *start);
+    const size_t rows = (size_t)p->above.rows, entries = rows * (size_t)(p->inputs + 1) + 1;
+    intptr_t *start = malloc((size_t)plan.blocks * (rows + 1) * sizeof *start);
     int32_t *input = malloc(entries * sizeof *input);
     T *value = malloc(entries * sizeof *value);
     int answer = NNF_NO_MEMORY;
     if (start && input && value) {
         FN(find_entries)(&plan, start, input, value);
         plan.start = start, plan.input = input, plan.value = value;
-        answer = nnf_parallel_polled(p->outputs * plan.blocks, FN(one_unit), &plan, poll);
+        answer = nnf_parallel_polled(p->above.units * plan.blocks, FN(one_unit), &plan, poll);
         if (plan.failed) answer = NNF_NO_MEMORY;
     }
     free(start);

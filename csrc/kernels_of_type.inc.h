@@ -8,6 +8,7 @@
 #include "matmul.inc.h"
 #include "softmax_cross_entropy.inc.h"
 #include "difference.inc.h"
+#include "curves.inc.h"
 #include "optimizer.inc.h"
 
 static const nnf_kernels FN(kernels) = {
@@ -20,4 +21,5 @@ static const nnf_kernels FN(kernels) = {
     .update = FN(update),
     .all_finite = FN(all_finite),
     .difference_gradient = FN(difference_gradient),
+    .difference_curves = FN(difference_curves),
 };

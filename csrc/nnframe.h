@@ -125,27 +125,59 @@ typedef enum {
     NNF_SQUARED_ERROR  /* sum over all entries of (y - t)^2 */
 } nnf_loss;
 
-/* grad_weight[o, i] = scale * (L(W[o, i] + step) - L(W[o, i] - step)) / (2 step), and the same for the biases, where
- * L is the sum over rows of the loss of stages(x W^T + b). Differences are propagated, never values: nothing cancels.
- * x: (N, I), adjacent; entries that are zero are skipped, as their weights change nothing.
- * columns: NULL, or (2, O, E), adjacent: how output o changes, as stage 0 sees it, by +step ([0]) and by -step ([1]) in
- *   each of the E entries of x that are not zero, row by row; with biases each row has one more entry at its end. It
- *   stands in for +-step x[n, i].
- * p: (N, width) softmax probabilities; NULL for the squared error. t: (N, width) labels, one-hot or soft; may be NULL
- * for the squared error. residual: (N, width), softmax - t, or y - t.
- * grad_weight: (O, I). grad_bias: O numbers, or NULL. Each entry is summed over rows in one order, in double: same
- * bits for any number of threads. Memory beyond the arguments: proportional to x, plus some 2 MB a thread. */
+/* p: (N, width) softmax probabilities; NULL for the squared error. t: (N, width) labels, one-hot or soft; may be NULL
+ * for the squared error. residual: (N, width), softmax - t, or y - t. width is that of the last stage. */
 typedef struct {
-    intptr_t rows, inputs, outputs;
-    const void *x;
-    const void *columns;
-    double step, scale;
+    intptr_t rows, outputs; /* N; of the perturbed layer */
     intptr_t stages;
     const nnf_stage *stage;
     nnf_loss loss;
     const void *p, *t, *residual;
+    intptr_t first, units; /* which of the outputs are asked for */
+} nnf_above;
+
+/* grad_weight[o, i] = scale * (L(W[o, i] + step) - L(W[o, i] - step)) / (2 step), and the same for the biases, where
+ * L is the sum over rows of the loss of stages(x W^T + b), for o in [first, first + units). Differences are propagated,
+ * never values: nothing cancels.
+ * x: (N, I), adjacent; entries that are zero are skipped, as their weights change nothing.
+ * columns: NULL, or (2, O, E), adjacent: how output o changes, as stage 0 sees it, by +step ([0]) and by -step ([1]) in
+ *   each of the E entries of x that are not zero, row by row; with biases each row has one more entry at its end. It
+ *   stands in for +-step x[n, i].
+ * wanted: NULL, or (O, I + 1): 0 where an entry is not asked for (the bias stands last); it becomes 0.
+ * counted: NULL, or (O, N): 0 where a row is left out of L.
+ * grad_weight: (O, I). grad_bias: O numbers, or NULL. Each entry is summed over rows in one order, in double: same
+ * bits for any number of threads. Memory beyond the arguments: proportional to x, plus some 2 MB a thread. */
+typedef struct {
+    nnf_above above;
+    intptr_t inputs;
+    const void *x;
+    const void *columns;
+    const uint8_t *wanted, *counted;
+    double step, scale;
     void *grad_weight, *grad_bias;
 } nnf_difference;
+
+/* All weights into output o move the loss of row n through one number, t = +-step x[n, i]. With phi(t) the change of
+ * that loss and T[n] the largest |t|, the curve (phi(t) - phi(-t)) / 2t is even in t and written as
+ * level + bend (t / T)^2, from its values at T, 0.8 T and T / 2: the first and the last give the two numbers, that in
+ * the middle says how far off they are.
+ * distance: T, N numbers >= 0; where it is 0 both are 0.
+ * columns: NULL, or (O, 6, N): what output o changes by, as stage 0 sees it, in place of T, -T, 0.8 T, -0.8 T, T/2,
+ * -T/2.
+ * level, bend: (O, N), written for o in [first, first + units). doubtful: (O, N), 1 where the curve is farther off than
+ * `tolerance` times the mean level of the unit (each times T): level and bend are 0 there. Where no bend of a unit is
+ * larger than that, half of each is added to the level and it becomes 0. state: (O), the sum of NNF_HAS_DOUBTFUL and
+ * NNF_HAS_BEND where they hold. */
+enum { NNF_HAS_DOUBTFUL = 1, NNF_HAS_BEND = 2 };
+
+typedef struct {
+    nnf_above above;
+    const void *distance;
+    const void *columns;
+    double tolerance;
+    void *level, *bend;
+    uint8_t *doubtful, *state;
+} nnf_curves;
 
 /* ---- central differences of a function -------------------------------------------------------------------- */
 
@@ -177,6 +209,7 @@ typedef struct {
 
     /* 0; or what poll answered when it stopped the loop; or NNF_NO_MEMORY. poll may be NULL. */
     int (*difference_gradient)(const nnf_difference *p, int (*poll)(void));
+    int (*difference_curves)(const nnf_curves *p, int (*poll)(void));
 } nnf_kernels;
 
 /* One table an instruction set and element type; NULL where the compiler could not make it. */

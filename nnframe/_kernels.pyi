@@ -95,19 +95,42 @@ def optimizer_update(
     eps: float = 0.0,
 ) -> None: ...
 def all_finite(x: npt.ArrayLike) -> bool: ...
+
+class Above:
+    def __init__(
+        self,
+        outputs: int,
+        stages: list[tuple[Any, ...]],
+        loss: str,
+        probabilities: _Floats | None,
+        targets: _Floats | None,
+        residual: _Floats,
+    ) -> None: ...
+
 def difference_gradient(
+    above: Above,
     x: _Floats,
-    stages: list[tuple[Any, ...]],
-    loss: str,
-    probabilities: _Floats | None,
-    targets: _Floats | None,
-    residual: _Floats,
     *,
     step: float,
     scale: float,
     grad_weight: _Floats,
     grad_bias: _Floats | None = None,
     columns: _Floats | None = None,
+    wanted: npt.NDArray[np.bool_] | None = None,
+    counted: npt.NDArray[np.bool_] | None = None,
+    units: range | None = None,
+) -> None: ...
+def difference_curves(
+    above: Above,
+    distance: _Floats,
+    *,
+    tolerance: float,
+    level: _Floats,
+    bend: _Floats,
+    doubtful: npt.NDArray[np.bool_],
+    state: npt.NDArray[np.uint8],
+    columns: _Floats | None = None,
+    units: range | None = None,
 ) -> None: ...
 def low_level_callable(f: Any) -> tuple[str, int, int]: ...
 def compiled_central_difference(f: int, data: int, x: _Floats, steps: _Floats, gradient: _Floats) -> None: ...

@@ -14,7 +14,7 @@ import numpy as np
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
-from libc.stdint cimport int64_t, intptr_t
+from libc.stdint cimport int64_t, intptr_t, uint8_t
 from libc.stdlib cimport free, malloc
 
 cnp.import_array()
@@ -81,19 +81,34 @@ cdef extern from "nnframe.h" nogil:
     ctypedef enum nnf_loss:
         NNF_CROSS_ENTROPY
         NNF_SQUARED_ERROR
-    ctypedef struct nnf_difference:
-        intptr_t rows, inputs, outputs
-        const void *x
-        const void *columns
-        double step, scale
+    ctypedef struct nnf_above:
+        intptr_t rows, outputs
         intptr_t stages
         const nnf_stage *stage
         nnf_loss loss
         const void *p
         const void *t
         const void *residual
+        intptr_t first, units
+    ctypedef struct nnf_difference:
+        nnf_above above
+        intptr_t inputs
+        const void *x
+        const void *columns
+        const uint8_t *wanted
+        const uint8_t *counted
+        double step, scale
         void *grad_weight
         void *grad_bias
+    ctypedef struct nnf_curves:
+        nnf_above above
+        const void *distance
+        const void *columns
+        double tolerance
+        void *level
+        void *bend
+        uint8_t *doubtful
+        uint8_t *state
     ctypedef struct nnf_kernels:
         void (*matmul)(const nnf_matmul *p) noexcept nogil
         void (*softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) noexcept nogil
@@ -106,6 +121,7 @@ cdef extern from "nnframe.h" nogil:
         void (*update)(const nnf_update *p) noexcept nogil
         int (*all_finite)(intptr_t n, const void *x) noexcept nogil
         int (*difference_gradient)(const nnf_difference *p, int (*poll)() noexcept nogil) noexcept nogil
+        int (*difference_curves)(const nnf_curves *p, int (*poll)() noexcept nogil) noexcept nogil
     ctypedef struct nnf_isa:
         const char *name
         const nnf_kernels *kernels[2]

@@ -163,12 +163,20 @@ static void gradients(int type, const nnf_kernels *fast, const nnf_kernels *slow
     slow->softmax_cross_entropy(&loss);
     const nnf_stage stages[] = {{.activation = NNF_SIGMOID, .x = z, .y = y, .width = UNITS},
                                 {.weight = v, .width = CLASSES}};
-    nnf_difference d = {.rows = ROWS, .inputs = INPUTS, .outputs = UNITS, .x = x, .step = 1e-3, .scale = 1, .stages = 2,
-                        .stage = stages, .loss = NNF_CROSS_ENTROPY, .p = p, .t = t, .residual = r, .grad_weight = g};
+    const nnf_above above = {.rows = ROWS, .outputs = UNITS, .stages = 2, .stage = stages, .loss = NNF_CROSS_ENTROPY,
+                             .p = p, .t = t, .residual = r, .units = UNITS};
+    nnf_difference d = {.above = above, .inputs = INPUTS, .x = x, .step = 1e-3, .scale = 1, .grad_weight = g};
     if (fast->difference_gradient(&d, NULL)) failures++;
     d.grad_weight = h;
     if (slow->difference_gradient(&d, NULL)) failures++;
     compare("difference_gradient", type, g, h, UNITS * INPUTS, 100);
+    uint8_t doubtful[UNITS * ROWS], state[UNITS];
+    nnf_curves c = {.above = above, .distance = p, .tolerance = 1e-3, .level = g, .bend = z, .doubtful = doubtful,
+                    .state = state};
+    if (fast->difference_curves(&c, NULL)) failures++;
+    c.level = h;
+    if (slow->difference_curves(&c, NULL)) failures++;
+    compare("difference_curves", type, g, h, UNITS * ROWS, 100);
     free(x), free(w), free(v), free(z), free(y), free(o), free(p), free(t), free(r), free(g), free(h);
 }
 

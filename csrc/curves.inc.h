@@ -1,0 +1,330 @@
+/* curves.inc.h - the loss of each row as a function of one number: what a unit of a linear layer gave.
+ *
+ * As in difference.inc.h a column of changes travels upwards, but here the changes of a tile are six for each row of
+ * the mini-batch (NODES), and rows lie in the vector's lanes: what the layers above read and gave, the probabilities
+ * and the labels are read as vectors, from transposed copies.
+ */
+
+enum { FN(NODES) = 6 };
+
+typedef struct {
+    const nnf_curves *p;
+    const nnf_above *above;
+    intptr_t padded;                   /* rows, up to whole vectors; the transposed copies have zeros there */
+    T **x, **y;                        /* of each stage, (width, padded); NULL for a linear one */
+    T *probability, *label, *residual; /* (width, padded) */
+    double *inverse;                   /* (padded): 1 / (2 distance), or 0 */
+    T *distance;                       /* (padded) */
+    intptr_t rows, most_width;         /* of a tile; of what stands above */
+    volatile int failed;
+} FN(curve_plan);
+
+/* d (lines, NODES, rows): changes of the tile that begins at row `at`. */
+static void FN(activation_curve)(const FN(curve_plan) * plan, intptr_t stage, intptr_t at, intptr_t first,
+                                 intptr_t lines, T *d, intptr_t rows) {
+    const nnf_stage *s = plan->above->stage + stage;
+    const int small = FN(largest)(d, lines * FN(NODES) * rows) * 2 <= (T)NNF_SMALL;
+#define NNF_BODY(f)                                                                                                    \
+    for (intptr_t k = 0; k < lines; k++)                                                                               \
+        for (intptr_t n = 0; n < rows; n += LANES) {                                                                   \
+            const intptr_t where = (first + k) * plan->padded + at + n;                                                \
+            const V x = v_load(plan->x[stage] + where), y = v_load(plan->y[stage] + where);                            \
+            const V slope = FN(backward_of)(f, s->alpha, x, y, v_set1(1));                                             \
+            T *of_line = d + k * FN(NODES) * rows + n;                                                                 \
+            if (small && (f == NNF_SIGMOID || f == NNF_TANH))                                                          \
+                for (int g = 0; g < FN(NODES); g++, of_line += rows)                                                   \
+                    v_store(of_line, FN(difference_near)(f, s->alpha, x, y, slope, v_load(of_line), 1));               \
+            else                                                                                                       \
+                for (int g = 0; g < FN(NODES); g++, of_line += rows)                                                   \
+                    v_store(of_line, FN(difference_near)(f, s->alpha, x, y, slope, v_load(of_line), 0));               \
+        }
+    NNF_FOR_ACTIVATION(s->activation, NNF_BODY)
+#undef NNF_BODY
+}
+
+/* ---- losses: as in difference.inc.h, for vectors of rows ---- */
+
+NNF_INLINE void FN(cross_entropy_rows)(const T *p, const T *t, intptr_t stride, intptr_t classes, const T *d, T *change,
+                                       intptr_t rows, int small) {
+    const intptr_t line = FN(NODES) * rows;
+    for (intptr_t g = 0; g < FN(NODES); g++)
+        for (intptr_t n = 0; n < rows; n += LANES) {
+            V sum = v_set1(0), labelled = v_set1(0);
+            for (intptr_t k = 0; k < classes; k++) {
+                const V v = v_load(d + k * line + g * rows + n);
+                sum = sum + v_load(p + k * stride + n) * (small ? v_expm1_small(v) : v_expm1(v));
+                labelled = labelled + v_load(t + k * stride + n) * v;
+            }
+            v_store(change + g * rows + n, v_log1p(sum) - labelled);
+        }
+}
+
+static void FN(squared_error_rows)(const T *residual, intptr_t stride, intptr_t width, const T *d, T *change,
+                                   intptr_t rows) {
+    const intptr_t line = FN(NODES) * rows;
+    for (intptr_t g = 0; g < FN(NODES); g++)
+        for (intptr_t n = 0; n < rows; n += LANES) {
+            V sum = v_set1(0);
+            for (intptr_t k = 0; k < width; k++) {
+                const V v = v_load(d + k * line + g * rows + n), r = v_load(residual + k * stride + n);
+                sum = sum + v * (r + r + v);
+            }
+            v_store(change + g * rows + n, sum);
+        }
+}
+
+/* 0 where changes are so large that log1p and expm1 do not help: all these rows are doubtful. */
+static int FN(loss_curve)(const FN(curve_plan) * plan, intptr_t at, intptr_t first, intptr_t lines, const T *d,
+                          T *change, intptr_t rows) {
+    const intptr_t where = first * plan->padded + at;
+    if (plan->above->loss == NNF_SQUARED_ERROR) {
+        FN(squared_error_rows)(plan->residual + where, plan->padded, lines, d, change, rows);
+        return 1;
+    }
+    const T most = FN(largest)(d, lines * FN(NODES) * rows), *p = plan->probability + where, *t = plan->label + where;
+    if (most <= (T)NNF_SMALL)
+        FN(cross_entropy_rows)(p, t, plan->padded, lines, d, change, rows, 1);
+    else if (most <= 1)
+        FN(cross_entropy_rows)(p, t, plan->padded, lines, d, change, rows, 0);
+    else
+        return 0;
+    return 1;
+}
+
+/* ---- the last linear layer and the loss, for a column: as rank_one_loss ---- */
+
+/* Moments of the weights w[k * stride] for each of LANES rows: moment[j] = sum_k p_k w_k^j / j!, slope = sum_k
+ * residual_k w_k. factor: (terms, classes), w_k^j / j!. */
+NNF_INLINE V FN(moments_of_rows)(const T *p, const T *residual, intptr_t stride, intptr_t classes, int terms,
+                                 const T *factor, V *moment) {
+    V slope = v_set1(0);
+    for (int j = 1; j <= terms; j++)
+        moment[j] = v_set1(0);
+    for (intptr_t k = 0; k < classes; k++) {
+        const V probability = v_load(p + k * stride);
+        for (int j = 1; j <= terms; j++)
+            moment[j] = moment[j] + probability * v_set1(factor[(j - 1) * classes + k]);
+        slope = slope + v_load(residual + k * stride) * v_set1(factor[k]);
+    }
+    return slope;
+}
+
+static void FN(cross_entropy_of_column_rows)(const FN(curve_plan) * plan, intptr_t at, intptr_t classes, int terms,
+                                             const T *factor, const T *d, T *change, intptr_t rows) {
+    for (intptr_t n = 0; n < rows; n += LANES) {
+        V moment[FN(MOST_TERMS) + 1];
+        const V slope = FN(moments_of_rows)(plan->probability + at + n, plan->residual + at + n, plan->padded, classes,
+                                            terms, factor, moment);
+        for (intptr_t r = n; r < FN(NODES) * rows; r += rows) {
+            const V v = v_load(d + r);
+            V higher = moment[terms];
+            for (int j = terms - 1; j >= 2; j--)
+                higher = higher * v + moment[j];
+            higher = higher * v * v;
+            const V sum = moment[1] * v + higher;
+            v_store(change + r, slope * v + (higher - sum * sum * FN(log1p_rest)(sum)));
+        }
+    }
+}
+
+static void FN(squared_error_of_column_rows)(const FN(curve_plan) * plan, intptr_t at, intptr_t width, const T *factor,
+                                             const T *d, T *change, intptr_t rows) {
+    V square = v_set1(0);
+    for (intptr_t k = 0; k < width; k++)
+        square = square + v_set1(factor[k] * factor[k]);
+    for (intptr_t n = 0; n < rows; n += LANES) {
+        V slope = v_set1(0);
+        for (intptr_t k = 0; k < width; k++)
+            slope = slope + v_load(plan->residual + k * plan->padded + at + n) * v_set1(factor[k] + factor[k]);
+        for (intptr_t r = n; r < FN(NODES) * rows; r += rows)
+            v_store(change + r, v_load(d + r) * (slope + square * v_load(d + r)));
+    }
+}
+
+/* Returns 0 where the series does not reach: then the rows must be made. factor: room for MOST_TERMS * width. */
+static int FN(column_curve)(const FN(curve_plan) * plan, const nnf_stage *s, intptr_t inputs, intptr_t at, intptr_t o,
+                            const T *d, T *change, intptr_t rows, T *factor) {
+    const T *weight = (const T *)s->weight + o;
+    double most = 0;
+    for (intptr_t k = 0; k < s->width; k++) {
+        factor[k] = weight[k * inputs];
+        most = fabs((double)factor[k]) > most ? fabs((double)factor[k]) : most;
+    }
+    if (plan->above->loss == NNF_SQUARED_ERROR) {
+        FN(squared_error_of_column_rows)(plan, at, s->width, factor, d, change, rows);
+        return 1;
+    }
+    const double bound = most * (double)FN(largest)(d, FN(NODES) * rows);
+    if (!(bound <= NNF_SMALL)) return 0;
+    const int terms = FN(terms_for)(bound);
+    for (intptr_t k = 0; k < s->width; k++) {
+        double power = (double)factor[k];
+        for (int j = 2; j <= terms; j++)
+            factor[(j - 1) * s->width + k] = (T)(power *= (double)factor[k] / j);
+    }
+    FN(cross_entropy_of_column_rows)(plan, at, s->width, terms, factor, d, change, rows);
+    return 1;
+}
+
+/* ---- a tile ---- */
+
+/* buffers->d: the column of unit o. Leaves changes in buffers->change; 0 where they cannot be had. */
+static int FN(propagate_curve)(const FN(curve_plan) * plan, FN(buffers) * buffers, intptr_t at, intptr_t o,
+                               intptr_t rows, T *factor) {
+    const nnf_above *above = plan->above;
+    const intptr_t n = FN(NODES) * rows;
+    intptr_t width = above->outputs, first = o, lines = 1;
+    T *d = buffers->d, *next = buffers->other;
+    for (intptr_t i = 0; i < above->stages; i++) {
+        const nnf_stage *s = above->stage + i;
+        if (!s->weight) {
+            FN(activation_curve)(plan, i, at, first, lines, d, rows);
+            continue;
+        }
+        if (lines == 1 && i + 1 == above->stages &&
+            FN(column_curve)(plan, s, width, at, first, d, buffers->change, rows, factor))
+            return 1;
+        if (lines == 1)
+            FN(rank_one_stage)(s, width, first, d, next, n);
+        else
+            FN(linear_stage)(s, width, d, next, n);
+        T *const swap = d;
+        d = next, next = swap;
+        width = lines = s->width, first = 0;
+    }
+    return FN(loss_curve)(plan, at, first, lines, d, buffers->change, rows);
+}
+
+static const double FN(node)[] = {1, 0.8, 0.5};
+
+static void FN(fill_nodes)(const FN(curve_plan) * plan, T *d, intptr_t at, intptr_t o, intptr_t rows) {
+    const T *columns = plan->p->columns;
+    for (int g = 0; g < FN(NODES); g++)
+        for (intptr_t n = 0; n < rows; n++) {
+            const T t = (T)FN(node)[g / 2] * plan->distance[at + n];
+            const intptr_t row = at + n;
+            if (!columns)
+                d[g * rows + n] = g % 2 ? -t : t;
+            else
+                d[g * rows + n] = row < plan->above->rows ? columns[(o * FN(NODES) + g) * plan->above->rows + row] : 0;
+        }
+}
+
+/* (phi(t) - phi(-t)) / 2t at the nodes, and from it level, bend, and the error in the middle. */
+static void FN(fit)(const FN(curve_plan) * plan, const T *change, intptr_t at, intptr_t rows, T *level, T *bend,
+                    T *off) {
+    const intptr_t count = plan->above->rows - at < rows ? plan->above->rows - at : rows;
+    for (intptr_t n = 0; n < count; n++) {
+        const double inverse = plan->inverse[at + n];
+        double value[3];
+        for (int j = 0; j < 3; j++)
+            value[j] =
+                ((double)change[2 * j * rows + n] - (double)change[(2 * j + 1) * rows + n]) * (inverse / FN(node)[j]);
+        const double bent = (value[0] - value[2]) / 0.75, flat = value[0] - bent;
+        level[at + n] = (T)flat;
+        bend[at + n] = (T)bent;
+        off[at + n] = (T)fabs(value[1] - (flat + 0.64 * bent));
+    }
+}
+
+/* Which rows are farther off than the mean level of the unit allows; and whether the others may do without a bend. */
+static uint8_t FN(judge)(const FN(curve_plan) * plan, T *level, T *bend, const T *off, uint8_t *doubtful) {
+    const intptr_t rows = plan->above->rows;
+    const T *distance = plan->distance;
+    double mean = 0;
+    for (intptr_t n = 0; n < rows; n++)
+        mean += fabs((double)level[n] * (double)distance[n]);
+    const double most = plan->p->tolerance * mean / (double)rows;
+    int some_doubtful = 0, some_bend = 0;
+    for (intptr_t n = 0; n < rows; n++) {
+        doubtful[n] = !((double)off[n] * (double)distance[n] <= most);
+        if (doubtful[n]) level[n] = bend[n] = 0;
+        some_doubtful |= doubtful[n];
+        some_bend |= fabs((double)bend[n] * (double)distance[n]) > most;
+    }
+    for (intptr_t n = 0; n < rows && !some_bend; n++)
+        level[n] += bend[n] / 2, bend[n] = 0;
+    return (uint8_t)(some_doubtful * NNF_HAS_DOUBTFUL + some_bend * NNF_HAS_BEND);
+}
+
+static void FN(unit_curve)(void *context, intptr_t task) {
+    FN(curve_plan) *plan = context;
+    const nnf_above *above = plan->above;
+    const intptr_t o = above->first + task, at_unit = o * above->rows;
+    const size_t line = FN(NODES) * (size_t)plan->rows, lines = line * (size_t)plan->most_width;
+    const size_t factors = FN(MOST_TERMS) * (size_t)plan->most_width;
+    T *memory = malloc((2 * lines + line + factors + (size_t)above->rows) * sizeof(T));
+    if (!memory) {
+        plan->failed = 1;
+        return;
+    }
+    FN(buffers) buffers = {memory, memory + lines, memory + 2 * lines, NULL};
+    T *factor = memory + 2 * lines + line, *off = factor + factors;
+    T *level = (T *)plan->p->level + at_unit, *bend = (T *)plan->p->bend + at_unit;
+    for (intptr_t at = 0; at < above->rows; at += plan->rows) {
+        const intptr_t rows = plan->padded - at < plan->rows ? plan->padded - at : plan->rows;
+        FN(fill_nodes)(plan, buffers.d, at, o, rows);
+        const int known = FN(propagate_curve)(plan, &buffers, at, o, rows, factor);
+        if (known)
+            FN(fit)(plan, buffers.change, at, rows, level, bend, off);
+        else
+            for (intptr_t n = at; n < at + rows && n < above->rows; n++)
+                level[n] = bend[n] = 0, off[n] = (T)HUGE_VAL;
+    }
+    plan->p->state[o] = FN(judge)(plan, level, bend, off, plan->p->doubtful + at_unit);
+    free(memory);
+}
+
+/* ---- the plan ---- */
+
+/* from (N, width) -> to (width, padded), zeros behind; returns what follows `to`. NULL gives NULL and takes no room. */
+static T *FN(transposed)(const FN(curve_plan) * plan, const void *from, intptr_t width, T *room, T **to) {
+    *to = from ? room : NULL;
+    if (!from) return room;
+    FN(pack_transposed)(width, plan->above->rows, from, width, room, plan->padded);
+    for (intptr_t k = 0; k < width; k++)
+        for (intptr_t n = plan->above->rows; n < plan->padded; n++)
+            room[k * plan->padded + n] = 0;
+    return room + width * plan->padded;
+}
+
+static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
+    const nnf_above *above = &p->above;
+    FN(curve_plan) plan = {.p = p, .above = above};
+    if (above->rows == 0 || above->units == 0) return 0;
+    plan.padded = (above->rows + LANES - 1) / LANES * LANES;
+    plan.most_width = FN(widest)(above);
+    plan.rows = FN(TILE_BYTES) / (intptr_t)sizeof(T) / (2 * FN(NODES) * plan.most_width) / LANES * LANES;
+    plan.rows = plan.rows < LANES ? LANES : plan.rows > FN(MOST_HALF) / 4 ? FN(MOST_HALF) / 4 : plan.rows;
+    intptr_t width = above->outputs, numbers = 1;
+    for (intptr_t i = 0; i < above->stages; i++) {
+        width = above->stage[i].width;
+        numbers += above->stage[i].weight ? 0 : 2 * width;
+    }
+    numbers += 3 * width;
+    T *memory = malloc((size_t)numbers * (size_t)plan.padded * sizeof(T)), *room = memory;
+    T **stages = malloc(2 * (size_t)(above->stages + 1) * sizeof *stages);
+    plan.inverse = malloc((size_t)plan.padded * sizeof(double));
+    int answer = NNF_NO_MEMORY;
+    if (memory && stages && plan.inverse) {
+        plan.x = stages, plan.y = stages + above->stages;
+        for (intptr_t i = 0; i < above->stages; i++) {
+            room = FN(transposed)(&plan, above->stage[i].x, above->stage[i].width, room, plan.x + i);
+            room = FN(transposed)(&plan, above->stage[i].y, above->stage[i].width, room, plan.y + i);
+        }
+        room = FN(transposed)(&plan, above->p, width, room, &plan.probability);
+        room = FN(transposed)(&plan, above->t, width, room, &plan.label);
+        room = FN(transposed)(&plan, above->residual, width, room, &plan.residual);
+        plan.distance = room;
+        for (intptr_t n = 0; n < plan.padded; n++)
+            room[n] = n < above->rows ? ((const T *)p->distance)[n] : 0;
+        for (intptr_t n = 0; n < plan.padded; n++)
+            plan.inverse[n] = room[n] > 0 ? 0.5 / (double)room[n] : 0;
+        answer = nnf_parallel_polled(above->units, FN(unit_curve), &plan, poll);
+        if (plan.failed) answer = NNF_NO_MEMORY;
+    }
+    free(memory);
+    free(stages);
+    free(plan.inverse);
+    return answer;
+}
