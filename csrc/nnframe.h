@@ -179,11 +179,22 @@ typedef struct {
     uint8_t *doubtful, *state;
 } nnf_curves;
 
-/* ---- central differences of a function -------------------------------------------------------------------- */
+/* ---- a function where one variable has been moved -------------------------------------------------------- */
 
-/* grad[i] = (f(x + step[i] e_i) - f(x - step[i] e_i)) / (what was really added), i < n. x is copied, once a task; f is
- * called from several threads at once. Returns 0, the answer of poll when that stopped it, or NNF_NO_MEMORY. */
+/* out[i, k] = f(x with x[index[i]] = value[i, k]), i < count, k < values. x: n numbers, copied once a task; index,
+ * value, out: adjacent. f is called from several threads at once. Returns 0, the answer of poll when that stopped it,
+ * or NNF_NO_MEMORY. */
 typedef double (*nnf_function)(const double *x, intptr_t n, void *data);
+
+typedef struct {
+    nnf_function f;
+    void *data;
+    const double *x;
+    intptr_t n, count, values;
+    const intptr_t *index;
+    const double *value;
+    double *out;
+} nnf_moved;
 
 /* ---- the tables --------------------------------------------------------------------------------------- */
 
@@ -240,8 +251,7 @@ int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll po
 
 enum { NNF_NO_MEMORY = -1000 };
 
-int nnf_central_difference(nnf_function f, void *data, const double *x, intptr_t n, const double *step, double *grad,
-                           nnf_poll poll);
+int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll);
 
 int64_t nnf_nanoseconds(void); /* of a clock that never goes back */
 

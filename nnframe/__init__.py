@@ -25,7 +25,15 @@ except ImportError as error:
 from nnframe import data, kernels
 from nnframe.config import config_info, default_num_threads, get_num_threads, set_num_threads, show_config
 from nnframe.data import DataLoader, train_test_split
-from nnframe.gradients import Backprop, Blocks, CentralDifference, Cost, numerical_gradient
+from nnframe.gradients import (
+    Backprop,
+    Blocks,
+    CentralDifference,
+    Cost,
+    numerical_gradient,
+    numerical_hessian,
+    numerical_jacobian,
+)
 from nnframe.history import History
 from nnframe.initializers import He, Normal, Xavier, Zeros
 from nnframe.layer import Layer, Parameter, Sequential
@@ -81,6 +89,8 @@ __all__ = [
     "kernels",
     "load",
     "numerical_gradient",
+    "numerical_hessian",
+    "numerical_jacobian",
     "save",
     "set_num_threads",
     "show_config",

@@ -1,4 +1,4 @@
-# The border of csrc/difference.inc.h and csrc/central_difference.c. Included by _kernels.pyx.
+# The border of csrc/difference.inc.h, csrc/curves.inc.h and csrc/moved.c. Included by _kernels.pyx.
 
 cdef int poll() noexcept nogil:
     """Whether a signal such as Ctrl-C has raised; asked by long loops in C."""
@@ -187,13 +187,18 @@ def low_level_callable(f):
     return "" if name == NULL else name.decode(), address, <intptr_t>PyCapsule_GetContext(capsule)
 
 
-def compiled_central_difference(intptr_t f, intptr_t data, array x, array steps, array gradient):
-    """Overwrite `gradient` with that of the C function at address `f`; arrays of float64 in C order, checked before."""
-    cdef const double *at = <const double *>cnp.PyArray_DATA(x)
-    cdef const double *step = <const double *>cnp.PyArray_DATA(steps)
-    cdef double *grad = <double *>cnp.PyArray_DATA(gradient)
-    cdef intptr_t n = cnp.PyArray_SIZE(x)
+def evaluate_moved(intptr_t f, intptr_t data, array x, array index, array value, array out):
+    """out[i, k] = f(x with x[index[i]] = value[i, k]), for the C function at address `f`; in C order, checked before.
+
+    x, value and out hold float64, index holds np.intp.
+    """
+    cdef nnf_moved p
     cdef int answer
+    p.f, p.data = <nnf_function>f, <void *>data
+    p.x, p.n = <const double *>cnp.PyArray_DATA(x), cnp.PyArray_SIZE(x)
+    p.count, p.values = cnp.PyArray_DIM(value, 0), cnp.PyArray_DIM(value, 1)
+    p.index, p.value = <const intptr_t *>cnp.PyArray_DATA(index), <const double *>cnp.PyArray_DATA(value)
+    p.out = <double *>cnp.PyArray_DATA(out)
     with nogil:
-        answer = nnf_central_difference(<nnf_function>f, <void *>data, at, n, step, grad, poll)
+        answer = nnf_evaluate_moved(&p, poll)
     finish(answer)

@@ -132,8 +132,15 @@ cdef extern from "nnframe.h" nogil:
     ctypedef double (*nnf_function)(const double *x, intptr_t n, void *data) noexcept nogil
     int NNF_NO_MEMORY
     int64_t NNF_NONE_IGNORED
-    int nnf_central_difference(nnf_function f, void *data, const double *x, intptr_t n, const double *step,
-                               double *grad, int (*poll)() noexcept nogil)
+    ctypedef struct nnf_moved:
+        nnf_function f
+        void *data
+        const double *x
+        intptr_t n, count, values
+        const intptr_t *index
+        const double *value
+        double *out
+    int nnf_evaluate_moved(const nnf_moved *p, int (*poll)() noexcept nogil)
     void nnf_set_num_threads(int n)
     int nnf_get_num_threads()
 

@@ -1,0 +1,48 @@
+/* moved.c - a compiled function where one of its variables has been moved, on all threads. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "nnframe.h"
+
+/* Entries of a task: so many that a copy of x is paid for, so few that a task lasts some milliseconds, after which poll
+ * is asked. */
+enum { MOST_ENTRIES = 64, TASK_NANOSECONDS = 5000000 };
+
+typedef struct {
+    const nnf_moved *p;
+    intptr_t entries; /* of a task */
+    volatile int failed;
+} job;
+
+static void some_entries(void *context, intptr_t task) {
+    job *j = context;
+    const nnf_moved *p = j->p;
+    const intptr_t first = task * j->entries, end = first + j->entries < p->count ? first + j->entries : p->count;
+    double *x = malloc((size_t)p->n * sizeof(double));
+    if (!x) {
+        j->failed = 1;
+        return;
+    }
+    memcpy(x, p->x, (size_t)p->n * sizeof(double));
+    for (intptr_t i = first; i < end; i++) {
+        for (intptr_t k = 0; k < p->values; k++) {
+            x[p->index[i]] = p->value[i * p->values + k];
+            p->out[i * p->values + k] = p->f(x, p->n, p->data);
+        }
+        x[p->index[i]] = p->x[p->index[i]];
+    }
+    free(x);
+}
+
+int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll) {
+    job j = {p, 1, 0};
+    if (p->count == 0) return 0;
+    const int64_t start = nnf_nanoseconds();
+    some_entries(&j, 0); /* once more below: it tells how long one takes */
+    const int64_t one = nnf_nanoseconds() - start;
+    if (p->count == 1) return j.failed ? NNF_NO_MEMORY : 0;
+    while (j.entries < MOST_ENTRIES && 2 * j.entries * one < TASK_NANOSECONDS)
+        j.entries *= 2;
+    const int answer = nnf_parallel_polled((p->count + j.entries - 1) / j.entries, some_entries, &j, poll);
+    return j.failed ? NNF_NO_MEMORY : answer;
+}
