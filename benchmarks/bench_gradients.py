@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from naive import NaiveNetwork
-from networks import classifier, images
+from networks import classifier, images, naive
 
 import nnframe as nn
 
@@ -21,6 +20,10 @@ def bench_central_difference(benchmark, problem):
     benchmark(lambda: nn.CentralDifference()(*problem))
 
 
+def bench_central_difference_one_by_one(benchmark, problem):
+    benchmark(lambda: nn.CentralDifference(interpolate=False)(*problem))
+
+
 def bench_backprop(benchmark, problem):
     benchmark(lambda: nn.Backprop()(*problem))
 
@@ -29,7 +32,7 @@ def bench_numpy_loop(benchmark, problem):
     model, _, x, t = problem
     if len(model) != 3 or model.dtype != np.float64:
         pytest.skip("the loop is written for one hidden layer, in float64")
-    loop = NaiveNetwork(*(np.ascontiguousarray(p.value.T) for p in model.parameters()))
+    loop = naive(model)
     entries = loop.entries()[::100]
     benchmark.extra_info["entries"] = f"{len(entries)} of {len(loop.entries())}"
     benchmark.group += " (loop: 1/100 of the parameters)"

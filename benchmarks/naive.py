@@ -11,20 +11,27 @@ Array = npt.NDArray[np.floating]
 
 
 class NaiveNetwork:
-    """inputs - hidden - classes, sigmoid and softmax cross-entropy, in NumPy; the gradient loops over all parameters.
+    """Linear layers with sigmoid or ReLU between them, softmax cross-entropy, in NumPy; the gradient loops over all.
 
-    W1 (inputs, hidden), b1, W2 (hidden, classes), b2 as in the textbook.
+    Parameters
+    ----------
+    parameters : list of arrays
+        W1 (inputs, hidden), b1, W2, b2 and so on, as in the textbook.
+    activation : {"sigmoid", "relu"}
     """
 
-    def __init__(self, w1: Array, b1: Array, w2: Array, b2: Array) -> None:
-        self.parameters = [w1, b1, w2, b2]
+    def __init__(self, parameters: list[Array], activation: str = "sigmoid") -> None:
+        self.parameters = parameters
+        self.activation = activation
 
     def loss(self, x: Array, t: npt.NDArray[np.integer]) -> float:
-        w1, b1, w2, b2 = self.parameters
-        hidden = 1 / (1 + np.exp(-(x @ w1 + b1)))
-        y = hidden @ w2 + b2
-        y -= y.max(axis=1, keepdims=True)
-        return float((np.log(np.exp(y).sum(axis=1)) - y[np.arange(len(t)), t]).mean())
+        last = len(self.parameters) - 2
+        for i in range(0, last + 2, 2):
+            x = x @ self.parameters[i] + self.parameters[i + 1]
+            if i < last:
+                x = 1 / (1 + np.exp(-x)) if self.activation == "sigmoid" else np.maximum(x, 0)
+        x -= x.max(axis=1, keepdims=True)
+        return float((np.log(np.exp(x).sum(axis=1)) - x[np.arange(len(t)), t]).mean())
 
     def entries(self) -> list[tuple[Array, int]]:
         return [(p, i) for p in (p.reshape(-1) for p in self.parameters) for i in range(p.size)]

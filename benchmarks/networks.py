@@ -6,6 +6,7 @@ import itertools
 import os
 
 import numpy as np
+from naive import NaiveNetwork
 
 import nnframe as nn
 
@@ -26,6 +27,12 @@ def classifier(sizes: list[int], activation: type[nn.Layer] = nn.Sigmoid, dtype:
     for below, above in itertools.pairwise(sizes):
         layers += [nn.Linear(below, above, dtype=dtype, rng=rng), activation()]
     return nn.Sequential(*layers[:-1])
+
+
+def naive(model: nn.Sequential) -> NaiveNetwork:
+    """Return the textbook's loop over the same parameters."""
+    activation = "relu" if any(isinstance(layer, nn.ReLU) for layer in model) else "sigmoid"
+    return NaiveNetwork([np.ascontiguousarray(p.value.T) for p in model.parameters()], activation)
 
 
 class NumpyNetwork:

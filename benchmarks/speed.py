@@ -19,76 +19,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from gradient_tables import agreement, compiled, dense, deep, gradient, large, training
 from limits import peak
-from naive import NaiveNetwork
-from networks import NumpyNetwork, classifier, images
+from networks import NumpyNetwork, classifier
 from side_by_side import measure, seconds, table
 
 import nnframe as nn
-
-LOOP_SAMPLE = 2000
-
-
-def gradient(full: bool) -> str:
-    """One full gradient of a 50-unit sigmoid network at batch 100: loop, central differences, backpropagation."""
-    name, x, t = images(100)
-    model = classifier([x.shape[1], 50, 10])
-    weights = [model[0].weight.value.T, model[0].bias.value, model[2].weight.value.T, model[2].bias.value]
-    loop = NaiveNetwork(*(np.ascontiguousarray(w) for w in weights))
-    loss = nn.CrossEntropyLoss()
-    single = model.astype(np.float32)
-    x32 = x.astype(np.float32)
-    loop_seconds = loop.seconds_for_a_gradient(x, t, None if full else LOOP_SAMPLE)
-    times = measure(
-        {
-            "`CentralDifference`, float64": lambda: nn.CentralDifference()(model, loss, x, t),
-            "`CentralDifference`, float32": lambda: nn.CentralDifference()(single, loss, x32, t),
-            "`Backprop`, float64": lambda: nn.Backprop()(model, loss, x, t),
-            "`Backprop`, float32": lambda: nn.Backprop()(single, loss, x32, t),
-        }
-    )
-    loop_seconds = (loop_seconds + loop.seconds_for_a_gradient(x, t, None if full else LOOP_SAMPLE)) / 2
-    count = sum(p.value.size for p in model.parameters())
-    how = "in full" if full else f"from {LOOP_SAMPLE:,} of them"
-    rows = [["loop over parameters, NumPy, float64", seconds(loop_seconds), "1"]]
-    rows += [[way, seconds(each), f"{loop_seconds / each:,.0f}"] for way, each in times.items()]
-    title = (
-        f"{x.shape[1]}-50-10 sigmoid, batch 100 of {name}, {count:,} parameters (loop timed {how}); "
-        f"{nn.config_info()['simd']}, {nn.get_num_threads()} threads"
-    )
-    return title + "\n\n" + table(["a full gradient", "time", "times the loop's speed"], rows)
-
-
-def agreement(full: bool) -> str:
-    """How far the ways to the same gradient lie apart, relative to its largest entry."""
-    name, x, t = images(100)
-    model = classifier([x.shape[1], 50, 10])
-    loss = nn.CrossEntropyLoss()
-
-    def run(strategy: object, model: nn.Sequential, x: np.ndarray) -> list[np.ndarray]:
-        strategy(model, loss, x, t)  # type: ignore[operator]
-        return [p.grad.astype(np.float64) for p in model.parameters()]
-
-    back = run(nn.Backprop(), model, x)
-    largest = max(np.abs(g).max() for g in back)
-
-    def apart(one: list[np.ndarray], other: list[np.ndarray]) -> str:
-        return f"{max(np.abs(a - b).max() for a, b in zip(one, other, strict=True)) / largest:.1e}"
-
-    central = run(nn.CentralDifference(1e-4), model, x)
-    rows = [["`CentralDifference` and `Backprop`, float64, h = 1e-4", apart(central, back)]]
-    rows += [["the same at the default step", apart(run(nn.CentralDifference(), model, x), back)]]
-    single, x32 = model.astype(np.float32), x.astype(np.float32)
-    rows += [
-        ["the same, both float32", apart(run(nn.CentralDifference(), single, x32), run(nn.Backprop(), single, x32))]
-    ]
-    if full:
-        values = [p.value for p in model.parameters()]
-        numerical = [nn.numerical_gradient(lambda _: loss(model(x), t), value, step=1e-4) for value in values]
-        rows += [["`CentralDifference` and `numerical_gradient`, float64, h = 1e-4", apart(central, numerical)]]
-    title = f"{x.shape[1]}-50-10 sigmoid, batch 100 of {name}: largest difference of an entry over the largest entry"
-    return title + "\n\n" + table(["ways", "apart"], rows)
-
 
 PRODUCTS = [
     (10000, 4, 4, 4), (10000, 8, 8, 8), (4000, 16, 16, 16), (1000, 32, 32, 32), (256, 64, 64, 64), (64, 128, 128, 128),
@@ -412,7 +348,8 @@ def start(full: bool) -> str:
 
 
 TABLES = {
-    "start": start, "gradient": gradient, "agreement": agreement, "matmul": matmul, "scaling": scaling,
+    "start": start, "gradient": gradient, "dense": dense, "deep": deep, "agreement": agreement, "compiled": compiled,
+    "large": large, "training": training, "matmul": matmul, "scaling": scaling,
     "softmax": softmax, "activation": activation, "step": step, "calls": calls, "optimizer": optimizer, "avx2": avx2,
 }  # fmt: skip
 
