@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gradient_tables import agreement, compiled, dense, deep, gradient, large, training
+from gradient_tables import agreement, compiled, deep, dense, gradient, large, training
 from limits import peak
 from networks import NumpyNetwork, classifier
 from side_by_side import measure, seconds, table

@@ -10,12 +10,12 @@ enum { FN(NODES) = 6 };
 typedef struct {
     const nnf_curves *p;
     const nnf_above *above;
-    intptr_t padded;                   /* rows, up to whole vectors; the transposed copies have zeros there */
-    T **x, **y;                        /* of each stage, (width, padded); NULL for a linear one */
-    T *probability, *label, *residual; /* (width, padded) */
-    double *inverse;                   /* (padded): 1 / (2 distance), or 0 */
-    T *distance;                       /* (padded) */
-    intptr_t rows, most_width;         /* of a tile; of what stands above */
+    intptr_t padded;                       /* rows, up to whole vectors; the transposed copies have zeros there */
+    T **x, **y;                            /* of each stage, (width, padded); NULL for a linear one */
+    T *probability, *label, *residual;     /* (width, padded) */
+    double *inverse;                       /* (padded): 1 / (2 distance), or 0 */
+    T *distance;                           /* (padded) */
+    intptr_t rows, most_width, last_width; /* of a tile; of what stands above; of its last stage */
     volatile int failed;
 } FN(curve_plan);
 
@@ -73,13 +73,26 @@ static void FN(squared_error_rows)(const T *residual, intptr_t stride, intptr_t 
         }
 }
 
-/* 0 where changes are so large that log1p and expm1 do not help: all these rows are doubtful. */
-static int FN(loss_curve)(const FN(curve_plan) * plan, intptr_t at, intptr_t first, intptr_t lines, const T *d,
-                          T *change, intptr_t rows) {
+static void FN(wide_cross_entropy_rows)(const FN(curve_plan) * plan, intptr_t at, intptr_t first, intptr_t lines,
+                                        const T *d, T *change, intptr_t rows) {
+    for (intptr_t n = 0; n < rows; n++) {
+        const intptr_t where = (at + n) * plan->last_width + first;
+        const T *p = (const T *)plan->above->p + where, *t = (const T *)plan->above->t + where;
+        for (intptr_t r = n; r < FN(NODES) * rows; r += rows)
+            if (at + n >= plan->above->rows)
+                change[r] = 0;
+            else
+                FN(wide_cross_entropy)
+        (p, t, lines, lines < plan->last_width ? 1 - (double)*p : 0, d + r, FN(NODES) * rows, change + r, 1);
+    }
+}
+
+static void FN(loss_curve)(const FN(curve_plan) * plan, intptr_t at, intptr_t first, intptr_t lines, const T *d,
+                           T *change, intptr_t rows) {
     const intptr_t where = first * plan->padded + at;
     if (plan->above->loss == NNF_SQUARED_ERROR) {
         FN(squared_error_rows)(plan->residual + where, plan->padded, lines, d, change, rows);
-        return 1;
+        return;
     }
     const T most = FN(largest)(d, lines * FN(NODES) * rows), *p = plan->probability + where, *t = plan->label + where;
     if (most <= (T)NNF_SMALL)
@@ -87,8 +100,7 @@ static int FN(loss_curve)(const FN(curve_plan) * plan, intptr_t at, intptr_t fir
     else if (most <= 1)
         FN(cross_entropy_rows)(p, t, plan->padded, lines, d, change, rows, 0);
     else
-        return 0;
-    return 1;
+        FN(wide_cross_entropy_rows)(plan, at, first, lines, d, change, rows);
 }
 
 /* ---- the last linear layer and the loss, for a column: as rank_one_loss ---- */
@@ -168,9 +180,9 @@ static int FN(column_curve)(const FN(curve_plan) * plan, const nnf_stage *s, int
 
 /* ---- a tile ---- */
 
-/* buffers->d: the column of unit o. Leaves changes in buffers->change; 0 where they cannot be had. */
-static int FN(propagate_curve)(const FN(curve_plan) * plan, FN(buffers) * buffers, intptr_t at, intptr_t o,
-                               intptr_t rows, T *factor) {
+/* buffers->d: the column of unit o. Leaves changes of the loss in buffers->change. */
+static void FN(propagate_curve)(const FN(curve_plan) * plan, FN(buffers) * buffers, intptr_t at, intptr_t o,
+                                intptr_t rows, T *factor) {
     const nnf_above *above = plan->above;
     const intptr_t n = FN(NODES) * rows;
     intptr_t width = above->outputs, first = o, lines = 1;
@@ -183,7 +195,7 @@ static int FN(propagate_curve)(const FN(curve_plan) * plan, FN(buffers) * buffer
         }
         if (lines == 1 && i + 1 == above->stages &&
             FN(column_curve)(plan, s, width, at, first, d, buffers->change, rows, factor))
-            return 1;
+            return;
         if (lines == 1)
             FN(rank_one_stage)(s, width, first, d, next, n);
         else
@@ -192,7 +204,7 @@ static int FN(propagate_curve)(const FN(curve_plan) * plan, FN(buffers) * buffer
         d = next, next = swap;
         width = lines = s->width, first = 0;
     }
-    return FN(loss_curve)(plan, at, first, lines, d, buffers->change, rows);
+    FN(loss_curve)(plan, at, first, lines, d, buffers->change, rows);
 }
 
 static const double FN(node)[] = {1, 0.8, 0.5};
@@ -232,6 +244,13 @@ static uint8_t FN(judge)(const FN(curve_plan) * plan, T *level, T *bend, const T
     const intptr_t rows = plan->above->rows;
     const T *distance = plan->distance;
     double mean = 0;
+    if (plan->p->tolerance < 0) {
+        for (intptr_t n = 0; n < rows; n++) {
+            doubtful[n] = 0;
+            level[n] += bend[n], bend[n] = 0;
+        }
+        return 0;
+    }
     for (intptr_t n = 0; n < rows; n++)
         mean += fabs((double)level[n] * (double)distance[n]);
     const double most = plan->p->tolerance * mean / (double)rows;
@@ -264,12 +283,8 @@ static void FN(unit_curve)(void *context, intptr_t task) {
     for (intptr_t at = 0; at < above->rows; at += plan->rows) {
         const intptr_t rows = plan->padded - at < plan->rows ? plan->padded - at : plan->rows;
         FN(fill_nodes)(plan, buffers.d, at, o, rows);
-        const int known = FN(propagate_curve)(plan, &buffers, at, o, rows, factor);
-        if (known)
-            FN(fit)(plan, buffers.change, at, rows, level, bend, off);
-        else
-            for (intptr_t n = at; n < at + rows && n < above->rows; n++)
-                level[n] = bend[n] = 0, off[n] = (T)HUGE_VAL;
+        FN(propagate_curve)(plan, &buffers, at, o, rows, factor);
+        FN(fit)(plan, buffers.change, at, rows, level, bend, off);
     }
     plan->p->state[o] = FN(judge)(plan, level, bend, off, plan->p->doubtful + at_unit);
     free(memory);
@@ -302,6 +317,7 @@ static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
         numbers += above->stage[i].weight ? 0 : 2 * width;
     }
     numbers += 3 * width;
+    plan.last_width = width;
     T *memory = malloc((size_t)numbers * (size_t)plan.padded * sizeof(T)), *room = memory;
     T **stages = malloc(2 * (size_t)(above->stages + 1) * sizeof *stages);
     plan.inverse = malloc((size_t)plan.padded * sizeof(double));

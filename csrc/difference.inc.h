@@ -121,17 +121,17 @@ static void FN(linear_stage)(const nnf_stage *s, intptr_t inputs, const T *d, T 
 /* ---- losses ---- */
 
 /* Changes so large that expm1 and log1p no longer help: log(sum p exp(d)) by its definition, shifted by the largest.
- * rest: the probability of the classes that are not among these, whose d is 0. */
-NNF_NOINLINE void FN(wide_cross_entropy)(const T *p, const T *t, intptr_t classes, double rest, const T *d, T *change,
-                                         intptr_t n) {
+ * rest: the probability of the classes that are not among these, whose d is 0. d: (classes, stride). */
+NNF_NOINLINE void FN(wide_cross_entropy)(const T *p, const T *t, intptr_t classes, double rest, const T *d,
+                                         intptr_t stride, T *change, intptr_t n) {
     for (intptr_t r = 0; r < n; r++) {
         double largest = rest > 0 ? 0 : -HUGE_VAL, labelled = 0;
         for (intptr_t k = 0; k < classes; k++)
-            largest = d[k * n + r] > largest ? d[k * n + r] : largest;
+            largest = d[k * stride + r] > largest ? d[k * stride + r] : largest;
         double sum = rest * exp(-largest);
         for (intptr_t k = 0; k < classes; k++) {
-            sum += p[k] * exp(d[k * n + r] - largest);
-            labelled += t[k] == 0 ? 0 : (double)t[k] * d[k * n + r];
+            sum += p[k] * exp(d[k * stride + r] - largest);
+            labelled += t[k] == 0 ? 0 : (double)t[k] * d[k * stride + r];
         }
         change[r] = (T)(largest + log(sum) - labelled);
     }
@@ -159,7 +159,7 @@ static void FN(cross_entropy_change)(const T *p, const T *t, intptr_t classes, d
     else if (most <= 1)
         FN(cross_entropy_loop)(p, t, classes, d, change, n, 0);
     else
-        FN(wide_cross_entropy)(p, t, classes, rest, d, change, n);
+        FN(wide_cross_entropy)(p, t, classes, rest, d, n, change, n);
 }
 
 /* change[r] = sum_k d_k (2 residual_k + d_k), d (width, n) */

@@ -71,10 +71,13 @@ class Layer:
         y[i] depends on x[i] alone (and on the parameters).
     rowwise : bool
         Row n of y depends on row n of x alone. An elementwise layer is rowwise.
+    verified : bool
+        Whether `check_gradients` has found its backward right.
     """
 
     elementwise: bool = False
     rowwise: bool = True
+    verified: bool = False
 
     # ---- the function ----
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,12 +14,15 @@ import numpy.typing as npt
 from nnframe import kernels
 from nnframe.data.loader import DataLoader, Pair, as_count, as_pair
 from nnframe.gradients import CentralDifference
+from nnframe.gradients.pieces import PiecewiseStrategy
 from nnframe.history import History, format_row, header
 from nnframe.interrupts import DeferredInterrupt
 from nnframe.layer import Array, Layer, as_input, run_layer
 from nnframe.losses import Loss
 from nnframe.metrics import accuracy
 from nnframe.optimizers import Optimizer
+
+LONG_GRADIENT = 1.0  # seconds from which on a gradient has a progress bar of its own
 
 Strategy = Callable[[Layer, Loss, npt.NDArray[Any], npt.NDArray[Any]], float]
 
@@ -34,7 +38,8 @@ class Trainer:
         Over the parameters of the model.
     gradient : callable
         A strategy, called as `gradient(model, loss, x, t)`: returns the loss and overwrites every `.grad`.
-        `CentralDifference()` if not given, which works with every layer.
+        `CentralDifference()` if not given, which works with every layer. One that leaves the model's output in
+        `.output` saves the trainer a forward pass; one with a `cost` has it shown in the progress bar.
     """
 
     def __init__(self, model: Layer, loss: Loss, optimizer: Optimizer, gradient: Strategy | None = None) -> None:
@@ -123,9 +128,10 @@ class Trainer:
         rows = 0
         report.begin(epoch)
         for step, (x, t) in enumerate(loader, 1):
-            right = self._accuracy(self.model(x), t)
-            loss = self.gradient(self.model, self.loss, x, t)
+            loss = report.gradient(self, x, t)
             self._refuse_non_finite(loss, epoch, step)
+            output = getattr(self.gradient, "output", None)
+            right = self._accuracy(self.model(x) if output is None else output, t)
             interrupt.hold()
             self.optimizer.step()
             interrupt.release()
@@ -211,25 +217,36 @@ class _Report:
 
     def __init__(self, show: bool, steps: int) -> None:
         self.show = show
+        self.live = show and sys.stderr.isatty()  # only then tqdm draws anything
         self.steps = steps
         self.bar: Any = None
         self.shown = 0.0
+        self.cost: Any = None
         if show:
             print(header(), flush=True)
 
     def begin(self, epoch: int) -> None:
-        if self.show:
+        if self.live:
             from tqdm import tqdm
 
             # On stderr, and gone when the epoch is over: what stays is the table on stdout.
-            self.bar = tqdm(
-                total=self.steps,
-                desc=f"epoch {epoch}",
-                unit="step",
-                leave=False,
-                dynamic_ncols=True,
-                disable=None,
-            )
+            cost = "" if self.cost is None else f" (gradient: {self.cost})"
+            self.bar = tqdm(total=self.steps, desc=f"epoch {epoch}{cost}", unit="step", leave=False, dynamic_ncols=True)
+
+    def gradient(self, trainer: Trainer, x: npt.NDArray[Any], t: npt.NDArray[Any]) -> float:
+        """Take a gradient; a long one, of a strategy that tells its cost, with a bar of its own."""
+        strategy: Any = trainer.gradient
+        if self.bar is None or not hasattr(strategy, "cost"):
+            return trainer.gradient(trainer.model, trainer.loss, x, t)
+        if self.cost is None:
+            self.cost = strategy.cost(trainer.model, trainer.loss, x, t)
+            self.bar.set_description(f"{self.bar.desc.rstrip(': ')} (gradient: {self.cost})")
+        if self.cost.seconds < LONG_GRADIENT or not isinstance(strategy, PiecewiseStrategy):
+            return trainer.gradient(trainer.model, trainer.loss, x, t)
+        from tqdm import tqdm
+
+        with tqdm(total=self.cost.evaluations, desc="gradient", unit="evaluation", leave=False, position=1) as bar:
+            return strategy(trainer.model, trainer.loss, x, t, progress=lambda done, total: bar.update(done - bar.n))
 
     def step(self, means: dict[str, float]) -> None:
         if self.bar is None:

@@ -204,8 +204,25 @@ def test_numpys_global_random_state_is_not_touched():
 
 
 def test_summary():
-    model = nn.Sequential(nn.Linear(64, 50), Swish(), nn.Linear(50, 10))
+    class Centre(nn.Layer):
+        rowwise = False
+
+        def __init__(self):
+            self.shift = nn.Parameter(np.zeros(10))
+
+        def forward(self, x):
+            return x - x.mean(axis=0) + self.shift.value
+
+    class Sorted(nn.Layer):
+        def forward(self, x):
+            return np.sort(x, axis=1)
+
+    model = nn.Sequential(nn.Linear(64, 50), Swish(), nn.Linear(50, 10), Sorted(), Centre())
     lines = model.summary().splitlines()
     assert lines[1].split() == ["0", "Linear(64,", "50)", "50", "3,250", "written"]
-    assert lines[2].split() == ["1", "Swish()", "50", "0", "-"]
-    assert lines[-1] == "3,760 parameters, float32, 14.7 KiB"
+    assert lines[2].split() == ["1", "Swish()", "50", "0", "numerical,", "2", "forwards"]
+    assert lines[4].split()[-3:] == ["numerical,", "20", "forwards"]
+    assert lines[5].split()[-7:] == ["numerical,", "20", "forwards", "and", "20", "a", "row"]
+    assert lines[-1] == "3,770 parameters, float32, 14.7 KiB"
+    nn.check_gradients(model, np.random.default_rng(0).standard_normal((5, 64)))
+    assert model.summary().splitlines()[1].endswith("verified")

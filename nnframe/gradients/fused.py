@@ -62,9 +62,10 @@ class FusedLinear:
         self.bias = None if layer.bias is None else np.zeros_like(layer.bias.value)
         self.units = len(self.weight)
         count = self.weight.size + (0 if self.bias is None else self.bias.size)
-        self.coordinates = count if wanted is None else int(np.count_nonzero(wanted))
+        asked = count if wanted is None else int(np.count_nonzero(wanted))
+        self.evaluations = 2 * asked
         entries = np.count_nonzero(self.x) / max(1, len(self.x)) + (self.bias is not None)
-        self.interpolate = interpolate and entries * self.coordinates > FEW_ENTRIES * count
+        self.interpolate = interpolate and entries * asked > FEW_ENTRIES * count
 
     def gradients(self) -> list[tuple[Parameter, Array]]:
         """Return each parameter with its gradient, where `run` has been."""

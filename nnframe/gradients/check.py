@@ -1,0 +1,121 @@
+"""`check_gradients`: a backward pass against central differences, entry by entry."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nnframe.gradients import local
+from nnframe.gradients.chain import flatten
+from nnframe.initializers import as_generator
+from nnframe.layer import Layer, as_input, run_layer
+
+
+class Check(NamedTuple):
+    """How one array that a backward pass gave compares with central differences.
+
+    layer, what : names, such as "0: Linear(4, 3)" and "weight"; "x" stands for the layer's input
+    error : the largest difference of an entry, over the largest entry
+    entry, written, numerical : where that is, and both numbers there
+    right : whether the error is within the tolerance
+    """
+
+    layer: str
+    what: str
+    error: float
+    entry: tuple[int, ...]
+    written: float
+    numerical: float
+    right: bool
+
+    def __str__(self) -> str:
+        words = "right" if self.right else "WRONG"
+        return (
+            f"{self.layer}, {self.what}: {words}, off by {self.error:.1e} of the largest entry; at {self.entry}: "
+            f"written {self.written:.9g}, numerical {self.numerical:.9g}"
+        )
+
+
+def check_gradients(
+    model: Layer,
+    x: npt.ArrayLike,
+    *,
+    tolerance: float = 1e-6,
+    step: float | None = None,
+    rng: np.random.Generator | int | None = 0,
+) -> list[Check]:
+    """Compare each layer's backward with central differences of its forward, every entry of every array.
+
+    The layers of a `Sequential` are checked one by one, each with what those below it make of x, in float64. A layer
+    that passes is marked (`layer.verified`), which `model.summary()` shows. Layers without a backward are passed over.
+
+    Parameters
+    ----------
+    model : Layer
+    x : array (N, ...)
+        Rows to check with; at a kink (ReLU at 0) both sides may be right and yet differ.
+    tolerance : float
+        Largest difference of an entry, over the largest entry of its array.
+    step : float, optional
+        Of the differences; eps^(1/3) max(1, |x|) if not given.
+    rng : np.random.Generator or int, optional
+        Draws the gradient that comes from above.
+
+    Returns
+    -------
+    list of Check
+        For each layer its input and its parameters.
+    """
+    checks: list[Check] = []
+    generator = as_generator(rng)
+    step = local.as_step(step)
+    inputs = as_input(x, np.dtype(np.float64))
+    for name, layer in flatten(model):
+        twin = layer.astype(np.float64)
+        y = run_layer(twin, inputs, name)
+        if layer.has_backward:
+            title = f"{name}: {layer!r}" if name else repr(layer)
+            found = _check_layer(title, twin, inputs, y, generator.standard_normal(y.shape), tolerance, step)
+            layer.verified = all(check.right for check in found)
+            checks += found
+        inputs = y
+    return checks
+
+
+def _check_layer(
+    title: str,
+    layer: Layer,
+    x: npt.NDArray[np.floating],
+    y: npt.NDArray[np.floating],
+    dy: npt.NDArray[np.floating],
+    tolerance: float,
+    step: float | None,
+) -> list[Check]:
+    parameters = list(layer.named_parameters())
+    for _, parameter in parameters:
+        parameter.grad.fill(0)
+    arrays = {"x": np.asarray(layer.backward(x, y, dy))}
+    arrays |= {name: parameter.grad.copy() for name, parameter in parameters}
+    for _, parameter in parameters:
+        parameter.grad.fill(0)
+    dx = local.backward(layer, x, y, dy, step)
+    assert dx is not None
+    numerical = {"x": dx} | {name: parameter.grad for name, parameter in parameters}
+    return [_compare(title, what, arrays[what], numerical[what], tolerance) for what in arrays]
+
+
+def _compare(
+    title: str, what: str, written: npt.NDArray[np.floating], numerical: npt.NDArray[np.floating], tolerance: float
+) -> Check:
+    if written.shape != numerical.shape:
+        raise ValueError(f"{title}: expected a gradient of shape {numerical.shape} for {what}, got {written.shape}")
+    if not written.size:
+        return Check(title, what, 0.0, (), 0.0, 0.0, True)
+    off = np.abs(written - numerical)
+    worst = int(np.argmax(np.where(np.isnan(off), np.inf, off)))
+    scale = max(float(np.abs(numerical).max()), float(np.finfo(np.float32).tiny))
+    error = float(off.reshape(-1)[worst]) / scale
+    entry = tuple(int(i) for i in np.unravel_index(worst, written.shape))
+    return Check(title, what, error, entry, float(written[entry]), float(numerical[entry]), error <= tolerance)
