@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -192,32 +195,51 @@ def compiled(full: bool) -> str:
     return title + "\n\n" + table(header, rows)
 
 
+LARGE = [784, 512, 512, 10]
+
+
 def large(full: bool) -> str:
     """A gradient of 784-512-512-10 at batch 128: what was estimated, what it took, how much memory."""
-    return subprocess.run([sys.executable, __file__], capture_output=True, check=True, text=True).stdout.strip()
-
-
-def measure_large() -> None:
-    """Run in a process of its own, whose peak memory tells."""
     name, x, t = images(128)
-    model = classifier([x.shape[1], 512, 512, 10], nn.ReLU, np.float32)
-    loss, inputs = nn.CrossEntropyLoss(), x.astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        batch = Path(folder, "batch.npz")  # read by a process of its own, whose peak memory tells
+        np.savez(batch, x=x.astype(np.float32), t=t)
+        lines = subprocess.run([sys.executable, __file__, batch], capture_output=True, check=True, text=True).stdout
+    sizes = "-".join(map(str, [x.shape[1], *LARGE[1:]]))
+    return f"{sizes} ReLU, batch 128 of {name}, float32; {nn.get_num_threads()} threads\n\n{lines.strip()}"
+
+
+def measure_large(batch: str) -> None:
+    """Print the table of `large`, for the mini-batch in a file."""
+    data = np.load(batch)
+    x, t = data["x"], data["t"]
+    model = classifier([x.shape[1], *LARGE[1:]], nn.ReLU, np.float32)
+    loss = nn.CrossEntropyLoss()
     rows = []
     for what, strategy in (
         ("`CentralDifference`", nn.CentralDifference()),
         ("weight by weight", nn.CentralDifference(interpolate=False)),
+        ("`NodePerturbation`", nn.NodePerturbation()),
     ):
-        cost = strategy.cost(model, loss, inputs, t)
-        reports = []
+        cost = strategy.cost(model, loss, x, t)
+        reports: list[float] = []
         start = time.perf_counter()
-        strategy(model, loss, inputs, t, progress=lambda done, total, seen=reports: seen.append(done / total))
+        strategy(model, loss, x, t, progress=lambda done, total, seen=reports: seen.append(done / total))
         taken = time.perf_counter() - start
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        memory = peak_memory()
         row = [what, f"{cost.evaluations:,}", seconds(cost.seconds), seconds(taken), f"{cost.seconds / taken:.2f}"]
         rows.append([*row, f"{len(reports)}", f"{memory:.0f} MB"])
     header = ["way", "evaluations", "estimate", "time", "estimate / time", "reports of progress", "peak memory so far"]
-    print(f"{x.shape[1]}-512-512-10 ReLU, batch 128 of {name}, float32; {nn.get_num_threads()} threads\n")
     print(table(header, rows))
+
+
+def peak_memory() -> float:
+    """Return the most MB that this process has held at a time."""
+    try:  # unlike ru_maxrss, not that of the process that started this one
+        status = Path("/proc/self/status").read_text()
+        return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def training(full: bool) -> str:
@@ -225,29 +247,87 @@ def training(full: bool) -> str:
     name, _, _ = images(1)
     (x, t), test = (nn.data.mnist if name == "MNIST" else nn.data.digits)(dtype=np.float32)
     rows = []
-    for what, strategy in (
-        ("`CentralDifference`", nn.CentralDifference()),
-        ("weight by weight", nn.CentralDifference(interpolate=False)),
-        ("`Backprop`", nn.Backprop()),
+    for what, strategy, dtype in (
+        ("`CentralDifference`", nn.CentralDifference(), np.float32),
+        ("`CentralDifference`", nn.CentralDifference(), np.float64),
+        ("weight by weight", nn.CentralDifference(interpolate=False), np.float32),
+        ("weight by weight", nn.CentralDifference(interpolate=False), np.float64),
+        ("`Backprop`", nn.Backprop(), np.float32),
     ):
         rng = np.random.default_rng(0)
         model = nn.Sequential(
-            nn.Linear(x.shape[1], 50, init=nn.Normal(0.01), rng=rng),
+            nn.Linear(x.shape[1], 50, init=nn.Normal(0.01), rng=rng, dtype=dtype),
             nn.Sigmoid(),
-            nn.Linear(50, 10, init=nn.Normal(0.01), rng=rng),
+            nn.Linear(50, 10, init=nn.Normal(0.01), rng=rng, dtype=dtype),
         )
         trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.SGD(model.parameters(), lr=0.1), strategy)
-        start, steps, right = time.perf_counter(), 0, 0.0
-        while right < 0.94 and steps < 30000:
-            rows_of_some = rng.integers(0, len(x), 100 * 200)
-            trainer.fit(x[rows_of_some], t[rows_of_some], batch_size=100, shuffle=False, progress=False)
-            steps += 200
+        start, epochs, right = time.perf_counter(), 0, 0.0
+        inputs = x.astype(dtype)
+        while right < 0.94 and epochs < 100:
+            trainer.fit(inputs, t, batch_size=100, replacement=True, rng=rng, progress=False)
+            epochs += 1
             right = trainer.evaluate(*test)["accuracy"] or math.nan
-        rows.append([what, f"{steps:,}", seconds(time.perf_counter() - start), f"{right:.2%}"])
-    title = f"{x.shape[1]}-50-10 sigmoid, SGD 0.1, weights 0.01 normal, batch 100 of {name} with replacement, float32"
-    header = ["gradient", "steps", "time", "test accuracy"]
+        steps = epochs * -(-len(x) // 100)
+        taken = time.perf_counter() - start
+        rows.append([what, np.dtype(dtype).name, f"{steps:,}", seconds(taken), f"{right:.2%}"])
+    title = f"{x.shape[1]}-50-10 sigmoid, SGD 0.1, weights 0.01 normal, batch 100 of {name} drawn with replacement"
+    header = ["gradient", "dtype", "steps", "time", "test accuracy"]
     return f"{title}; {nn.get_num_threads()} threads\n\n" + table(header, rows)
 
 
+def interrupts(full: bool) -> str:
+    """How long after Ctrl-C each long loop ends, and whether what it worked on is as before."""
+    rng = np.random.default_rng(0)
+    x, t, loss = rng.standard_normal((256, 784)), rng.integers(0, 10, 256), nn.CrossEntropyLoss()
+    model = classifier([784, 1024, 1024, 1024, 10], nn.ReLU)
+    small = classifier([784, 100, 10], nn.Tanh)
+    point = rng.standard_normal(2000)
+
+    def python(v: np.ndarray) -> float:
+        return float(np.sin(v).sum())
+
+    def step() -> None:
+        trainer = nn.Trainer(small, loss, nn.SGD(small.parameters(), 0.0), nn.CentralDifference(interpolate=False))
+        if trainer.fit(x, t, epochs=10000, progress=False).interrupted:
+            raise KeyboardInterrupt
+
+    ways: dict[str, Callable[[], object]] = {
+        "`CentralDifference`, weight by weight, in C": lambda: nn.CentralDifference(interpolate=False)(
+            model, loss, x, t
+        ),
+        "`CentralDifference`, curves": lambda: [nn.CentralDifference()(model, loss, x, t) for _ in range(100)],
+        "`CentralDifference`, custom layer": lambda: nn.CentralDifference()(
+            nn.Sequential(*model[:2], _Reversed(), *model[2:]), loss, x, t
+        ),
+        "`NodePerturbation`": lambda: [nn.NodePerturbation()(model, loss, x, t) for _ in range(100)],
+        "`SPSA`": lambda: nn.SPSA(samples=1000)(model, loss, x, t),
+        "`numerical_gradient`, Python": lambda: [nn.numerical_gradient(python, point) for _ in range(1000)],
+        "`Trainer.fit`": step,
+    }
+    rows = []
+    for what, way in ways.items():
+        before = [p.value.copy() for p in (*model.parameters(), *small.parameters())] + [point.copy()]
+        timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        start = time.perf_counter()
+        timer.start()
+        try:
+            way()
+            after = "ended first"
+        except KeyboardInterrupt:
+            after = seconds(time.perf_counter() - start - 0.5)
+        timer.join()
+        arrays = [p.value for p in (*model.parameters(), *small.parameters())] + [point]
+        same = all((a == b).all() for a, b in zip(before, arrays, strict=True))
+        rows.append([what, after, "yes" if same else "NO"])
+    return "Ctrl-C after half a second\n\n" + table(["loop", "ends after another", "arrays as before"], rows)
+
+
+class _Reversed(nn.Layer):
+    """A rowwise layer that C does not know."""
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        return x[..., ::-1]
+
+
 if __name__ == "__main__":
-    measure_large()
+    measure_large(sys.argv[1])

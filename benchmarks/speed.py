@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gradient_tables import agreement, compiled, deep, dense, gradient, large, training
+from gradient_tables import agreement, compiled, deep, dense, gradient, interrupts, large, training
 from limits import peak
 from networks import NumpyNetwork, classifier
 from side_by_side import measure, seconds, table
@@ -349,7 +349,7 @@ def start(full: bool) -> str:
 
 TABLES = {
     "start": start, "gradient": gradient, "dense": dense, "deep": deep, "agreement": agreement, "compiled": compiled,
-    "large": large, "training": training, "matmul": matmul, "scaling": scaling,
+    "large": large, "training": training, "interrupts": interrupts, "matmul": matmul, "scaling": scaling,
     "softmax": softmax, "activation": activation, "step": step, "calls": calls, "optimizer": optimizer, "avx2": avx2,
 }  # fmt: skip
 

@@ -280,7 +280,7 @@ static void FN(unit_curve)(void *context, intptr_t task) {
     FN(buffers) buffers = {memory, memory + lines, memory + 2 * lines, NULL};
     T *factor = memory + 2 * lines + line, *off = factor + factors;
     T *level = (T *)plan->p->level + at_unit, *bend = (T *)plan->p->bend + at_unit;
-    for (intptr_t at = 0; at < above->rows; at += plan->rows) {
+    for (intptr_t at = 0; at < above->rows && !(at > 0 && nnf_should_stop()); at += plan->rows) {
         const intptr_t rows = plan->padded - at < plan->rows ? plan->padded - at : plan->rows;
         FN(fill_nodes)(plan, buffers.d, at, o, rows);
         FN(propagate_curve)(plan, &buffers, at, o, rows, factor);

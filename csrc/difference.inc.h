@@ -371,7 +371,7 @@ static void FN(one_unit)(void *context, intptr_t task) {
         plan->failed = 1;
     else {
         const double factor = p->scale / (2 * p->step);
-        for (intptr_t row = 0; row < plan->above->rows && any; row++)
+        for (intptr_t row = 0; row < plan->above->rows && any && !(row % 16 == 15 && nnf_should_stop()); row++)
             if (!p->counted || p->counted[o * plan->above->rows + row]) FN(one_row)(plan, &buffers, block, row, o);
         T *grad = (T *)p->grad_weight + o * p->inputs;
         for (intptr_t i = begin; i < end; i++)

@@ -250,6 +250,10 @@ void nnf_parallel(intptr_t tasks, nnf_task run, void *context);
 typedef int (*nnf_poll)(void);
 int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll poll);
 
+/* Asked by a task that lasts: whether it may as well end, as poll has answered non-zero. On the calling thread it is
+ * what asks poll, every 50 ms. */
+int nnf_should_stop(void);
+
 enum { NNF_NO_MEMORY = -1000 };
 
 int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll);

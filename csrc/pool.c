@@ -48,6 +48,11 @@ static _Atomic int num_threads = 1;
 static pthread_once_t fork_handler_once = PTHREAD_ONCE_INIT;
 static __thread int inside_a_task;
 
+/* Of the thread that called: whom to ask, when that was done last, and what the answer was. */
+static __thread nnf_poll poll_here;
+static __thread int64_t asked_here;
+static __thread int answer_here;
+
 static inline void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -147,24 +152,40 @@ int64_t nnf_nanoseconds(void) {
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
+static void begin_to_ask(nnf_poll poll) {
+    poll_here = poll;
+    asked_here = nnf_nanoseconds();
+    answer_here = 0;
+}
+
+static int end_asking(void) {
+    poll_here = NULL;
+    return answer_here;
+}
+
+int nnf_should_stop(void) {
+    if (poll_here && !answer_here) {
+        const int64_t now = nnf_nanoseconds();
+        if (now - asked_here >= POLL_NANOSECONDS) {
+            asked_here = now;
+            answer_here = poll_here();
+            if (answer_here) atomic_store(&pool.cancelled, 1);
+        }
+    }
+    return poll_here ? answer_here : inside_a_task && atomic_load_explicit(&pool.cancelled, memory_order_relaxed);
+}
+
 /* run_tasks for the calling thread, with a look at poll() every 50 ms. */
 static int run_tasks_polled(nnf_poll poll) {
-    int64_t asked = nnf_nanoseconds();
-    for (;;) {
+    begin_to_ask(poll);
+    while (!nnf_should_stop()) {
         const intptr_t task = atomic_fetch_add_explicit(&pool.next, 1, memory_order_relaxed);
-        if (task >= pool.tasks) return 0;
+        if (task >= pool.tasks) break;
         inside_a_task = 1;
         pool.run(pool.context, task);
         inside_a_task = 0;
-        const int64_t now = nnf_nanoseconds();
-        if (now - asked < POLL_NANOSECONDS) continue;
-        asked = now;
-        const int answer = poll();
-        if (answer) {
-            atomic_store(&pool.cancelled, 1);
-            return answer;
-        }
     }
+    return end_asking();
 }
 
 static void close_job(void) {
@@ -176,17 +197,10 @@ static void close_job(void) {
 }
 
 static int run_serially(intptr_t tasks, nnf_task run, void *context, nnf_poll poll) {
-    int64_t asked = poll ? nnf_nanoseconds() : 0;
-    for (intptr_t task = 0; task < tasks; task++) {
+    if (poll) begin_to_ask(poll);
+    for (intptr_t task = 0; task < tasks && !(poll && nnf_should_stop()); task++)
         run(context, task);
-        if (!poll) continue;
-        const int64_t now = nnf_nanoseconds();
-        if (now - asked < POLL_NANOSECONDS) continue;
-        asked = now;
-        const int answer = poll();
-        if (answer) return answer;
-    }
-    return 0;
+    return poll ? end_asking() : 0;
 }
 
 int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll poll) {
@@ -228,6 +242,8 @@ void nnf_parallel(intptr_t tasks, nnf_task run, void *context) { nnf_parallel_po
 void nnf_set_num_threads(int n) { (void)n; }
 
 int64_t nnf_nanoseconds(void) { return 0; }
+
+int nnf_should_stop(void) { return 0; }
 
 int nnf_get_num_threads(void) { return 1; }
 
