@@ -56,6 +56,22 @@ class Loss:
         base = float(self.forward(y, t))
         return np.array([float(self.forward(y + one, t)) - base for one in dy], np.float64)
 
+    def row_differences(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
+        """Return what each row of each dy of a stack adds to the loss, (S, N), up to the factor `row_scale`.
+
+        For losses that are a sum over rows; with it `CentralDifference` needs few evaluations for many weights.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no row_differences")
+
+    def row_scale(self, y: Array, t: npt.ArrayLike) -> float:
+        """Return the loss over the sum of what `row_differences` counts."""
+        return 1 / len(y) if self.reduction == "mean" else 1.0
+
+    @property
+    def is_sum_over_rows(self) -> bool:
+        """Whether `row_differences` was written for this loss."""
+        return type(self).row_differences is not Loss.row_differences
+
     @property
     def has_backward(self) -> bool:
         """Whether a backward pass was written for this loss."""
@@ -134,18 +150,26 @@ class CrossEntropyLoss(Loss):
         return q, 1 / total if total else math.nan
 
     def difference(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
+        total: npt.NDArray[np.float64] = self.row_differences(y, t, dy).sum(axis=-1) * self.row_scale(y, t)
+        return total
+
+    def row_differences(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
         # sum(q) log1p(sum_k p_k expm1(d_k)) - sum_k q_k d_k; beyond 1 by log(sum_k p_k exp(d_k)), shifted
-        q, scale = self.targets(y, t)
+        q, _ = self.targets(y, t)
         p = kernels.softmax(y.astype(np.float64, copy=False))
         dy = dy.astype(np.float64, copy=False)
         largest = dy.max(axis=-1, keepdims=True)
         wide = np.abs(dy).max(axis=-1) > 1
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            small = np.log1p((p * np.expm1(dy)).sum(axis=-1))
-            large = largest[..., 0] + np.log((p * np.exp(dy - largest)).sum(axis=-1))
-        change = q.sum(axis=1) * np.where(wide, large, small) - (dy * q).sum(axis=-1)
-        total: npt.NDArray[np.float64] = change.sum(axis=-1) * scale
-        return total
+            change = np.log1p(np.einsum("nk,...nk->...n", p, np.expm1(dy)))
+            if wide.any():
+                large = largest[..., 0] + np.log((p * np.exp(dy - largest)).sum(axis=-1))
+                change = np.where(wide, large, change)
+        rows: npt.NDArray[np.float64] = q.sum(axis=1) * change - np.einsum("nk,...nk->...n", q, dy)
+        return rows
+
+    def row_scale(self, y: Array, t: npt.ArrayLike) -> float:
+        return self.targets(y, t)[1]
 
     def __repr__(self) -> str:
         default = {"reduction": "mean", "weight": None, "label_smoothing": 0.0, "ignore_index": None}
@@ -184,8 +208,15 @@ class MSELoss(Loss):
         return gradient
 
     def difference(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
+        total: npt.NDArray[np.float64] = self.row_differences(y, t, dy).sum(axis=-1) * self._scale(y)
+        return total
+
+    def row_differences(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
         # (r + d)^2 - r^2 = d (2 r + d)
         residual = y - self.prepare(y, t)
-        change = (dy * (2 * residual + dy)).reshape(len(dy), -1).sum(axis=1, dtype=np.float64)
-        scaled: npt.NDArray[np.float64] = change * self._scale(y)
-        return scaled
+        change = dy * (2 * residual + dy)
+        rows: npt.NDArray[np.float64] = change.reshape(*change.shape[:2], -1).sum(axis=-1, dtype=np.float64)
+        return rows
+
+    def row_scale(self, y: Array, t: npt.ArrayLike) -> float:
+        return self._scale(y)

@@ -31,6 +31,26 @@ def test_curves_give_the_weights_one_by_one(simd, dtype, rng, activation, loss):
             assert apart(curves, one_by_one) <= (1e-9 if dtype == np.float64 else 5e-6), (depth, step)
 
 
+class Kinked(nn.Layer):
+    """Rowwise, unknown to C, with kinks: the largest of three neighbours, and its row's norm."""
+
+    def forward(self, x):
+        wide = np.stack([x, np.roll(x, 1, axis=-1), np.roll(x, 2, axis=-1)])
+        return wide.max(axis=0) / np.sqrt((x * x).sum(axis=-1, keepdims=True) + 1)
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(weight=[1, 2, 3], ignore_index=1), nn.MSELoss()], ids=repr)
+@pytest.mark.parametrize("step", [1e-6, 1e-5, 1e-2, 0.3])
+def test_curves_below_layers_that_c_does_not_know(dtype, rng, loss, step):
+    model = network(dtype, (40, 9), nn.Tanh(), (9, 7), Kinked(), (7, 3))
+    x, t = sparse(rng, 21, 40), rng.integers(0, 3, 21)
+    t = t if isinstance(loss, nn.CrossEntropyLoss) else np.eye(3)[t]
+    one_by_one = gradients(nn.CentralDifference(step, **ONE_BY_ONE), model, loss, x, t)
+    curves = gradients(nn.CentralDifference(step), model, loss, x, t)
+    assert apart(curves, one_by_one) <= (1e-9 if dtype == np.float64 else 5e-6)
+    compare(curves, by_definition(model, loss, x, t, step), 1e-7 if dtype == np.float64 and step > 1e-5 else 1e-5)
+
+
 def test_a_curve_with_a_kink_is_left(rng):
     # almost every unit has rows whose weights carry it over the kink of ReLU: a curve would be wrong by some percent
     model, x = network(np.float64, (40, 12), nn.ReLU(), (12, 3)), sparse(rng, 30, 40)

@@ -5,6 +5,7 @@ weight changes travels upwards through each layer's `difference`. The work is cu
 can be had for some units at a time:
 
     FusedLinear    a linear layer with built-in layers above it, in C; between the two may be custom elementwise layers
+    StackedCurves  a linear layer with other rowwise layers above it
     StackedEntries any other parameter: `perturb`, then `difference` of each layer above, for many entries at a time
     SharedEntries  a parameter that several layers hold: by running all of them again
 """
@@ -22,7 +23,15 @@ from nnframe.gradients.chain import Link
 from nnframe.gradients.coordinates import Blocks, Mask, Only, choose
 from nnframe.gradients.fused import fused_linear
 from nnframe.gradients.local import as_step
-from nnframe.gradients.pieces import Cost, Piece, PiecewiseStrategy, SharedEntries, StackedEntries
+from nnframe.gradients.pieces import (
+    FEW_ENTRIES,
+    Cost,
+    Piece,
+    PiecewiseStrategy,
+    SharedEntries,
+    StackedCurves,
+    StackedEntries,
+)
 from nnframe.layer import Layer, Parameter
 from nnframe.layers import Linear
 from nnframe.losses import Loss
@@ -42,8 +51,8 @@ class CentralDifference(PiecewiseStrategy):
     interpolate : bool
         Whether the weights of a linear layer may be answered together: all weights into a unit move the loss of a row
         through one number, and that curve is sampled at six places instead of twice for each weight. Where the samples
-        do not agree with each other to 3e-11 (float32: 4e-6) of the unit's mean level, as near a kink or with a large
-        step, the weights are taken one by one. False: always one by one.
+        do not agree with each other to 3e-11 (float32: 4e-6; 1e-8 below layers without a `difference`) of the unit's
+        mean level, as near a kink or with a large step, the weights are taken one by one. False: always one by one.
     only : optional
         Which entries to take, the gradient of all others being 0: a Parameter or its name, several of them, a mapping
         from them to masks (arrays of bool like the parameter), or `Blocks`, another block at each step.
@@ -110,6 +119,10 @@ class CentralDifference(PiecewiseStrategy):
             fused = fused_linear(link, above, loss, labels, self.step, wanted, self.interpolate)
             if fused is not None:
                 return [fused]
+            few = np.count_nonzero(link.x) <= FEW_ENTRIES * len(link.x)
+            rowwise = all(one.layer.rowwise or one.layer.elementwise for one in above)
+            if self.interpolate and masks is None and loss.is_sum_over_rows and rowwise and not few:
+                return [StackedCurves(link, above, loss, labels, self.step)]
         return [StackedEntries(p, link, above, loss, labels, self.step, _wanted(p, masks)) for p in parameters]
 
     def __repr__(self) -> str:

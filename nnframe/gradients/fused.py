@@ -14,15 +14,13 @@ import numpy.typing as npt
 
 from nnframe import _kernels, kernels
 from nnframe.gradients.chain import Link
+from nnframe.gradients.pieces import FEW_ENTRIES, NODES, tolerance_below
 from nnframe.layer import Array, Parameter
 from nnframe.layers import ELU, GELU, Activation, LeakyReLU, Linear, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh
 from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
 
 ACTIVATIONS = (ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh)
 COLUMN_BYTES = 1 << 25  # of the columns that custom elementwise layers are given at a time
-NODES = (1, -1, 0.8, -0.8, 0.5, -0.5)  # where a curve is sampled, in parts of its largest argument: see csrc/nnframe.h
-FEW_ENTRIES = 8  # a row with no more weights than this is done sooner weight by weight
-TOLERANCE = {4: 4e-6, 8: 3e-11}  # how far off a curve may be, by the bytes of a number
 
 
 class FusedLinear:
@@ -159,7 +157,7 @@ class FusedLinear:
         _kernels.difference_curves(
             self.above,
             largest * largest.dtype.type(self.step),
-            tolerance=TOLERANCE[x.itemsize],
+            tolerance=tolerance_below(self.columns, y),
             level=level,
             bend=bend,
             doubtful=doubtful,

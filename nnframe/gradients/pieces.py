@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nnframe import kernels
 from nnframe.gradients.chain import Link, as_loss, run_chain, run_loss
 from nnframe.gradients.local import STACK_BYTES
 from nnframe.layer import Array, Layer, Parameter, run_layer
@@ -16,6 +17,13 @@ from nnframe.losses import Loss
 
 PORTION_SECONDS = 0.1  # of work between two reports of progress
 SAMPLE_SECONDS = 0.03  # of work from which an estimate is made
+
+# Curves: where they are sampled, in parts of their largest argument, and how far off they may be, by the bytes of a
+# number. See csrc/nnframe.h.
+NODES = (1, -1, 0.8, -0.8, 0.5, -0.5)
+TOLERANCE = {4: 4e-6, 8: 3e-11}
+SUBTRACTED = 1e-8  # the latter where a layer's values are subtracted, which loses some eps / step
+FEW_ENTRIES = 8  # a row with no more weights than this is done sooner weight by weight
 
 Progress = Callable[[int, int], object]
 
@@ -199,6 +207,84 @@ class SharedEntries:
     def gradients(self) -> list[tuple[Parameter, Array]]:
         """Return the parameter with its gradient."""
         return [(self.parameter, self.gradient.reshape(self.parameter.value.shape))]
+
+
+def tolerance_below(above: list[Link], y: Array) -> float:
+    """How far off a curve may be below these layers."""
+    subtracted = any(type(one.layer).difference is Layer.difference for one in above)
+    return max(TOLERANCE[y.itemsize], SUBTRACTED if subtracted else 0)
+
+
+class StackedCurves:
+    """The gradient of a linear layer below rowwise layers, from the curve that each row's loss is above each unit.
+
+    What `FusedLinear` does in C, for layers that C does not know; see docs/derivations/differences.md. Units with rows
+    whose curve is in doubt are taken entry by entry.
+    """
+
+    def __init__(self, link: Link, above: list[Link], loss: Loss, labels: npt.NDArray[Any], step: float) -> None:
+        layer: Any = link.layer
+        self.link, self.above, self.loss, self.labels, self.step = link, above, loss, labels, step
+        self.weight, self.bias = layer.weight, layer.bias
+        self.units = link.y.shape[1]
+        self.evaluations = 2 * sum(p.value.size for p in link.parameters)
+        self.to_weight = np.zeros(self.weight.value.shape)
+        self.to_bias = np.zeros(self.units)
+        self.scale = loss.row_scale((above or [link])[-1].y, labels)
+        widest = max(one.y.size for one in (link, *above))
+        self.many = max(1, STACK_BYTES // (8 * len(NODES) * widest))
+        self.tolerance = tolerance_below(above, link.y)
+
+    def run(self, units: range) -> None:
+        """Compute the gradient of the weights and biases of some units."""
+        x = self.link.x.astype(np.float64)
+        largest = np.abs(x).max(axis=1, initial=0 if self.bias is None else 1)
+        inverse = np.divide(1, largest, out=np.zeros_like(largest), where=largest > 0)
+        cubes = x * (x * inverse[:, None]) ** 2
+        for first in range(units.start, units.stop, self.many):
+            some = range(first, min(first + self.many, units.stop))
+            level, bend, doubtful = self._curves(some, largest)
+            rows = slice(some.start, some.stop)
+            self.to_weight[rows] = (kernels.batched_matmul(level, x) + kernels.batched_matmul(bend, cubes)) * self.scale
+            self.to_bias[rows] = (level + bend * inverse**2).sum(axis=1) * self.scale
+            if doubtful.any():
+                self._entry_by_entry(np.array(some)[doubtful.any(axis=1)])
+
+    def _curves(self, units: range, largest: npt.NDArray[np.float64]) -> Any:
+        """Level, bend and doubt, (units, N) each, as csrc/nnframe.h has them."""
+        y = self.link.y
+        distance = (largest * self.step).astype(y.dtype)
+        moved = np.zeros((len(units), len(NODES), *y.shape), y.dtype)
+        for i, unit in enumerate(units):
+            moved[i, :, :, unit] = np.multiply.outer(np.array(NODES, y.dtype), distance)
+        dy: Array = moved.reshape(-1, *y.shape)
+        for one in self.above:
+            dy = one.layer.difference(one.x, one.y, dy).astype(one.y.dtype, copy=False)
+        top = (self.above or [self.link])[-1].y
+        change = self.loss.row_differences(top, self.labels, dy).reshape(len(units), len(NODES) // 2, 2, len(y))
+        at = np.array(NODES[::2])[:, None] * distance.astype(np.float64)
+        inverse = np.divide(0.5, at, out=np.zeros_like(at), where=at > 0)
+        value = (change[:, :, 0] - change[:, :, 1]) * inverse
+        bend = (value[:, 0] - value[:, 2]) / 0.75
+        level = value[:, 0] - bend
+        off = np.abs(value[:, 1] - (level + 0.64 * bend)) * distance
+        most = self.tolerance * np.abs(level * distance).mean(axis=1, keepdims=True)
+        return level, bend, ~(off <= most)
+
+    def _entry_by_entry(self, units: npt.NDArray[np.intp]) -> None:
+        inputs = self.to_weight.shape[1]
+        entries = (units[:, None] * inputs + np.arange(inputs)).reshape(-1)
+        for parameter, wanted, to in ((self.weight, entries, self.to_weight), (self.bias, units, self.to_bias)):
+            if parameter is None:
+                continue
+            piece = StackedEntries(parameter, self.link, self.above, self.loss, self.labels, self.step, wanted)
+            piece.run(range(piece.units))
+            to.reshape(-1)[wanted] = piece.gradient[wanted]
+
+    def gradients(self) -> list[tuple[Parameter, Array]]:
+        """Return the weight and the bias with their gradients."""
+        found: list[tuple[Parameter, Array]] = [(self.weight, self.to_weight)]
+        return found if self.bias is None else [*found, (self.bias, self.to_bias)]
 
 
 def _portions(piece: Piece) -> Iterator[range]:
