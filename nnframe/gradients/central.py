@@ -61,8 +61,8 @@ class CentralDifference(PiecewiseStrategy):
     -----
     The error against the true gradient is h^2/6 times the third derivative, plus rounding. The same bits come
     with any number of threads. The model is never changed while it runs, so that an interrupt leaves it as it was.
-    Memory beyond the model's own arrays stays below 100 MB for networks of any size: stacks of perturbations are cut
-    into parts.
+    Memory: some copies of what the layers read and gave for the mini-batch, and some 50 MB; stacks of perturbations are
+    cut into parts of 8 MB.
     """
 
     def __init__(self, step: float | None = None, *, interpolate: bool = True, only: Only | None = None) -> None:

@@ -62,7 +62,8 @@ class FusedLinear:
         count = self.weight.size + (0 if self.bias is None else self.bias.size)
         asked = count if wanted is None else int(np.count_nonzero(wanted))
         self.evaluations = 2 * asked
-        entries = np.count_nonzero(self.x) / max(1, len(self.x)) + (self.bias is not None)
+        sample = self.x[:: max(1, len(self.x) // 8)]
+        entries = np.count_nonzero(sample) / max(1, len(sample)) + (self.bias is not None)
         self.interpolate = interpolate and entries * asked > FEW_ENTRIES * count
 
     def gradients(self) -> list[tuple[Parameter, Array]]:
@@ -172,17 +173,18 @@ class FusedLinear:
             self.weight[some] = 0
             if self.bias is not None:
                 self.bias[some] = 0
-        self._add(level[some] * self.scale, x, None, some)
-        if (state[some] & 2).any():
-            inverse = np.divide(1, largest, out=np.zeros_like(largest), where=largest > 0)[:, None]
-            self._add(bend[some] * self.scale, x * (x * inverse) ** 2, inverse[:, 0] ** 2, some)
+        self._add(some, level, x, np.ones_like(largest))
+        bent = units.start + np.flatnonzero(state[some] & 2)
+        if len(bent):
+            inverse = np.divide(1, largest, out=np.zeros_like(largest), where=largest > 0)
+            self._add(bent, bend, x * (x * inverse[:, None]) ** 2, inverse**2)
 
-    def _add(self, curve: Array, x: Array, ones: Array | None, some: slice) -> None:
-        """Add curve @ x to the weights' gradient, and curve @ ones (1 where None) to that of the biases."""
-        curve = curve.astype(x.dtype, copy=False)
-        self.weight[some] += kernels.batched_matmul(curve, x)
+    def _add(self, units: slice | npt.NDArray[np.intp], curves: Array, x: Array, ones: Array) -> None:
+        """Add curves @ x to the gradient of the weights into some units, and curves @ ones to that of their biases."""
+        curve = curves[units] * x.dtype.type(self.scale)
+        self.weight[units] += kernels.batched_matmul(curve, x)
         if self.bias is not None:
-            self.bias[some] += curve.sum(axis=1) if ones is None else curve @ ones
+            self.bias[units] += (curve * ones).sum(axis=1)
 
     def _node_columns(self, largest: Array) -> Array:
         """Return (outputs, 6, N): what custom elementwise layers make of each output moved to the nodes."""
