@@ -50,8 +50,8 @@ cdef class Above:
     outputs : int
         Of the linear layer, O.
     stages : list of (weight,) or (name, alpha, x, y)
-        From the bottom up: the weight (out, in) of a linear layer, or an activation with its parameter, its input and its
-        output, both (N, width).
+        From the bottom up: the weight (out, in) of a linear layer, or an activation with its parameter, its input and
+        its output, both (N, width).
     loss : {"cross_entropy", "squared_error"}
     probabilities, targets, residual : array (N, width)
         Of the last stage; the first two are None for the squared error. See csrc/nnframe.h.

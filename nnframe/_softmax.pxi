@@ -96,8 +96,8 @@ def softmax_cross_entropy(logits, labels, *, str reduction="mean", weight=None, 
                           ignore_index=None, out=None):
     """Cross-entropy of softmax(logits) against labels, and its gradient, in one pass.
 
-    The loss of a row is sum_c q_c (log(sum_k exp(x_k)) - x_c), with q_c = weight_c ((1 - s) t_c + s / C) for labels t and
-    the label smoothing s; no constant is added inside the logarithm.
+    The loss of a row is sum_c q_c (log(sum_k exp(x_k)) - x_c), with q_c = weight_c ((1 - s) t_c + s / C) for labels t
+    and the label smoothing s; no constant is added inside the logarithm.
 
     Parameters
     ----------
@@ -106,9 +106,9 @@ def softmax_cross_entropy(logits, labels, *, str reduction="mean", weight=None, 
     labels : array (N,) of integers, or (N, C)
         Class indices in [0, C); or one-hot or soft labels, rows non-negative with a sum of 1 (to 1e-3).
     reduction : {"mean", "sum"}
-        Over the rows. As in PyTorch, the mean over class indices divides by the sum of the rows' weights, those of their
-        labels, and leaves ignored rows out; where that sum is 0 the loss is NaN and the gradient 0. The mean over soft
-        labels divides by N.
+        Over the rows. As in PyTorch, the mean over class indices divides by the sum of the rows' weights, those of
+        their labels, and leaves ignored rows out; where that sum is 0 the loss is NaN and the gradient 0. The mean over
+        soft labels divides by N.
     weight : array (C,), optional
         Of each class, >= 0.
     label_smoothing : float in [0, 1]
