@@ -24,6 +24,16 @@ ACTIVATIONS: dict[str, tuple[Callable[[], nn.Layer], Callable[[], nn.initializer
     "sigmoid": (nn.Sigmoid, nn.Xavier),
     "tanh": (nn.Tanh, nn.Xavier),
     "relu": (nn.ReLU, nn.He),
+    "leaky_relu": (nn.LeakyReLU, nn.He),
+    "elu": (nn.ELU, nn.He),
+    "gelu": (nn.GELU, nn.He),
+    "silu": (nn.SiLU, nn.He),
+    "softplus": (nn.Softplus, nn.He),
+}
+GRADIENTS: dict[str, Callable[[], nn.training.Strategy]] = {
+    "central": nn.CentralDifference,
+    "backprop": nn.Backprop,
+    "node": nn.NodePerturbation,
 }
 
 
@@ -72,7 +82,7 @@ def make_parser() -> Parser:
     train.set_defaults(run=run_train)
     add = train.add_argument
     add("data", nargs="?", choices=tuple(DEFAULTS), default="digits", help="the data set (default: digits)")
-    add("--gradient", choices=("central", "backprop"), default="central", help="default: central")
+    add("--gradient", choices=tuple(GRADIENTS), default="central", help="default: central")
     add(
         "--hidden",
         type=_sizes,
@@ -135,7 +145,7 @@ def run_train(options: argparse.Namespace) -> int:
     lr = options.lr or defaults[options.optimizer]
     parameters = model.parameters()
     optimizer = nn.SGD(parameters, lr) if options.optimizer == "sgd" else nn.Adam(parameters, lr)
-    gradient = nn.CentralDifference() if options.gradient == "central" else nn.Backprop()
+    gradient = GRADIENTS[options.gradient]()
     trainer = nn.Trainer(model, nn.CrossEntropyLoss(), optimizer, gradient)
     batch_size = int(options.batch_size or defaults["batch_size"])
     print(model.summary())

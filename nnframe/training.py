@@ -128,6 +128,8 @@ class Trainer:
         rows = 0
         report.begin(epoch)
         for step, (x, t) in enumerate(loader, 1):
+            if hasattr(self.gradient, "output"):
+                self.gradient.output = None  # an old one would be taken for this mini-batch's
             loss = report.gradient(self, x, t)
             self._refuse_non_finite(loss, epoch, step)
             output = getattr(self.gradient, "output", None)

@@ -171,7 +171,8 @@ static void gradients(int type, const nnf_kernels *fast, const nnf_kernels *slow
     if (slow->difference_gradient(&d, NULL)) failures++;
     compare("difference_gradient", type, g, h, UNITS * INPUTS, 100);
     uint8_t doubtful[UNITS * ROWS], state[UNITS];
-    nnf_curves c = {.above = above, .distance = p, .tolerance = 1e-3, .level = g, .bend = z, .doubtful = doubtful,
+    double bend[UNITS * ROWS];
+    nnf_curves c = {.above = above, .distance = p, .tolerance = -1, .level = g, .bend = bend, .doubtful = doubtful,
                     .state = state};
     if (fast->difference_curves(&c, NULL)) failures++;
     c.level = h;
