@@ -247,7 +247,8 @@ class _Report:
             return trainer.gradient(trainer.model, trainer.loss, x, t)
         from tqdm import tqdm
 
-        with tqdm(total=self.cost.evaluations, desc="gradient", unit="evaluation", leave=False, position=1) as bar:
+        options = {"unit": " evaluations", "unit_scale": True, "leave": False, "position": 1, "dynamic_ncols": True}
+        with tqdm(total=self.cost.evaluations, desc="gradient", **options) as bar:
             return strategy(trainer.model, trainer.loss, x, t, progress=lambda done, total: bar.update(done - bar.n))
 
     def step(self, means: dict[str, float]) -> None:

@@ -1,7 +1,10 @@
 """The trainer, its history, saved weights and the plot."""
 
+import io
+import math
 import os
 import signal
+import sys
 import threading
 
 import numpy as np
@@ -85,6 +88,26 @@ def test_sums_over_batches(digits):
     summed = nn.Trainer(trainer.model, nn.CrossEntropyLoss("sum"), trainer.optimizer)
     mean = trainer.evaluate(x, t)["loss"]
     assert summed.evaluate(x, t, batch_size=100)["loss"] == pytest.approx(mean * len(x), rel=1e-5)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("long", [math.inf, 0.0])
+def test_the_bar_shows_the_cost_and_a_long_gradient(digits, monkeypatch, long):
+    # what a gradient costs is there before the first has been taken; a long one has a bar of its own
+    (x, t), _ = digits
+    model = nn.Sequential(nn.Linear(64, 10, rng=0))
+    strategy = nn.CentralDifference(interpolate=False)
+    monkeypatch.setattr("nnframe.training.LONG_GRADIENT", long)
+    monkeypatch.setattr("sys.stderr", Terminal())
+    trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.SGD(model.parameters(), 0.1), strategy)
+    trainer.fit(x[:64], t[:64], batch_size=32)
+    shown = sys.stderr.getvalue()
+    assert "epoch 1 (gradient: 1,300 evaluations, about " in shown
+    assert ("evaluations/s" in shown) == (long == 0.0)
 
 
 def test_the_table_and_the_bar(digits, capsys):
