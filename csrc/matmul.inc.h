@@ -16,6 +16,7 @@ enum {
     FN(BLOCK_N) = 4096,           /* the packed part of B lies in the L3 cache */
     FN(FEW_ROWS) =
         2 * TILE_ROWS,       /* with so few rows B is read once or twice: where it lies, if its columns are adjacent */
+    FN(NEAR_ROWS) = 2048,    /* bytes from one row of B to the next, up to which it is read where it lies as well */
     FN(SMALL_B) = 1 << 12,   /* elements of B that lie in the L1 cache anyhow; what is packed is packed on the stack */
     FN(TASK_FLOPS) = 1 << 20 /* some 10 us of work: well above what it costs to wake a thread */
 };
@@ -220,10 +221,12 @@ static void FN(multiply_block)(FN(block) * block, int threads) {
             FN(rows_task)(block, i);
 }
 
-/* B must be packed where its columns are apart; it should be where it is large and read often. */
+/* B must be packed where its columns are apart; it should be where it is large and read often, and its rows so far
+ * apart that a panel lies in many pages, or in few sets of the cache. */
 NNF_INLINE int FN(must_pack)(const nnf_matmul *p) { return p->b_col != 1 && p->n > 1; }
 NNF_INLINE int FN(should_pack)(const nnf_matmul *p) {
-    return FN(must_pack)(p) || (p->k * p->n > FN(SMALL_B) && p->m > FN(FEW_ROWS));
+    return FN(must_pack)(p) ||
+           (p->k * p->n > FN(SMALL_B) && p->m > FN(FEW_ROWS) && p->b_row * (intptr_t)sizeof(T) > FN(NEAR_ROWS));
 }
 
 static void FN(multiply)(const nnf_matmul *p, const T *a, const T *b, T *c, int threads) {
