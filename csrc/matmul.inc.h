@@ -18,6 +18,7 @@ enum {
         2 * TILE_ROWS,       /* with so few rows B is read once or twice: where it lies, if its columns are adjacent */
     FN(NEAR_ROWS) = 2048,    /* bytes from one row of B to the next, up to which it is read where it lies as well */
     FN(SMALL_B) = 1 << 12,   /* elements of B that lie in the L1 cache anyhow; what is packed is packed on the stack */
+    FN(SHARED_B) = 1 << 16,  /* elements of B; a larger one is packed once, by all threads */
     FN(TASK_FLOPS) = 1 << 20 /* some 10 us of work: well above what it costs to wake a thread */
 };
 
@@ -173,7 +174,9 @@ static void FN(rows_task)(void *context, intptr_t task) {
     const intptr_t rows = p->m - first < block->rows_a_task ? p->m - first : block->rows_a_task;
     const T *a = block->a + first * p->a_row + block->first_k * p->a_col;
     T *c = block->c + first * p->c_row + block->first_n;
-    const int pays = block->packed && block->n > 4 * PANEL && rows * block->k > FN(SMALL_B);
+    /* a strip of a transposed A lies in many lines of the cache, but must be read by some panels to be worth packing */
+    const int often = p->a_col != 1 ? block->n >= 8 * PANEL : block->packed && block->n > 4 * PANEL;
+    const int pays = often && rows * block->k > FN(SMALL_B);
     T *strip = pays ? malloc((size_t)rows * (size_t)block->k * sizeof(T)) : NULL; /* without it, A itself will do */
     if (strip) {
         const intptr_t strips = (rows + TILE_ROWS - 1) / TILE_ROWS;
@@ -315,6 +318,32 @@ static void FN(matrices_task)(void *context, intptr_t task) {
     (p, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch, (T *)p->c + i * p->c_batch, 1);
 }
 
+/* Some rows of one product, with a copy of B of their own where it is packed. */
+typedef struct {
+    const nnf_matmul *p;
+    const T *a, *b;
+    T *c;
+    intptr_t rows_a_task;
+} FN(slices);
+
+static void FN(slice_task)(void *context, intptr_t task) {
+    const FN(slices) *slices = context;
+    const intptr_t first = task * slices->rows_a_task;
+    nnf_matmul p = *slices->p;
+    p.m = p.m - first < slices->rows_a_task ? p.m - first : slices->rows_a_task;
+    FN(multiply)(&p, slices->a + first * p.a_row, slices->b, slices->c + first * p.c_row, 1);
+}
+
+/* One product on all threads. A small B is packed by each of them: that takes less than to wait for each other. */
+static void FN(share)(const nnf_matmul *p, const T *a, const T *b, T *c, int threads) {
+    if (p->k * p->n > FN(SHARED_B) || p->m < threads * TILE_ROWS) {
+        FN(multiply)(p, a, b, c, threads);
+        return;
+    }
+    FN(slices) slices = {p, a, b, c, (p->m + threads - 1) / threads};
+    nnf_parallel((p->m + slices.rows_a_task - 1) / slices.rows_a_task, FN(slice_task), &slices);
+}
+
 /* A stack of matrices times one matrix is one tall matrix times it. */
 static nnf_matmul FN(folded)(const nnf_matmul *p) {
     nnf_matmul one = *p;
@@ -341,6 +370,6 @@ static void FN(matmul)(const nnf_matmul *given) {
         nnf_parallel((p.batch + batch.matrices_a_task - 1) / batch.matrices_a_task, FN(matrices_task), &batch);
     } else
         for (intptr_t i = 0; i < p.batch; i++)
-            FN(multiply)
+            FN(share)
     (&p, (const T *)p.a + i * p.a_batch, (const T *)p.b + i * p.b_batch, (T *)p.c + i * p.c_batch, threads);
 }
