@@ -274,6 +274,10 @@ def test_nested_arguments(rng, options):
     with pytest.raises(TypeError, match=r"x\['w'\]: expected an array of float32 or float64, got int64"):
         nn.numerical_gradient(f, x | {"w": np.ones((2, 3), int)})
     assert nn.numerical_gradient(lambda v: 1.0, {}) == {}
+    np.testing.assert_allclose(nn.numerical_gradient(lambda v: float(v @ v), [3.0, 4.0]), [6, 8], rtol=1e-9)
+    np.testing.assert_allclose(nn.numerical_gradient(lambda v: float(v**2), 3.0), 6, rtol=1e-9)
+    with pytest.raises(TypeError, match=r"got int64; use x\.astype"):
+        nn.numerical_gradient(lambda v: float(v @ v), [3, 4])
 
 
 def test_a_function_that_cannot_be_differentiated_is_refused_by_entry(rng):

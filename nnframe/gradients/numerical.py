@@ -44,7 +44,7 @@ def numerical_gradient(
         argument and read the array where it lives: `numerical_gradient(lambda _: loss(model(x), t), weight.value)`.
         Or a compiled function `double f(const double *x, intptr_t n, void *data)` from ctypes, cffi, Numba's `cfunc` or
         `scipy.LowLevelCallable`: it is run without the GIL on all threads, on copies of x.
-    x : array of float32 or float64 of any shape; or dicts, lists and tuples of such arrays
+    x : array of float32 or float64 of any shape (or a list of floats); or dicts, lists and tuples of such arrays
         Restored to the bit, whatever happens. Read-only arrays are copied first.
     step : float or array like x (or nested like x), optional
         h, above 0. If not given: eps^p max(1, |x_i|), with eps of x's dtype and p = 1/2, 1/3, 1/5, 1/8 for the schemes
@@ -79,6 +79,8 @@ def numerical_gradient(
     chosen = _scheme(scheme)
     if return_error and scheme != "richardson":
         raise ValueError(f"return_error: expected the scheme 'richardson' with it, got {scheme!r}")
+    if isinstance(x, list | tuple) and x and all(isinstance(leaf, int | float) for _, leaf in fd.leaves_of(x)):
+        x = np.asarray(x)  # numbers in a list are an array
     nested = isinstance(x, dict | list | tuple)
     names, leaves = zip(*fd.leaves_of(x), strict=True) if len(list(fd.leaves_of(x))) else ((), ())
     points = [fd.as_point(leaf, name) for name, leaf in zip(names, leaves, strict=True)]
