@@ -32,7 +32,7 @@ int main(void) {
         const double rate = 2.0 * COUNT * (BYTES / sizeof(TYPE)) * (double)n / seconds;
         if (rate > best && sum[0] != 0) best = rate;
     }
-    printf("%g\\n", best);
+    printf("%g\n", best);
     return 0;
 }
 """
@@ -46,7 +46,7 @@ def peak(dtype: str, width: int = 64) -> float | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder, "peak.c"), Path(folder, "peak")
-        source.write_text(PEAK.replace("\\\\", "\\"))
+        source.write_text(PEAK)
         kind = "float" if dtype == "float32" else "double"
         options = [f"-DTYPE={kind}", f"-DBYTES={width}", "-DCOUNT=14", "-O3", "-march=native", "-ffp-contract=fast"]
         built = subprocess.run([compiler, *options, "-o", program, source], capture_output=True, check=False)

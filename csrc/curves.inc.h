@@ -10,18 +10,27 @@ enum { FN(NODES) = 6 };
 typedef struct {
     const nnf_curves *p;
     const nnf_above *above;
-    intptr_t padded;                       /* rows, up to whole vectors; the transposed copies have zeros there */
-    T **x, **y;                            /* of each stage, (width, padded); NULL for a linear one */
-    T *probability, *label, *residual;     /* (width, padded) */
-    double *inverse;                       /* (padded): 1 / (2 distance), or 0 */
-    T *distance;                           /* (padded) */
-    intptr_t rows, most_width, last_width; /* of a tile; of what stands above; of its last stage */
+    intptr_t padded;                   /* rows, up to whole vectors; the transposed copies have zeros there */
+    T **x, **y;                        /* of each stage, (width, padded); NULL for a linear one */
+    T *probability, *label, *residual; /* (width, padded) */
+    double *inverse;                   /* (padded): 1 / (2 distance), or 0 */
+    T *distance;                       /* (padded) */
+    intptr_t rows, most_width;         /* of a tile; of what stands above */
     volatile int failed;
 } FN(curve_plan);
 
+/* The changes of some rows, from `at` on. factor: room for MOST_TERMS * widest numbers. */
+typedef struct {
+    const FN(curve_plan) * plan;
+    intptr_t at, rows;
+    T *factor;
+} FN(rows_tile);
+
 /* d (lines, NODES, rows): changes of the tile that begins at row `at`. */
-static void FN(activation_curve)(const FN(curve_plan) * plan, intptr_t stage, intptr_t at, intptr_t first,
-                                 intptr_t lines, T *d, intptr_t rows) {
+static void FN(activation_curve)(const void *context, intptr_t stage, intptr_t first, intptr_t lines, T *d) {
+    const FN(rows_tile) *tile = context;
+    const FN(curve_plan) *plan = tile->plan;
+    const intptr_t at = tile->at, rows = tile->rows;
     const nnf_stage *s = plan->above->stage + stage;
     const int small = FN(largest)(d, lines * FN(NODES) * rows) * 2 <= (T)NNF_SMALL;
 #define NNF_BODY(f)                                                                                                    \
@@ -74,21 +83,23 @@ static void FN(squared_error_rows)(const T *residual, intptr_t stride, intptr_t 
 }
 
 static void FN(wide_cross_entropy_rows)(const FN(curve_plan) * plan, intptr_t at, intptr_t first, intptr_t lines,
-                                        const T *d, T *change, intptr_t rows) {
+                                        intptr_t width, const T *d, T *change, intptr_t rows) {
     for (intptr_t n = 0; n < rows; n++) {
-        const intptr_t where = (at + n) * plan->last_width + first;
+        const intptr_t where = (at + n) * width + first;
         const T *p = (const T *)plan->above->p + where, *t = (const T *)plan->above->t + where;
         for (intptr_t r = n; r < FN(NODES) * rows; r += rows)
             if (at + n >= plan->above->rows)
                 change[r] = 0;
             else
                 FN(wide_cross_entropy)
-        (p, t, lines, lines < plan->last_width ? 1 - (double)*p : 0, d + r, FN(NODES) * rows, change + r, 1);
+        (p, t, lines, lines < width ? 1 - (double)*p : 0, d + r, FN(NODES) * rows, change + r, 1);
     }
 }
 
-static void FN(loss_curve)(const FN(curve_plan) * plan, intptr_t at, intptr_t first, intptr_t lines, const T *d,
-                           T *change, intptr_t rows) {
+static void FN(loss_curve)(const void *context, intptr_t first, intptr_t lines, intptr_t width, const T *d, T *change) {
+    const FN(rows_tile) *tile = context;
+    const FN(curve_plan) *plan = tile->plan;
+    const intptr_t at = tile->at, rows = tile->rows;
     const intptr_t where = first * plan->padded + at;
     if (plan->above->loss == NNF_SQUARED_ERROR) {
         FN(squared_error_rows)(plan->residual + where, plan->padded, lines, d, change, rows);
@@ -100,7 +111,7 @@ static void FN(loss_curve)(const FN(curve_plan) * plan, intptr_t at, intptr_t fi
     else if (most <= 1)
         FN(cross_entropy_rows)(p, t, plan->padded, lines, d, change, rows, 0);
     else
-        FN(wide_cross_entropy_rows)(plan, at, first, lines, d, change, rows);
+        FN(wide_cross_entropy_rows)(plan, at, first, lines, width, d, change, rows);
 }
 
 /* ---- the last linear layer and the loss, for a column: as rank_one_loss ---- */
@@ -153,9 +164,12 @@ static void FN(squared_error_of_column_rows)(const FN(curve_plan) * plan, intptr
     }
 }
 
-/* Returns 0 where the series does not reach: then the rows must be made. factor: room for MOST_TERMS * width. */
-static int FN(column_curve)(const FN(curve_plan) * plan, const nnf_stage *s, intptr_t inputs, intptr_t at, intptr_t o,
-                            const T *d, T *change, intptr_t rows, T *factor) {
+static int FN(column_curve)(const void *context, const nnf_stage *s, intptr_t inputs, intptr_t o, const T *d,
+                            T *change) {
+    const FN(rows_tile) *tile = context;
+    const FN(curve_plan) *plan = tile->plan;
+    const intptr_t at = tile->at, rows = tile->rows;
+    T *factor = tile->factor;
     const T *weight = (const T *)s->weight + o;
     double most = 0;
     for (intptr_t k = 0; k < s->width; k++) {
@@ -179,33 +193,6 @@ static int FN(column_curve)(const FN(curve_plan) * plan, const nnf_stage *s, int
 }
 
 /* ---- a tile ---- */
-
-/* buffers->d: the column of unit o. Leaves changes of the loss in buffers->change. */
-static void FN(propagate_curve)(const FN(curve_plan) * plan, FN(buffers) * buffers, intptr_t at, intptr_t o,
-                                intptr_t rows, T *factor) {
-    const nnf_above *above = plan->above;
-    const intptr_t n = FN(NODES) * rows;
-    intptr_t width = above->outputs, first = o, lines = 1;
-    T *d = buffers->d, *next = buffers->other;
-    for (intptr_t i = 0; i < above->stages; i++) {
-        const nnf_stage *s = above->stage + i;
-        if (!s->weight) {
-            FN(activation_curve)(plan, i, at, first, lines, d, rows);
-            continue;
-        }
-        if (lines == 1 && i + 1 == above->stages &&
-            FN(column_curve)(plan, s, width, at, first, d, buffers->change, rows, factor))
-            return;
-        if (lines == 1)
-            FN(rank_one_stage)(s, width, first, d, next, n);
-        else
-            FN(linear_stage)(s, width, d, next, n);
-        T *const swap = d;
-        d = next, next = swap;
-        width = lines = s->width, first = 0;
-    }
-    FN(loss_curve)(plan, at, first, lines, d, buffers->change, rows);
-}
 
 static const double FN(node)[] = {1, 0.8, 0.5};
 
@@ -283,7 +270,10 @@ static void FN(unit_curve)(void *context, intptr_t task) {
     for (intptr_t at = 0; at < above->rows && !(at > 0 && nnf_should_stop()); at += plan->rows) {
         const intptr_t rows = plan->padded - at < plan->rows ? plan->padded - at : plan->rows;
         FN(fill_nodes)(plan, buffers.d, at, o, rows);
-        FN(propagate_curve)(plan, &buffers, at, o, rows, factor);
+        const FN(rows_tile) tile = {plan, at, rows, factor};
+        const FN(tile_of_changes)
+            changes = {FN(NODES) * rows, FN(activation_curve), FN(column_curve), FN(loss_curve), &tile};
+        FN(propagate)(above, &changes, &buffers, o);
         FN(fit)(plan, buffers.change, at, rows, level, bend, off);
     }
     plan->p->state[o] = FN(judge)(plan, level, bend, off, plan->p->doubtful + at_unit);
@@ -317,7 +307,6 @@ static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
         numbers += above->stage[i].weight ? 0 : 2 * width;
     }
     numbers += 3 * width;
-    plan.last_width = width;
     T *memory = malloc((size_t)numbers * (size_t)plan.padded * sizeof(T)), *room = memory;
     T **stages = malloc(2 * (size_t)(above->stages + 1) * sizeof *stages);
     plan.inverse = malloc((size_t)plan.padded * sizeof(double));

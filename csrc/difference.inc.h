@@ -1,21 +1,11 @@
-/* difference.inc.h - the central-difference gradient of a linear layer, by propagating differences.
+/* difference.inc.h - the central-difference gradient of a linear layer, weight by weight.
  *
  * Weight (o, i) moves by +-step: output o of row n moves by d = +-step x[n, i], and nothing else does. For one unit o
- * and one row n, all the weights (o, i) with x[n, i] != 0 travel upwards together as a tile:
- *
- *     column   d[r]        one number a perturbation r: behind the perturbed layer and the activations on it
- *     rows     d[k][r]     behind the next linear layer: k counts its outputs, and r lies in the vector's lanes
- *
- * As all perturbations of a tile share the row n, what the layers above read and gave there (x[n, k], y[n, k]),
- * the probabilities p[n, k] and the weights are plain numbers, and every loop runs over r without tails: the tile
- * holds `half` perturbations by +step, then as many by -step, filled up with zeros to whole vectors.
- *
- * Where the column meets the last linear layer, the loss is a function of the single number d, a short polynomial
- * (rank_one_loss). Otherwise the rows are multiplied by each next weight as they lie: (width, inputs) @ (inputs, r).
+ * and one row n, all the weights (o, i) with x[n, i] != 0 travel upwards together as a tile (propagation.inc.h). As
+ * they share the row n, what the layers above read and gave there (x[n, k], y[n, k]), the probabilities p[n, k] and the
+ * weights are plain numbers, and every loop runs over r without tails: the tile holds `half` perturbations by +step,
+ * then as many by -step, filled up with zeros to whole vectors.
  */
-
-/* How many perturbations a tile has: enough to fill vectors, few enough that two sets of rows stay in the L2 cache. */
-enum { FN(MOST_HALF) = 256, FN(TILE_BYTES) = 1 << 19 };
 
 typedef struct {
     const nnf_difference *p;
@@ -29,42 +19,13 @@ typedef struct {
     volatile int failed;
 } FN(difference_plan);
 
-/* The buffers of one task. */
+/* The perturbations of one row. */
 typedef struct {
-    T *d, *other; /* rows, (most_width, 2 half) each; a column is their first line */
-    T *change;    /* the loss's change for each perturbation */
-    double *sum;  /* (I + 1): the gradient of the unit's weights, and of its bias */
-} FN(buffers);
-
-NNF_INLINE T FN(largest)(const T *d, intptr_t n) {
-    V most = v_set1(0);
-    for (intptr_t r = 0; r < n; r += LANES) {
-        const V a = v_load(d + r), b = -a;
-        const V absolute = v_select(a > b, a, b);
-        most = v_select(absolute > most, absolute, most);
-    }
-    T lanes[LANES], largest = 0;
-    v_store(lanes, most);
-    for (intptr_t r = 0; r < LANES; r++)
-        largest = lanes[r] > largest ? lanes[r] : largest;
-    return largest;
-}
+    const nnf_above *above;
+    intptr_t row, n;
+} FN(row_tile);
 
 /* ---- elementwise layers ---- */
-
-/* f(x + d) - f(x), with y = f(x) and slope = f'(x). small: |d| is at most NNF_SMALL / 2. */
-NNF_INLINE V FN(difference_near)(nnf_activation f, double alpha, V x, V y, V slope, V d, int small) {
-    if (small && f == NNF_SIGMOID) {
-        const V e = v_expm1_small(d);
-        return slope * e / (v_set1(1) + y * e);
-    }
-    if (small && f == NNF_TANH) {
-        const V e = v_expm1_small(d + d);
-        const V t = e / (e + v_set1(2));
-        return slope * t / (v_set1(1) + y * t);
-    }
-    return FN(difference_of)(f, alpha, x, y, d);
-}
 
 /* d[r] = f(x + d[r]) - f(x) for one x with y = f(x) */
 NNF_INLINE void FN(difference_at)(nnf_activation f, double alpha, T x, T y, T *d, intptr_t n, int small) {
@@ -79,7 +40,10 @@ NNF_INLINE void FN(difference_at)(nnf_activation f, double alpha, T x, T y, T *d
 }
 
 /* Lines first .. first + lines - 1 of an activation's outputs, for row `row`. */
-static void FN(activation_stage)(const nnf_stage *s, intptr_t row, intptr_t first, intptr_t lines, T *d, intptr_t n) {
+static void FN(activation_stage)(const void *context, intptr_t stage, intptr_t first, intptr_t lines, T *d) {
+    const FN(row_tile) *tile = context;
+    const nnf_stage *s = tile->above->stage + stage;
+    const intptr_t row = tile->row, n = tile->n;
     const T *x = (const T *)s->x + row * s->width + first, *y = (const T *)s->y + row * s->width + first;
     const int small = FN(largest)(d, lines * n) * 2 <= (T)NNF_SMALL;
 #define NNF_BODY(f)                                                                                                    \
@@ -89,53 +53,7 @@ static void FN(activation_stage)(const nnf_stage *s, intptr_t row, intptr_t firs
 #undef NNF_BODY
 }
 
-/* ---- linear layers ---- */
-
-/* A column becomes rows: next[k][r] = W[k, o] d[r]. */
-static void FN(rank_one_stage)(const nnf_stage *s, intptr_t inputs, intptr_t o, const T *d, T *next, intptr_t n) {
-    const T *weight = (const T *)s->weight + o;
-    for (intptr_t k = 0; k < s->width; k++) {
-        const V w = v_set1(weight[k * inputs]);
-        for (intptr_t r = 0; r < n; r += LANES)
-            v_store(next + k * n + r, w * v_load(d + r));
-    }
-}
-
-/* next (width, n) = W (width, inputs) @ d (inputs, n) */
-static void FN(linear_stage)(const nnf_stage *s, intptr_t inputs, const T *d, T *next, intptr_t n) {
-    const nnf_matmul product = {.batch = 1,
-                                .m = s->width,
-                                .n = n,
-                                .k = inputs,
-                                .a = s->weight,
-                                .a_row = inputs,
-                                .a_col = 1,
-                                .b = d,
-                                .b_row = n,
-                                .b_col = 1,
-                                .c = next,
-                                .c_row = n};
-    FN(matmul)(&product);
-}
-
 /* ---- losses ---- */
-
-/* Changes so large that expm1 and log1p no longer help: log(sum p exp(d)) by its definition, shifted by the largest.
- * rest: the probability of the classes that are not among these, whose d is 0. d: (classes, stride). */
-NNF_NOINLINE void FN(wide_cross_entropy)(const T *p, const T *t, intptr_t classes, double rest, const T *d,
-                                         intptr_t stride, T *change, intptr_t n) {
-    for (intptr_t r = 0; r < n; r++) {
-        double largest = rest > 0 ? 0 : -HUGE_VAL, labelled = 0;
-        for (intptr_t k = 0; k < classes; k++)
-            largest = d[k * stride + r] > largest ? d[k * stride + r] : largest;
-        double sum = rest * exp(-largest);
-        for (intptr_t k = 0; k < classes; k++) {
-            sum += p[k] * exp(d[k * stride + r] - largest);
-            labelled += t[k] == 0 ? 0 : (double)t[k] * d[k * stride + r];
-        }
-        change[r] = (T)(largest + log(sum) - labelled);
-    }
-}
 
 /* change[r] = log1p(sum_k p_k expm1(d_k)) - sum_k t_k d_k, d (classes, n) */
 NNF_INLINE void FN(cross_entropy_loop)(const T *p, const T *t, intptr_t classes, const T *d, T *change, intptr_t n,
@@ -174,9 +92,11 @@ static void FN(squared_error_change)(const T *residual, intptr_t width, const T 
     }
 }
 
-static void FN(loss_change)(const nnf_above *p, intptr_t row, intptr_t first, intptr_t lines, intptr_t width,
-                            const T *d, T *change, intptr_t n) {
-    const intptr_t at = row * width + first;
+static void FN(loss_change)(const void *context, intptr_t first, intptr_t lines, intptr_t width, const T *d,
+                            T *change) {
+    const FN(row_tile) *tile = context;
+    const nnf_above *p = tile->above;
+    const intptr_t at = tile->row * width + first, n = tile->n;
     if (p->loss == NNF_CROSS_ENTROPY) {
         const T *probability = (const T *)p->p + at;
         const double rest = lines < width ? 1 - (double)*probability : 0;
@@ -186,12 +106,6 @@ static void FN(loss_change)(const nnf_above *p, intptr_t row, intptr_t first, in
 }
 
 /* ---- the last linear layer and the loss, for a column ---- */
-
-/* Cross-entropy behind y[k] += w_k d, as a function of the one number d. With S = sum_k p_k expm1(w_k d) it is
- *     log1p(S) - d sum_k t_k w_k  =  d sum_k (p_k - t_k) w_k  +  (S - d sum_k p_k w_k)  -  (S - log1p(S)),
- * and S is a power series in d whose coefficients are moments of the weights, sum_k p_k w_k^j / j!. While |w d| <=
- * NNF_SMALL a few terms are exact to rounding; the first term keeps its digits when p is close to t. */
-enum { FN(MOST_TERMS) = 8 };
 
 /* moment[j] = sum_k p_k w_k^j / j! for j = 1 .. terms; returns sum_k residual_k w_k. */
 static double FN(moments)(const T *p, const T *residual, const T *weight, intptr_t stride, intptr_t classes, int terms,
@@ -207,24 +121,6 @@ static double FN(moments)(const T *p, const T *residual, const T *weight, intptr
     for (int j = 1; j <= terms; j++)
         moment[j] = (T)sums[j];
     return slope;
-}
-
-/* How many terms leave a remainder below rounding, relative to the first: bound^terms / (terms + 1)! < eps / 4. */
-static int FN(terms_for)(double bound) {
-    const double enough = sizeof(T) == 4 ? 1.5e-8 : 2.7e-17;
-    double remainder = bound / 2;
-    int terms = 2;
-    while (terms < FN(MOST_TERMS) && remainder > enough)
-        remainder *= bound / ++terms;
-    return terms;
-}
-
-/* (S - log1p(S)) / S^2 = 1/2 - S/3 + S^2/4 - ..., to rounding for |S| <= expm1(NNF_SMALL). */
-NNF_INLINE V FN(log1p_rest)(V s) {
-    enum { TERMS = sizeof(T) == 4 ? 4 : 8 };
-    V sum = v_set1(0);
-    NNF_UNROLL for (int j = TERMS + 1; j >= 2; j--) sum = v_set1((T)(1.0 / j)) - s * sum;
-    return sum;
 }
 
 static void FN(cross_entropy_of_column)(const T *moment, int terms, T slope, const T *d, T *change, intptr_t n) {
@@ -258,8 +154,11 @@ static void FN(squared_error_of_column)(const T *residual, const T *weight, intp
 
 /* The change of the loss for a column d of unit o below the last linear layer s. Returns 0 where |w d| is too large for
  * the series: then the rows must be made. */
-static int FN(rank_one_loss)(const nnf_above *p, const nnf_stage *s, intptr_t inputs, intptr_t row, intptr_t o,
-                             const T *d, T *change, intptr_t n) {
+static int FN(rank_one_loss)(const void *context, const nnf_stage *s, intptr_t inputs, intptr_t o, const T *d,
+                             T *change) {
+    const FN(row_tile) *tile = context;
+    const nnf_above *p = tile->above;
+    const intptr_t row = tile->row, n = tile->n;
     const T *weight = (const T *)s->weight + o, *residual = (const T *)p->residual + row * s->width;
     if (p->loss == NNF_SQUARED_ERROR) {
         FN(squared_error_of_column)(residual, weight, inputs, s->width, d, change, n);
@@ -279,30 +178,7 @@ static int FN(rank_one_loss)(const nnf_above *p, const nnf_stage *s, intptr_t in
     return 1;
 }
 
-/* ---- one tile through all stages ---- */
-
-/* buffers->d: a column of n perturbations of output o, row `row`. Leaves the change of the loss in buffers->change. */
-static void FN(propagate)(const nnf_above *p, FN(buffers) * buffers, intptr_t row, intptr_t o, intptr_t n) {
-    intptr_t width = p->outputs, first = o, lines = 1;
-    T *d = buffers->d, *next = buffers->other;
-    for (intptr_t i = 0; i < p->stages; i++) {
-        const nnf_stage *s = p->stage + i;
-        if (!s->weight) {
-            FN(activation_stage)(s, row, first, lines, d, n);
-            continue;
-        }
-        if (lines == 1 && i + 1 == p->stages && FN(rank_one_loss)(p, s, width, row, first, d, buffers->change, n))
-            return;
-        if (lines == 1)
-            FN(rank_one_stage)(s, width, first, d, next, n);
-        else
-            FN(linear_stage)(s, width, d, next, n);
-        T *const swap = d;
-        d = next, next = swap;
-        width = lines = s->width, first = 0;
-    }
-    FN(loss_change)(p, row, first, lines, width, d, buffers->change, n);
-}
+/* ---- the tiles of a unit ---- */
 
 /* The column that stage 0 sees: step * x for the + half, its negative for the - half; or what the caller measured. */
 static void FN(fill)(const FN(difference_plan) * plan, T *d, intptr_t at, intptr_t count, intptr_t half, intptr_t o) {
@@ -350,7 +226,9 @@ static void FN(one_row)(const FN(difference_plan) * plan, FN(buffers) * buffers,
             for (intptr_t r = kept; r < half; r++)
                 buffers->d[r] = buffers->d[half + r] = 0;
         }
-        FN(propagate)(plan->above, buffers, row, o, 2 * half);
+        const FN(row_tile) tile = {plan->above, row, 2 * half};
+        const FN(tile_of_changes) changes = {tile.n, FN(activation_stage), FN(rank_one_loss), FN(loss_change), &tile};
+        FN(propagate)(plan->above, &changes, buffers, o);
         for (intptr_t r = 0; r < count; r++)
             buffers->sum[input[r]] += (double)buffers->change[r] - (double)buffers->change[half + r];
     }
@@ -416,13 +294,6 @@ static double FN(work)(const nnf_difference *p) {
         width = (double)s->width;
     }
     return each * 2 * (double)p->above.rows * (double)(p->inputs + 1);
-}
-
-static intptr_t FN(widest)(const nnf_above *above) {
-    intptr_t most = 1;
-    for (intptr_t i = 0; i < above->stages; i++)
-        if (above->stage[i].weight && above->stage[i].width > most) most = above->stage[i].width;
-    return most;
 }
 
 static void FN(size_tiles)(FN(difference_plan) * plan) {

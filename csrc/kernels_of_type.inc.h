@@ -7,6 +7,7 @@
 #include "matmul_tile.inc.h"
 #include "matmul.inc.h"
 #include "softmax_cross_entropy.inc.h"
+#include "propagation.inc.h"
 #include "difference.inc.h"
 #include "curves.inc.h"
 #include "optimizer.inc.h"

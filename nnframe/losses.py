@@ -50,8 +50,12 @@ class Loss:
     def difference(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
         """forward(y + dy[s]) - forward(y) for each s of a stack dy (S, *y.shape); returns (S,).
 
-        This default subtracts, in float64. A loss that knows a form without cancellation overrides it.
+        This default subtracts, in float64. A loss that knows a form without cancellation overrides this, or
+        `row_differences` where it is a sum over rows.
         """
+        if self.is_sum_over_rows:
+            total: npt.NDArray[np.float64] = self.row_differences(y, t, dy).sum(axis=-1) * self.row_scale(y, t)
+            return total
         y = y.astype(np.float64, copy=False)
         base = float(self.forward(y, t))
         return np.array([float(self.forward(y + one, t)) - base for one in dy], np.float64)
@@ -65,7 +69,9 @@ class Loss:
 
     def row_scale(self, y: Array, t: npt.ArrayLike) -> float:
         """Return the loss over the sum of what `row_differences` counts."""
-        return 1 / len(y) if self.reduction == "mean" else 1.0
+        if self.reduction == "sum":
+            return 1.0
+        return 1 / len(y) if len(y) else math.nan
 
     @property
     def is_sum_over_rows(self) -> bool:
@@ -137,25 +143,14 @@ class CrossEntropyLoss(Loss):
     def forward_backward(self, y: Array, t: npt.ArrayLike) -> tuple[float, Array]:
         return kernels.softmax_cross_entropy(y, t, **self.options())
 
-    def targets(self, y: Array, t: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], float]:
-        """Return q (N, C), the loss being scale * sum q (log(sum_k exp(y_k)) - y_c), and that scale."""
+    def targets(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return q (N, C), a row's loss being sum_c q_c (log(sum_k exp(y_k)) - y_c), up to `row_scale`."""
         labels = self.prepare(y, t)
-        q = cross_entropy_targets(y.shape[1], labels, self.weight, self.label_smoothing, self.ignore_index)
-        if self.reduction == "sum":
-            return q, 1.0
-        if labels.ndim == 2 or (self.weight is None and self.ignore_index is None):
-            return q, 1 / len(y) if len(y) else math.nan
-        counted = labels[labels != self.ignore_index] if self.ignore_index is not None else labels
-        total = len(counted) if self.weight is None else self.weight[counted].sum()
-        return q, 1 / total if total else math.nan
-
-    def difference(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
-        total: npt.NDArray[np.float64] = self.row_differences(y, t, dy).sum(axis=-1) * self.row_scale(y, t)
-        return total
+        return cross_entropy_targets(y.shape[1], labels, self.weight, self.label_smoothing, self.ignore_index)
 
     def row_differences(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
         # sum(q) log1p(sum_k p_k expm1(d_k)) - sum_k q_k d_k; beyond 1 by log(sum_k p_k exp(d_k)), shifted
-        q, _ = self.targets(y, t)
+        q = self.targets(y, t)
         p = kernels.softmax(y.astype(np.float64, copy=False))
         dy = dy.astype(np.float64, copy=False)
         largest = dy.max(axis=-1, keepdims=True)
@@ -169,7 +164,12 @@ class CrossEntropyLoss(Loss):
         return rows
 
     def row_scale(self, y: Array, t: npt.ArrayLike) -> float:
-        return self.targets(y, t)[1]
+        labels = self.prepare(y, t)
+        if self.reduction == "sum" or labels.ndim == 2 or (self.weight is None and self.ignore_index is None):
+            return super().row_scale(y, labels)
+        counted = labels[labels != self.ignore_index] if self.ignore_index is not None else labels
+        total = len(counted) if self.weight is None else self.weight[counted].sum()
+        return 1 / total if total else math.nan
 
     def __repr__(self) -> str:
         default = {"reduction": "mean", "weight": None, "label_smoothing": 0.0, "ignore_index": None}
@@ -196,20 +196,13 @@ class MSELoss(Loss):
             raise ValueError(f"labels: expected the shape of the output {y.shape}, got {targets.shape}")
         return targets.astype(y.dtype, copy=False)
 
-    def _scale(self, y: Array) -> float:
-        return 1 / y.size if self.reduction == "mean" else 1.0
-
     def forward(self, y: Array, t: npt.ArrayLike) -> float:
         residual = y - self.prepare(y, t)
-        return float(np.vdot(residual, residual)) * self._scale(y)
+        return float(np.vdot(residual, residual)) * self.row_scale(y, t)
 
     def backward(self, y: Array, t: npt.ArrayLike) -> Array:
-        gradient: Array = (y - self.prepare(y, t)) * y.dtype.type(2 * self._scale(y))
+        gradient: Array = (y - self.prepare(y, t)) * y.dtype.type(2 * self.row_scale(y, t))
         return gradient
-
-    def difference(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
-        total: npt.NDArray[np.float64] = self.row_differences(y, t, dy).sum(axis=-1) * self._scale(y)
-        return total
 
     def row_differences(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
         # (r + d)^2 - r^2 = d (2 r + d)
@@ -219,4 +212,4 @@ class MSELoss(Loss):
         return rows
 
     def row_scale(self, y: Array, t: npt.ArrayLike) -> float:
-        return self._scale(y)
+        return 1 / y.size if self.reduction == "mean" else 1.0

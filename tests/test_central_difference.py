@@ -112,6 +112,28 @@ def test_only_some_parameters(rng, interpolate):
             assert ((some[name] != 0) <= np.broadcast_to(asked.get(name, False), whole.shape)).all()
 
 
+@pytest.mark.parametrize("only", ["0.weight", "0.bias", ["0.bias", "2.weight"], nn.Blocks(50, rng=0)], ids=repr)
+def test_some_entries_of_built_in_layers_are_taken_in_c(rng, only, monkeypatch):
+    model, loss, x, t = model_and_batch(rng)
+    monkeypatch.setattr("nnframe.gradients.pieces.StackedEntries.run", lambda *_: pytest.fail("taken entry by entry"))
+    nn.CentralDifference(only=only)(model, loss, x, t)
+    assert any(p.grad.any() for p in model.parameters())
+
+
+def test_a_shared_weight_beside_a_bias_of_its_own(rng):
+    one, two = nn.Linear(6, 6, dtype=np.float64, rng=1), nn.Linear(6, 6, dtype=np.float64, rng=2)
+    two.weight = one.weight
+    two.bias.value[...] = rng.standard_normal(6)
+    model = nn.Sequential(one, nn.Tanh(), two, nn.Linear(6, 3, dtype=np.float64, rng=3))
+    loss, x, t = nn.CrossEntropyLoss(), sparse(rng, 8, 6), rng.integers(0, 3, 8)
+    full = gradients(nn.CentralDifference(), model, loss, x, t)
+    compare(full, by_definition(model, loss, x, t), 1e-8)
+    some = gradients(nn.CentralDifference(only=["0.weight", "2.bias"]), model, loss, x, t)
+    np.testing.assert_allclose(some["0.weight"], full["0.weight"], rtol=1e-9)
+    np.testing.assert_allclose(some["2.bias"], full["2.bias"], rtol=1e-6, atol=1e-10)
+    assert (some["0.bias"] == 0).all()
+
+
 def test_only_some_entries_of_custom_layers(rng):
     class Scale(nn.Layer):
         def __init__(self):

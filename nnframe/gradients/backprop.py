@@ -23,7 +23,14 @@ class Backprop:
     step : float, optional
         Of those differences; eps^(1/3) max(1, |x|), with the eps of float64, if not given. A layer that is constant
         almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
+
+    Attributes
+    ----------
+    output : array
+        What the model gave in the last call.
     """
+
+    output: Array | None = None
 
     def __init__(self, step: float | None = None) -> None:
         self.step = local.as_step(step)

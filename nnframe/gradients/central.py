@@ -21,16 +21,16 @@ import numpy.typing as npt
 
 from nnframe.gradients.chain import Link
 from nnframe.gradients.coordinates import Blocks, Mask, Only, choose
-from nnframe.gradients.fused import fused_linear
+from nnframe.gradients.fused import FusedLinear, above_in_c, describe_loss
 from nnframe.gradients.local import as_step
 from nnframe.gradients.pieces import (
-    FEW_ENTRIES,
     Cost,
     Piece,
     PiecewiseStrategy,
     SharedEntries,
     StackedCurves,
     StackedEntries,
+    curves_pay,
 )
 from nnframe.layer import Layer, Parameter
 from nnframe.layers import Linear
@@ -84,46 +84,56 @@ class CentralDifference(PiecewiseStrategy):
     def pieces(self, model: Layer, links: list[Link], loss: Loss, labels: npt.NDArray[Any]) -> list[Piece]:
         """Return what there is to do for a mini-batch that has run through the model."""
         masks = choose(self.only, model)
+        in_c = describe_loss(links[-1].y, loss, labels)
         places: dict[int, list[int]] = {}
         for i, link in enumerate(links):
             for parameter in link.parameters:
-                if masks is None or id(parameter) in masks:
-                    places.setdefault(id(parameter), []).append(i)
+                places.setdefault(id(parameter), []).append(i)
         pieces: list[Piece] = []
         for i, link in enumerate(links):
-            own = [p for p in link.parameters if places.get(id(p), [-1])[0] == i]
-            alone = [p for p in own if len(places[id(p)]) == 1]
+            asked = [p for p in link.parameters if masks is None or masks[id(p)].any()]
+            shared = [p for p in asked if len(places[id(p)]) > 1]
             pieces += [
-                SharedEntries(p, links[i:], loss, labels, self.step, _wanted(p, masks)) for p in own if p not in alone
+                SharedEntries(p, links[i:], loss, labels, self.step, _wanted(p, masks))
+                for p in shared
+                if places[id(p)][0] == i
             ]
-            pieces += self._of_layer(link, alone, links[i + 1 :], loss, labels, masks)
+            above = links[i + 1 :]
+            whole = None if shared or not asked else self._of_linear(link, above, loss, labels, masks, in_c)
+            if whole is not None:
+                pieces.append(whole)
+            else:
+                pieces += [
+                    StackedEntries(p, link, above, loss, labels, self.step, _wanted(p, masks))
+                    for p in asked
+                    if p not in shared
+                ]
         return pieces
 
-    def _of_layer(
+    def _of_linear(
         self,
         link: Link,
-        parameters: list[Parameter],
         above: list[Link],
         loss: Loss,
         labels: npt.NDArray[Any],
         masks: dict[int, Mask] | None,
-    ) -> list[Piece]:
-        """Pieces for parameters that belong to this layer alone."""
+        described: dict[str, Any] | None,
+    ) -> Piece | None:
+        """Return the piece for all parameters of a linear layer together; None where there is no such way."""
         layer = link.layer
-        if type(layer) is Linear and parameters and link.x.ndim == 2 and len(parameters) == len(link.parameters):
+        if type(layer) is not Linear or link.x.ndim != 2:
+            return None
+        in_c = above_in_c(link, above, described)
+        if in_c is not None:
             wanted = None
             if masks is not None:
-                columns = [masks[id(layer.weight)]]
-                columns.append(masks[id(layer.bias)][:, None] if layer.bias else np.zeros_like(columns[0][:, :1]))
-                wanted = np.concatenate(columns, axis=1)
-            fused = fused_linear(link, above, loss, labels, self.step, wanted, self.interpolate)
-            if fused is not None:
-                return [fused]
-            few = np.count_nonzero(link.x) <= FEW_ENTRIES * len(link.x)
-            rowwise = all(one.layer.rowwise or one.layer.elementwise for one in above)
-            if self.interpolate and masks is None and loss.is_sum_over_rows and rowwise and not few:
-                return [StackedCurves(link, above, loss, labels, self.step)]
-        return [StackedEntries(p, link, above, loss, labels, self.step, _wanted(p, masks)) for p in parameters]
+                bias = np.zeros(layer.out_features, bool) if layer.bias is None else masks[id(layer.bias)]
+                wanted = np.concatenate([masks[id(layer.weight)], bias[:, None]], axis=1)
+            return FusedLinear(link, in_c, self.step, wanted, self.interpolate)
+        rowwise = all(one.layer.rowwise or one.layer.elementwise for one in above)
+        if self.interpolate and masks is None and loss.is_sum_over_rows and rowwise and curves_pay(link.x):
+            return StackedCurves(link, above, loss, labels, self.step)
+        return None
 
     def __repr__(self) -> str:
         parts = [f"step={self.step:g}"]

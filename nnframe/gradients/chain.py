@@ -51,6 +51,17 @@ def run_chain(model: Layer, x: npt.ArrayLike) -> list[Link]:
     return links
 
 
+def run_differences(links: list[Link], dx: Array, rows: npt.NDArray[np.intp] | None = None) -> Array:
+    """How the output of the last link changes when the input of the first changes by dx, or a stack of them.
+
+    rows: which rows of the mini-batch those of dx belong to, where they are others than its own.
+    """
+    for link in links:
+        x, y = (link.x, link.y) if rows is None else (link.x[rows], link.y[rows])
+        dx = link.layer.difference(x, y, dx).astype(link.y.dtype, copy=False)
+    return dx
+
+
 def run_loss(loss: Loss, y: Array, t: npt.ArrayLike) -> tuple[float, npt.NDArray[Any]]:
     """Return the loss of an output as a float, and the labels checked and prepared."""
     if not isinstance(loss, Loss):

@@ -71,7 +71,7 @@ def choose(only: Only | None, model: Layer) -> dict[int, Mask] | None:
     Parameters
     ----------
     only : Blocks; a Parameter or its name, or several; a mapping from these to masks of the parameter's shape
-        A parameter that is not mentioned has no entry in the answer.
+        A parameter that is not mentioned has a mask of zeros.
     """
     if only is None:
         return None
@@ -83,7 +83,7 @@ def choose(only: Only | None, model: Layer) -> dict[int, Mask] | None:
         items = list(only.items())
     else:
         items = [(key, True) for key in ([only] if isinstance(only, Parameter | str) else only)]
-    masks: dict[int, Mask] = {}
+    masks: dict[int, Mask] = {id(p): np.zeros(p.value.shape, bool) for p in by_name.values()}
     for key, wanted in items:
         parameter = by_name.get(key) if isinstance(key, str) else key
         if not isinstance(parameter, Parameter) or id(parameter) not in own:

@@ -7,20 +7,37 @@ C assumes.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nnframe import _kernels, kernels
-from nnframe.gradients.chain import Link
-from nnframe.gradients.pieces import FEW_ENTRIES, NODES, tolerance_below
+from nnframe.gradients.chain import Link, run_differences
+from nnframe.gradients.pieces import NODES, curves_pay, tolerance_below
 from nnframe.layer import Array, Parameter
 from nnframe.layers import ELU, GELU, Activation, LeakyReLU, Linear, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh
 from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
 
 ACTIVATIONS = (ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh)
+HAS_DOUBTFUL, HAS_BEND = 1, 2  # of a unit's curves: see csrc/nnframe.h
 COLUMN_BYTES = 1 << 25  # of the columns that custom elementwise layers are given at a time
+
+
+class InC(NamedTuple):
+    """What stands above a linear layer, as C takes it.
+
+    above : Above
+        The built-in layers and the loss.
+    columns : list of Link
+        Custom elementwise layers between the two, for Python.
+    scale : float
+        What the sum of losses over rows is multiplied with.
+    """
+
+    above: _kernels.Above
+    columns: list[Link]
+    scale: float
 
 
 class FusedLinear:
@@ -30,11 +47,8 @@ class FusedLinear:
     ----------
     link : Link
         The layer, with what it read and gave.
-    above : Above
-        The built-in layers and the loss, for C.
-    columns : list of Link
-        Custom elementwise layers between the two, for Python.
-    step, scale : float
+    in_c : InC
+    step : float
     wanted : array (O, I + 1) of bool, or None
         Which entries are asked for, the bias last.
     interpolate : bool
@@ -42,18 +56,12 @@ class FusedLinear:
     """
 
     def __init__(
-        self,
-        link: Link,
-        above: _kernels.Above,
-        columns: list[Link],
-        step: float,
-        scale: float,
-        wanted: npt.NDArray[np.bool_] | None,
-        interpolate: bool,
+        self, link: Link, in_c: InC, step: float, wanted: npt.NDArray[np.bool_] | None, interpolate: bool
     ) -> None:
         layer = link.layer
         assert isinstance(layer, Linear)
-        self.link, self.above, self.columns, self.step, self.scale = link, above, columns, step, scale
+        self.link, self.step = link, step
+        self.above, self.columns, self.scale = in_c
         self.x = np.ascontiguousarray(link.x)
         self.wanted = wanted
         self.weight = np.zeros_like(layer.weight.value)
@@ -62,9 +70,7 @@ class FusedLinear:
         count = self.weight.size + (0 if self.bias is None else self.bias.size)
         asked = count if wanted is None else int(np.count_nonzero(wanted))
         self.evaluations = 2 * asked
-        sample = self.x[:: max(1, len(self.x) // 8)]
-        entries = np.count_nonzero(sample) / max(1, len(sample)) + (self.bias is not None)
-        self.interpolate = interpolate and entries * asked > FEW_ENTRIES * count
+        self.interpolate = interpolate and curves_pay(self.x, asked / count)
 
     def gradients(self) -> list[tuple[Parameter, Array]]:
         """Return each parameter with its gradient, where `run` has been."""
@@ -143,9 +149,7 @@ class FusedLinear:
         changes = np.empty((2, y.shape[1], len(row)), y.dtype)
         for change, sign in zip(changes, (self.step, -self.step), strict=True):
             d = np.broadcast_to(moved * moved.dtype.type(sign), (len(row), y.shape[1]))
-            for one in self.columns:
-                d = one.layer.difference(one.x[row], one.y[row], d).astype(y.dtype, copy=False)
-            change[...] = d.T
+            change[...] = run_differences(self.columns, d, row).T
         return changes
 
     # ---- by the curves of the rows ----
@@ -167,14 +171,14 @@ class FusedLinear:
             units=units,
         )
         some = slice(units.start, units.stop)
-        if (state[some] & 1).any():
+        if (state[some] & HAS_DOUBTFUL).any():
             self._by_weight(units, doubtful)
         else:
             self.weight[some] = 0
             if self.bias is not None:
                 self.bias[some] = 0
         self._add(some, level, x, np.ones_like(largest))
-        bent = units.start + np.flatnonzero(state[some] & 2)
+        bent = units.start + np.flatnonzero(state[some] & HAS_BEND)
         if len(bent):
             inverse = np.divide(1, largest, out=np.zeros_like(largest), where=largest > 0)
             self._add(bent, bend, x * (x * inverse[:, None]) ** 2, inverse**2)
@@ -191,34 +195,24 @@ class FusedLinear:
         y = self.link.y
         moved = np.multiply.outer(np.array(NODES, y.dtype), largest * largest.dtype.type(self.step))
         d: Array = np.broadcast_to(moved[:, :, None], (len(NODES), *y.shape))
-        for one in self.columns:
-            d = one.layer.difference(one.x, one.y, d).astype(y.dtype, copy=False)
-        return np.ascontiguousarray(d.transpose(2, 0, 1))
+        return np.ascontiguousarray(run_differences(self.columns, d).transpose(2, 0, 1))
 
 
-def fused_linear(
-    link: Link,
-    above: list[Link],
-    loss: Loss,
-    labels: npt.NDArray[Any],
-    step: float,
-    wanted: npt.NDArray[np.bool_] | None,
-    interpolate: bool,
-) -> FusedLinear | None:
-    """Return what computes the gradients of the linear layer `link` in C; None where C cannot."""
-    if any(one.y.ndim != 2 for one in (link, *above)):
+def above_in_c(link: Link, above: list[Link], loss: dict[str, Any] | None) -> InC | None:
+    """Describe what stands above the linear layer `link` for C; None where C cannot take it.
+
+    loss: what `describe_loss` gave.
+    """
+    if loss is None or any(one.y.ndim != 2 for one in (link, *above)):
         return None
-    described = _describe_loss((above or [link])[-1].y, loss, labels)
     # Python runs the elementwise layers up to the last custom one; all above must be built in.
     first_built_in = max((i + 1 for i, one in enumerate(above) if not _is_built_in(one)), default=0)
     columns = above[:first_built_in]
-    if described is None or not all(one.layer.elementwise for one in columns):
+    if not all(one.layer.elementwise for one in columns):
         return None
-    scale = described.pop("scale")
     stages = [_describe(one) for one in above[first_built_in:]]
-    assert isinstance(link.layer, Linear)
-    runner = _kernels.Above(link.layer.out_features, stages, **described)
-    return FusedLinear(link, runner, columns, step, scale, wanted, interpolate)
+    arguments = {name: value for name, value in loss.items() if name != "scale"}
+    return InC(_kernels.Above(link.y.shape[1], stages, **arguments), columns, loss["scale"])
 
 
 def _describe(link: Link) -> tuple[Any, ...]:
@@ -233,18 +227,17 @@ def _is_built_in(link: Link) -> bool:
     return type(link.layer) is Linear or type(link.layer) in ACTIVATIONS
 
 
-def _describe_loss(y: Array, loss: Loss, labels: npt.NDArray[Any]) -> dict[str, Any] | None:
-    """Arguments of the C loop for a built-in loss, None for any other."""
+def describe_loss(y: Array, loss: Loss, labels: npt.NDArray[Any]) -> dict[str, Any] | None:
+    """Return the arguments of `_kernels.Above` for a built-in loss, and its scale; None for any other."""
     if type(loss) is CrossEntropyLoss:
         if loss.weight is not None or loss.ignore_index is not None:
             return None  # C takes rows of equal weight
-        targets, scale = loss.targets(y, labels)
         return {
             "loss": "cross_entropy",
             "probabilities": kernels.softmax(y),
-            "targets": targets.astype(y.dtype),
+            "targets": loss.targets(y, labels).astype(y.dtype),
             "residual": kernels.softmax_cross_entropy(y, labels, **(loss.options() | {"reduction": "sum"}))[1],
-            "scale": scale,
+            "scale": loss.row_scale(y, labels),
         }
     if type(loss) is MSELoss:
         return {
@@ -252,6 +245,6 @@ def _describe_loss(y: Array, loss: Loss, labels: npt.NDArray[Any]) -> dict[str, 
             "probabilities": None,
             "targets": None,
             "residual": y - labels,
-            "scale": 1 / y.size if loss.reduction == "mean" else 1.0,
+            "scale": loss.row_scale(y, labels),
         }
     return None

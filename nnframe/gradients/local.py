@@ -24,12 +24,6 @@ def as_step(step: float | None) -> float | None:
     return None if step is None else float(step)
 
 
-def evaluations(layer: Layer, width: int, rows: int) -> int:
-    """How often `backward` below evaluates a layer that reads `rows` rows of `width` numbers."""
-    inputs = 1 if layer.elementwise else width if layer.rowwise else width * rows
-    return 2 * (inputs + sum(p.value.size for p in layer.parameters()))
-
-
 def backward(
     layer: Layer, x: Array, y: Array, dy: Array, step: float | None = None, input_gradient: bool = True
 ) -> Array | None:

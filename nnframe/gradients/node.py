@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe import _kernels, kernels
-from nnframe.gradients.chain import Link
-from nnframe.gradients.fused import fused_linear
+from nnframe.gradients.chain import Link, run_differences
+from nnframe.gradients.fused import InC, above_in_c, describe_loss
 from nnframe.gradients.local import as_step, chunks
-from nnframe.gradients.pieces import Piece, PiecewiseStrategy, StackedEntries
+from nnframe.gradients.pieces import Piece, PiecewiseStrategy, StackedEntries, widest
 from nnframe.layer import Array, Layer, Parameter
 from nnframe.layers import Linear
 from nnframe.losses import Loss
@@ -46,6 +46,7 @@ class NodePerturbation(PiecewiseStrategy):
     def pieces(self, model: Layer, links: list[Link], loss: Loss, labels: npt.NDArray[Any]) -> list[Piece]:
         """Return what there is to do for a mini-batch that has run through the model."""
         found: list[Piece] = []
+        described = describe_loss(links[-1].y, loss, labels)
         for i, link in enumerate(links):
             above = links[i + 1 :]
             if not isinstance(link.layer, Linear):
@@ -54,11 +55,9 @@ class NodePerturbation(PiecewiseStrategy):
                     for p in link.parameters
                 ]
                 continue
-            fused = None
-            if type(link.layer) is Linear and link.x.ndim == 2:
-                fused = fused_linear(link, above, loss, labels, self.step, None, True)
-            if fused is not None and not fused.columns:
-                found.append(MovedUnits(link, self.step, above, loss, labels, fused.above, fused.scale))
+            in_c = above_in_c(link, above, described) if type(link.layer) is Linear and link.x.ndim == 2 else None
+            if in_c is not None and not in_c.columns:
+                found.append(MovedUnits(link, self.step, above, loss, labels, in_c))
             else:
                 found.append(MovedOutputs(link, self.step, above, loss, labels))
         return found
@@ -82,16 +81,13 @@ class MovedOutputs:
     def run(self, units: range) -> None:
         """Compute what some outputs do."""
         y, top = self.link.y, (self.above or [self.link])[-1].y
-        widest = max(one.y.size for one in (self.link, *self.above))
-        for some in chunks(len(units), widest):
+        for some in chunks(len(units), widest(self.link, self.above)):
             entries = some + units.start
             moved = np.zeros((len(entries), y.size), y.dtype)
             moved[np.arange(len(entries)), entries] = self.step
             change = np.zeros(len(entries))
             for sign in (1, -1):
-                dy = (sign * moved).reshape(-1, *y.shape)
-                for one in self.above:
-                    dy = one.layer.difference(one.x, one.y, dy).astype(one.y.dtype, copy=False)
+                dy = run_differences(self.above, (sign * moved).reshape(-1, *y.shape))
                 change = change + sign * self.loss.difference(top, self.labels, dy)
             self.g.reshape(-1)[entries] = change / (2 * self.step)
 
@@ -115,11 +111,10 @@ class MovedUnits(MovedOutputs):
         above: list[Link],
         loss: Loss,
         labels: npt.NDArray[Any],
-        in_c: _kernels.Above,
-        scale: float,
+        in_c: InC,
     ) -> None:
         super().__init__(link, step, above, loss, labels)
-        self.in_c, self.scale = in_c, scale
+        self.in_c = in_c
         self.units = link.y.shape[1]
 
     def run(self, units: range) -> None:
@@ -127,7 +122,7 @@ class MovedUnits(MovedOutputs):
         y = self.link.y
         level, bend = np.zeros((2, y.shape[1], len(y)), y.dtype)
         _kernels.difference_curves(
-            self.in_c,
+            self.in_c.above,
             np.full(len(y), self.step, y.dtype),
             tolerance=-1,
             level=level,
@@ -137,4 +132,4 @@ class MovedUnits(MovedOutputs):
             units=units,
         )
         some = slice(units.start, units.stop)
-        self.g[:, some] = level[some].T * y.dtype.type(self.scale)
+        self.g[:, some] = level[some].T * y.dtype.type(self.in_c.scale)

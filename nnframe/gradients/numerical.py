@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnframe import evaluation as ev
 from nnframe import finite_differences as fd
 
 Workers = int | Callable[..., Any]
@@ -79,29 +80,28 @@ def numerical_gradient(
     chosen = _scheme(scheme)
     if return_error and scheme != "richardson":
         raise ValueError(f"return_error: expected the scheme 'richardson' with it, got {scheme!r}")
-    if isinstance(x, list | tuple) and x and all(isinstance(leaf, int | float) for _, leaf in fd.leaves_of(x)):
+    if isinstance(x, list | tuple) and x and all(isinstance(leaf, int | float) for _, leaf in ev.leaves_of(x)):
         x = np.asarray(x)  # numbers in a list are an array
     nested = isinstance(x, dict | list | tuple)
-    names, leaves = zip(*fd.leaves_of(x), strict=True) if len(list(fd.leaves_of(x))) else ((), ())
+    names, leaves = zip(*ev.leaves_of(x), strict=True) if len(list(ev.leaves_of(x))) else ((), ())
     points = [fd.as_point(leaf, name) for name, leaf in zip(names, leaves, strict=True)]
     lower, upper = _pair(bounds, x)
     plans = [
         fd.make_plan(point, chosen, h, None if bounds is None else (low, high), name)
-        for point, name, h, low, high in zip(points, names, fd.alike(x, step, "step"), lower, upper, strict=True)
+        for point, name, h, low, high in zip(points, names, ev.alike(x, step, "step"), lower, upper, strict=True)
     ]
-    with fd.Workers(workers) as mapper:
-        evaluator = fd.make_evaluator(f, points, x if nested else None, vectorized=vectorized, mapper=mapper)
+    with ev.Workers(workers) as mapper:
+        evaluator = ev.make_evaluator(f, points, x if nested else None, vectorized=vectorized, mapper=mapper)
         base = evaluator.base("x") if any(plan.needs_base for plan in plans) else None
         found = [fd.derivatives(evaluator, i, plan, base) for i, plan in enumerate(plans)]
-        for i, plan in enumerate(plans):
-            if plan.groups:
-                evaluator.check_repeats(i, plan)
-                break
+        first = next((i for i, plan in enumerate(plans) if plan.groups), None)
+        if first is not None:
+            fd.check_repeats(evaluator, first, plans[first])
     shaped = [
         [np.asarray(part.reshape(p.shape), p.dtype.newbyteorder("=")) for part, p in zip(column, points, strict=True)]
         for column in (list(zip(*found, strict=True)) or [(), ()])
     ]
-    answers = [fd.rebuilt(x, iter(part)) if nested else part[0] for part in shaped]
+    answers = [ev.rebuilt(x, iter(part)) if nested else part[0] for part in shaped]
     return (answers[0], answers[1]) if return_error else answers[0]
 
 
@@ -126,13 +126,13 @@ def numerical_jacobian(
     chosen = _scheme(scheme)
     point = fd.as_point(x)
     plan = fd.make_plan(point, chosen, step, bounds, "x")
-    with fd.Workers(workers) as mapper:
-        first = fd.make_evaluator(f, [point], vectorized=vectorized, mapper=mapper, read=fd.as_values)
+    with ev.Workers(workers) as mapper:
+        first = ev.make_evaluator(f, [point], vectorized=vectorized, mapper=mapper, read=ev.as_values)
         base = first.base("x")
-        read = functools.partial(fd.as_values, like=base.shape)
-        evaluator = fd.make_evaluator(f, [point], vectorized=vectorized, mapper=mapper, read=read)
+        read = functools.partial(ev.as_values, like=base.shape)
+        evaluator = ev.make_evaluator(f, [point], vectorized=vectorized, mapper=mapper, read=read)
         found = fd.derivatives(evaluator, 0, plan, base)[0]
-        evaluator.check_repeats(0, plan)
+        fd.check_repeats(evaluator, 0, plan)
     columns = found.reshape(point.size, *base.shape) if point.size else np.zeros((0, *base.shape))
     jacobian = np.moveaxis(columns, 0, -1).reshape(*base.shape, *point.shape)
     return np.ascontiguousarray(jacobian, point.dtype.newbyteorder("="))
@@ -167,20 +167,20 @@ def numerical_hessian(
     steps = np.maximum(np.rint(given / np.spacing(room)), 1) * np.spacing(room)
     n = point.size
     hessian = np.zeros((n, n))
-    with fd.Workers(workers) as mapper:
+    with ev.Workers(workers) as mapper:
         moving = point if point.flags.writeable else point.copy()
-        evaluator = fd.make_evaluator(f, [moving], vectorized=vectorized, mapper=mapper)
+        evaluator = ev.make_evaluator(f, [moving], vectorized=vectorized, mapper=mapper)
         if n:
             _fill_hessian(hessian, evaluator, moving, flat, steps)
     return hessian.reshape(*point.shape, *point.shape).astype(point.dtype.newbyteorder("="))
 
 
-def _fill_hessian(hessian: npt.NDArray[np.float64], evaluator: fd.Evaluator, x: Any, start: Any, steps: Any) -> None:
+def _fill_hessian(hessian: npt.NDArray[np.float64], evaluator: ev.Evaluator, x: Any, start: Any, steps: Any) -> None:
     n = len(start)
     h = steps.astype(np.float64)
     base = evaluator.base("x")
     both = np.stack([start + steps, start - steps], axis=1)
-    single = evaluator.values(0, fd.Group(np.arange(n), both, start, True), "x")
+    single = evaluator.values(0, ev.Group(np.arange(n), both, start, True), "x")
     hessian[np.arange(n), np.arange(n)] = (single[:, 0] - 2 * base + single[:, 1]) / h**2
     flat = x.reshape(-1) if x.flags.c_contiguous else x.flat
     for i in range(n - 1):
@@ -190,7 +190,7 @@ def _fill_hessian(hessian: npt.NDArray[np.float64], evaluator: fd.Evaluator, x: 
             saved = flat[i]
             try:
                 flat[i] = start[i] + sign * steps[i]
-                moved = fd.Group(others, both[others, side][:, None], start[others], False)
+                moved = ev.Group(others, both[others, side][:, None], start[others], False)
                 pairs.append(evaluator.values(0, moved, "x")[:, 0])
             finally:
                 flat[i] = saved
@@ -209,4 +209,4 @@ def _pair(bounds: Bounds | None, x: Any) -> tuple[list[Any], list[Any]]:
         bounds = (None, None)
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise ValueError(f"bounds: expected a pair (lower, upper), got {bounds!r}")
-    return fd.alike(x, bounds[0], "bounds"), fd.alike(x, bounds[1], "bounds")
+    return ev.alike(x, bounds[0], "bounds"), ev.alike(x, bounds[1], "bounds")

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe import kernels
-from nnframe.gradients.chain import Link, as_loss, run_chain, run_loss
-from nnframe.gradients.local import STACK_BYTES
+from nnframe.gradients.chain import Link, as_loss, run_chain, run_differences, run_loss
+from nnframe.gradients.local import chunks
 from nnframe.layer import Array, Layer, Parameter, run_layer
 from nnframe.losses import Loss
 
@@ -126,6 +126,17 @@ class PiecewiseStrategy:
         return value, self.pieces(model, links, loss, labels)
 
 
+def widest(link: Link, above: list[Link]) -> int:
+    """Size of the widest array that a change of this layer's output passes through."""
+    return max(one.y.size for one in (link, *above))
+
+
+def curves_pay(x: Array, share: float = 1.0) -> bool:
+    """Whether curves are worth sampling for that share of the weights; judged from eight rows of the layer's input."""
+    sample = x[:: max(1, len(x) // 8)]
+    return bool(np.count_nonzero(sample) * share > FEW_ENTRIES * len(sample))
+
+
 class StackedEntries:
     """Gradient of one parameter by perturbing many entries at a time and letting each layer above answer."""
 
@@ -143,20 +154,17 @@ class StackedEntries:
         self.step, self.wanted = step, wanted
         self.units, self.evaluations = len(wanted), 2 * len(wanted)
         self.gradient = np.zeros(parameter.value.size)
-        widest = max(one.y.size for one in (link, *above))
-        self.many = max(1, STACK_BYTES // (8 * widest))
 
     def run(self, units: range) -> None:
         """Compute the gradient of some of the wanted entries."""
-        y = (self.above or [self.link])[-1].y
-        for first in range(units.start, units.stop, self.many):
-            indices = self.wanted[first : min(first + self.many, units.stop)]
+        x, y, top = self.link.x, self.link.y, (self.above or [self.link])[-1].y
+        for some in chunks(len(units), widest(self.link, self.above)):
+            indices = self.wanted[some + units.start]
             change = np.zeros(len(indices))
             for sign in (1, -1):
-                dy = self.link.layer.perturb(self.parameter, indices, sign * self.step, self.link.x, self.link.y)
-                for one in self.above:
-                    dy = one.layer.difference(one.x, one.y, dy.astype(one.x.dtype, copy=False))
-                change = change + sign * self.loss.difference(y, self.labels, dy)
+                dy = self.link.layer.perturb(self.parameter, indices, sign * self.step, x, y)
+                moved = run_differences(self.above, dy.astype(y.dtype, copy=False))
+                change = change + sign * self.loss.difference(top, self.labels, moved)
             self.gradient[indices] = change / (2 * self.step)
 
     def gradients(self) -> list[tuple[Parameter, Array]]:
@@ -231,8 +239,6 @@ class StackedCurves:
         self.to_weight = np.zeros(self.weight.value.shape)
         self.to_bias = np.zeros(self.units)
         self.scale = loss.row_scale((above or [link])[-1].y, labels)
-        widest = max(one.y.size for one in (link, *above))
-        self.many = max(1, STACK_BYTES // (8 * len(NODES) * widest))
         self.tolerance = tolerance_below(above, link.y)
 
     def run(self, units: range) -> None:
@@ -241,25 +247,22 @@ class StackedCurves:
         largest = np.abs(x).max(axis=1, initial=0 if self.bias is None else 1)
         inverse = np.divide(1, largest, out=np.zeros_like(largest), where=largest > 0)
         cubes = x * (x * inverse[:, None]) ** 2
-        for first in range(units.start, units.stop, self.many):
-            some = range(first, min(first + self.many, units.stop))
-            level, bend, doubtful = self._curves(some, largest)
-            rows = slice(some.start, some.stop)
+        for some in chunks(len(units), len(NODES) * widest(self.link, self.above)):
+            rows = some + units.start
+            level, bend, doubtful = self._curves(rows, largest)
             self.to_weight[rows] = (kernels.batched_matmul(level, x) + kernels.batched_matmul(bend, cubes)) * self.scale
             self.to_bias[rows] = (level + bend * inverse**2).sum(axis=1) * self.scale
             if doubtful.any():
-                self._entry_by_entry(np.array(some)[doubtful.any(axis=1)])
+                self._entry_by_entry(rows[doubtful.any(axis=1)])
 
-    def _curves(self, units: range, largest: npt.NDArray[np.float64]) -> Any:
+    def _curves(self, units: npt.NDArray[np.intp], largest: npt.NDArray[np.float64]) -> Any:
         """Level, bend and doubt, (units, N) each, as csrc/nnframe.h has them."""
         y = self.link.y
         distance = (largest * self.step).astype(y.dtype)
         moved = np.zeros((len(units), len(NODES), *y.shape), y.dtype)
         for i, unit in enumerate(units):
             moved[i, :, :, unit] = np.multiply.outer(np.array(NODES, y.dtype), distance)
-        dy: Array = moved.reshape(-1, *y.shape)
-        for one in self.above:
-            dy = one.layer.difference(one.x, one.y, dy).astype(one.y.dtype, copy=False)
+        dy = run_differences(self.above, moved.reshape(-1, *y.shape))
         top = (self.above or [self.link])[-1].y
         change = self.loss.row_differences(top, self.labels, dy).reshape(len(units), len(NODES) // 2, 2, len(y))
         at = np.array(NODES[::2])[:, None] * distance.astype(np.float64)

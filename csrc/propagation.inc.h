@@ -1,0 +1,171 @@
+/* propagation.inc.h - how changes of one unit of a linear layer travel upwards to the loss: what difference.inc.h,
+ * weight by weight, and curves.inc.h, row by row, have in common.
+ *
+ * A tile is a set of n changes of one output o of the perturbed layer:
+ *
+ *     column   d[r]        one number a change: behind the perturbed layer and the activations on it
+ *     rows     d[k][r]     behind the next linear layer: k counts its outputs, and r lies in the vector's lanes
+ *
+ * Linear layers treat every tile alike. What activations and losses read beside the changes, plain numbers or vectors,
+ * depends on what r counts: a tile brings its own functions for them. Where the column meets the last linear layer, the
+ * loss is a function of one number, a short polynomial. Otherwise the rows are multiplied by each next weight as they
+ * lie: (width, inputs) @ (inputs, r).
+ */
+
+/* How many perturbations a tile has: enough to fill vectors, few enough that two sets of rows stay in the L2 cache. */
+enum { FN(MOST_HALF) = 256, FN(TILE_BYTES) = 1 << 19 };
+
+/* The buffers of one task. */
+typedef struct {
+    T *d, *other; /* rows, (most_width, 2 half) each; a column is their first line */
+    T *change;    /* the loss's change for each perturbation */
+    double *sum;  /* (I + 1): the gradient of the unit's weights, and of its bias */
+} FN(buffers);
+
+/* What a tile knows of its changes. first, lines: which of a layer's outputs d holds. */
+typedef struct {
+    intptr_t n; /* changes, whole vectors */
+    void (*activation)(const void *context, intptr_t stage, intptr_t first, intptr_t lines, T *d);
+    /* The loss of a column below the last linear layer, whose weight is (width, inputs); 0 where it cannot be had so.
+     */
+    int (*column_loss)(const void *context, const nnf_stage *s, intptr_t inputs, intptr_t first, const T *d, T *change);
+    void (*loss)(const void *context, intptr_t first, intptr_t lines, intptr_t width, const T *d, T *change);
+    const void *context;
+} FN(tile_of_changes);
+
+NNF_INLINE T FN(largest)(const T *d, intptr_t n) {
+    V most = v_set1(0);
+    for (intptr_t r = 0; r < n; r += LANES) {
+        const V a = v_load(d + r), b = -a;
+        const V absolute = v_select(a > b, a, b);
+        most = v_select(absolute > most, absolute, most);
+    }
+    T lanes[LANES], largest = 0;
+    v_store(lanes, most);
+    for (intptr_t r = 0; r < LANES; r++)
+        largest = lanes[r] > largest ? lanes[r] : largest;
+    return largest;
+}
+
+/* ---- elementwise layers ---- */
+
+/* f(x + d) - f(x), with y = f(x) and slope = f'(x). small: |d| is at most NNF_SMALL / 2. */
+NNF_INLINE V FN(difference_near)(nnf_activation f, double alpha, V x, V y, V slope, V d, int small) {
+    if (small && f == NNF_SIGMOID) {
+        const V e = v_expm1_small(d);
+        return slope * e / (v_set1(1) + y * e);
+    }
+    if (small && f == NNF_TANH) {
+        const V e = v_expm1_small(d + d);
+        const V t = e / (e + v_set1(2));
+        return slope * t / (v_set1(1) + y * t);
+    }
+    return FN(difference_of)(f, alpha, x, y, d);
+}
+
+/* ---- linear layers ---- */
+
+/* A column becomes rows: next[k][r] = W[k, o] d[r]. */
+static void FN(rank_one_stage)(const nnf_stage *s, intptr_t inputs, intptr_t o, const T *d, T *next, intptr_t n) {
+    const T *weight = (const T *)s->weight + o;
+    for (intptr_t k = 0; k < s->width; k++) {
+        const V w = v_set1(weight[k * inputs]);
+        for (intptr_t r = 0; r < n; r += LANES)
+            v_store(next + k * n + r, w * v_load(d + r));
+    }
+}
+
+/* next (width, n) = W (width, inputs) @ d (inputs, n) */
+static void FN(linear_stage)(const nnf_stage *s, intptr_t inputs, const T *d, T *next, intptr_t n) {
+    const nnf_matmul product = {.batch = 1,
+                                .m = s->width,
+                                .n = n,
+                                .k = inputs,
+                                .a = s->weight,
+                                .a_row = inputs,
+                                .a_col = 1,
+                                .b = d,
+                                .b_row = n,
+                                .b_col = 1,
+                                .c = next,
+                                .c_row = n};
+    FN(matmul)(&product);
+}
+
+/* ---- losses ---- */
+
+/* Changes so large that expm1 and log1p no longer help: log(sum p exp(d)) by its definition, shifted by the largest.
+ * rest: the probability of the classes that are not among these, whose d is 0. d: (classes, stride). */
+NNF_NOINLINE void FN(wide_cross_entropy)(const T *p, const T *t, intptr_t classes, double rest, const T *d,
+                                         intptr_t stride, T *change, intptr_t n) {
+    for (intptr_t r = 0; r < n; r++) {
+        double largest = rest > 0 ? 0 : -HUGE_VAL, labelled = 0;
+        for (intptr_t k = 0; k < classes; k++)
+            largest = d[k * stride + r] > largest ? d[k * stride + r] : largest;
+        double sum = rest * exp(-largest);
+        for (intptr_t k = 0; k < classes; k++) {
+            sum += p[k] * exp(d[k * stride + r] - largest);
+            labelled += t[k] == 0 ? 0 : (double)t[k] * d[k * stride + r];
+        }
+        change[r] = (T)(largest + log(sum) - labelled);
+    }
+}
+
+/* ---- the last linear layer and the loss, for a column ---- */
+
+/* Cross-entropy behind y[k] += w_k d, as a function of the one number d. With S = sum_k p_k expm1(w_k d) it is
+ *     log1p(S) - d sum_k t_k w_k  =  d sum_k (p_k - t_k) w_k  +  (S - d sum_k p_k w_k)  -  (S - log1p(S)),
+ * and S is a power series in d whose coefficients are moments of the weights, sum_k p_k w_k^j / j!. While |w d| <=
+ * NNF_SMALL a few terms are exact to rounding; the first term keeps its digits when p is close to t. */
+enum { FN(MOST_TERMS) = 8 };
+
+/* How many terms leave a remainder below rounding, relative to the first: bound^terms / (terms + 1)! < eps / 4. */
+static int FN(terms_for)(double bound) {
+    const double enough = sizeof(T) == 4 ? 1.5e-8 : 2.7e-17;
+    double remainder = bound / 2;
+    int terms = 2;
+    while (terms < FN(MOST_TERMS) && remainder > enough)
+        remainder *= bound / ++terms;
+    return terms;
+}
+
+/* (S - log1p(S)) / S^2 = 1/2 - S/3 + S^2/4 - ..., to rounding for |S| <= expm1(NNF_SMALL). */
+NNF_INLINE V FN(log1p_rest)(V s) {
+    enum { TERMS = sizeof(T) == 4 ? 4 : 8 };
+    V sum = v_set1(0);
+    NNF_UNROLL for (int j = TERMS + 1; j >= 2; j--) sum = v_set1((T)(1.0 / j)) - s * sum;
+    return sum;
+}
+
+/* ---- a tile through all stages ---- */
+
+static intptr_t FN(widest)(const nnf_above *above) {
+    intptr_t most = 1;
+    for (intptr_t i = 0; i < above->stages; i++)
+        if (above->stage[i].weight && above->stage[i].width > most) most = above->stage[i].width;
+    return most;
+}
+
+/* buffers->d: a column of changes of output o. Leaves the changes of the loss in buffers->change. */
+static void FN(propagate)(const nnf_above *above, const FN(tile_of_changes) * tile, FN(buffers) * buffers, intptr_t o) {
+    intptr_t width = above->outputs, first = o, lines = 1;
+    T *d = buffers->d, *next = buffers->other;
+    for (intptr_t i = 0; i < above->stages; i++) {
+        const nnf_stage *s = above->stage + i;
+        if (!s->weight) {
+            tile->activation(tile->context, i, first, lines, d);
+            continue;
+        }
+        if (lines == 1 && i + 1 == above->stages &&
+            tile->column_loss(tile->context, s, width, first, d, buffers->change))
+            return;
+        if (lines == 1)
+            FN(rank_one_stage)(s, width, first, d, next, tile->n);
+        else
+            FN(linear_stage)(s, width, d, next, tile->n);
+        T *const swap = d;
+        d = next, next = swap;
+        width = lines = s->width, first = 0;
+    }
+    tile->loss(tile->context, first, lines, width, d, buffers->change);
+}
