@@ -1,4 +1,4 @@
-"""Builds the one extension, nnframe._kernels, from csrc/; all metadata is in pyproject.toml."""
+"""Builds the one extension, nnframe.kernels._kernels, from csrc/; all metadata is in pyproject.toml."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ It needs a C compiler and the headers of Python:
 
 CSRC = Path("csrc")
 SOURCES = sorted(str(path) for path in CSRC.glob("*.c"))
-DEPENDS = sorted(str(path) for path in [*CSRC.glob("*.h"), *Path("nnframe").glob("*.pxi")])
+DEPENDS = sorted(str(path) for path in [*CSRC.glob("*.h"), *Path("nnframe/kernels").glob("*.pxi")])
 
 if sys.platform == "win32":
     COMPILE = ["/O2", "/std:c11"]
@@ -69,8 +69,8 @@ class BuildKernels(build_ext):  # type: ignore[misc]
 setup(
     ext_modules=cythonize(  # type: ignore[no-untyped-call]
         Extension(
-            "nnframe._kernels",
-            ["nnframe/_kernels.pyx", *SOURCES],
+            "nnframe.kernels._kernels",
+            ["nnframe/kernels/_kernels.pyx", *SOURCES],
             include_dirs=["csrc", np.get_include()],
             depends=DEPENDS,
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],

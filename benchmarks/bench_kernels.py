@@ -5,7 +5,8 @@ import pytest
 from speed import LOGITS, PRODUCTS, numpy_softmax_cross_entropy
 
 import nnframe as nn
-from nnframe import kernels, reference
+from nnframe import kernels
+from nnframe.kernels import reference
 
 
 @pytest.fixture(params=PRODUCTS, ids=str)

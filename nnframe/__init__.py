@@ -12,10 +12,10 @@ that you wrote. Tensors are NumPy arrays.
 from nnframe._version import __version__
 
 try:
-    from nnframe import _kernels as _kernels
+    from nnframe.kernels import _kernels as _kernels
 except ImportError as error:
     raise ImportError(
-        f"nnframe's compiled kernels (nnframe._kernels) cannot be loaded: {error}\n"
+        f"nnframe's compiled kernels (nnframe.kernels._kernels) cannot be loaded: {error}\n"
         "They are built when nnframe is installed, for one Python and one machine. With a C compiler present:\n"
         "    pip install --force-reinstall --no-deps nnframe\n"
         "In the folder of the source, where Python finds this copy of nnframe first, build it in place:\n"
@@ -24,6 +24,7 @@ except ImportError as error:
 
 from nnframe import data, kernels
 from nnframe.config import config_info, default_num_threads, get_num_threads, set_num_threads, show_config
+from nnframe.core.layer import Layer, Parameter, Sequential
 from nnframe.data import DataLoader, train_test_split
 from nnframe.gradients import (
     SPSA,
@@ -34,19 +35,14 @@ from nnframe.gradients import (
     Cost,
     NodePerturbation,
     check_gradients,
-    numerical_gradient,
-    numerical_hessian,
-    numerical_jacobian,
 )
-from nnframe.history import History
 from nnframe.initializers import He, Normal, Xavier, Zeros
-from nnframe.layer import Layer, Parameter, Sequential
+from nnframe.io import load, save
 from nnframe.layers import ELU, GELU, LeakyReLU, Linear, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh
 from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
-from nnframe.metrics import accuracy
+from nnframe.numerical import numerical_gradient, numerical_hessian, numerical_jacobian
 from nnframe.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
-from nnframe.serialization import load, save
-from nnframe.training import Trainer
+from nnframe.training import History, Trainer, accuracy
 
 set_num_threads(default_num_threads())
 del default_num_threads

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnframe import _kernels
 from nnframe._version import __version__
+from nnframe.kernels import _kernels
 
 
 def set_num_threads(n: int) -> None:

@@ -14,13 +14,6 @@ if TYPE_CHECKING:  # np.random takes a fifth of NumPy's own import, and is loade
     Initializer = Callable[[tuple[int, ...], np.random.Generator], npt.NDArray[np.floating]]
 
 
-def as_generator(rng: np.random.Generator | int | None) -> np.random.Generator:
-    """`rng` itself, a generator seeded by an int, or a fresh one; never NumPy's global random state."""
-    if rng is None or isinstance(rng, int | np.integer | np.random.Generator):
-        return np.random.default_rng(rng)
-    raise TypeError(f"rng: expected np.random.Generator, an int or None, got {type(rng).__name__}")
-
-
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """How many inputs one output has, and how many outputs one input has, for a weight of this shape."""
     if len(shape) < 2:

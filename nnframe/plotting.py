@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nnframe.history import History
+    from nnframe.training.history import History
 
 TRAIN, VALIDATION = "#1f5fa8", "#d9622b"
 

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import special
 from test_activations import ALPHA, FORWARD, error_in_ulps, exact_forward, forward, number
 
-from nnframe import _kernels
+from nnframe.kernels import _kernels
 
 Function = Callable[[np.ndarray], np.ndarray]
 CHUNK = 1 << 22

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import nnframe as nn
-from nnframe import _kernels
+from nnframe.kernels import _kernels
 
 
 @pytest.fixture(params=_kernels.simd_available())

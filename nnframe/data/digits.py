@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nnframe._checks import as_dtype
 from nnframe.data.loader import Pair, train_test_split
-from nnframe.layer import as_dtype
 
 
 def digits(*, flatten: bool = True, dtype: npt.DTypeLike = np.float32) -> tuple[Pair, Pair]:

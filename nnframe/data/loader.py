@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.initializers import as_generator
+from nnframe._checks import as_count, as_generator
 
 Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
@@ -22,15 +22,6 @@ def as_pair(x: npt.ArrayLike, t: npt.ArrayLike, name: str = "x, t") -> Pair:
             f"and {labels.shape}"
         )
     return inputs, labels
-
-
-def as_count(name: str, value: int) -> int:
-    """`value` as an int of at least 1; an error that names the argument otherwise."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}")
-    return int(value)
 
 
 class DataLoader:

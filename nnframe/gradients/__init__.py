@@ -3,11 +3,10 @@
 from nnframe.gradients.backprop import Backprop
 from nnframe.gradients.central import CentralDifference
 from nnframe.gradients.check import Check, check_gradients
-from nnframe.gradients.coordinates import Blocks
 from nnframe.gradients.node import NodePerturbation
-from nnframe.gradients.numerical import numerical_gradient, numerical_hessian, numerical_jacobian
-from nnframe.gradients.pieces import Cost
+from nnframe.gradients.selection import Blocks
 from nnframe.gradients.spsa import SPSA
+from nnframe.gradients.work import Cost
 
 __all__ = [
     "SPSA",
@@ -18,7 +17,4 @@ __all__ = [
     "Cost",
     "NodePerturbation",
     "check_gradients",
-    "numerical_gradient",
-    "numerical_hessian",
-    "numerical_jacobian",
 ]

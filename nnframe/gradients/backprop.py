@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
+from nnframe.core.chain import Link, as_loss, run_chain
+from nnframe.core.layer import Array, Layer
 from nnframe.gradients import local
-from nnframe.gradients.chain import Link, as_loss, run_chain
-from nnframe.layer import Array, Layer
 from nnframe.losses import Loss
 
 

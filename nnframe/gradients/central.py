@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.gradients.chain import Link
-from nnframe.gradients.coordinates import Blocks, Mask, Only, choose
-from nnframe.gradients.fused import FusedLinear, above_in_c, describe_loss
+from nnframe.core.chain import Link
+from nnframe.core.layer import Layer, Parameter
+from nnframe.gradients.in_c import FusedLinear, above_in_c, describe_loss
 from nnframe.gradients.local import as_step
-from nnframe.gradients.pieces import (
+from nnframe.gradients.selection import Blocks, Mask, Only, choose
+from nnframe.gradients.work import (
     Cost,
     Piece,
     PiecewiseStrategy,
@@ -32,7 +33,6 @@ from nnframe.gradients.pieces import (
     StackedEntries,
     curves_pay,
 )
-from nnframe.layer import Layer, Parameter
 from nnframe.layers import Linear
 from nnframe.losses import Loss
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nnframe._checks import as_generator
+from nnframe.core.chain import flatten
+from nnframe.core.layer import Layer, as_input, run_layer
 from nnframe.gradients import local
-from nnframe.gradients.chain import flatten
-from nnframe.initializers import as_generator
-from nnframe.layer import Layer, as_input, run_layer
 
 
 class Check(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.layer import Array, Layer, Parameter
+from nnframe.core.layer import Array, Layer, Parameter
 from nnframe.losses import Loss
 
 STACK_BYTES = 1 << 23  # of the widest array in a stack of perturbations

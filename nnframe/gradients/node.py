@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe import _kernels, kernels
-from nnframe.gradients.chain import Link, run_differences
-from nnframe.gradients.fused import InC, above_in_c, describe_loss
+from nnframe import kernels
+from nnframe.core.chain import Link, run_differences
+from nnframe.core.layer import Array, Layer, Parameter
+from nnframe.gradients.in_c import InC, above_in_c, describe_loss
 from nnframe.gradients.local import as_step, chunks
-from nnframe.gradients.pieces import Piece, PiecewiseStrategy, StackedEntries, widest
-from nnframe.layer import Array, Layer, Parameter
+from nnframe.gradients.work import Piece, PiecewiseStrategy, StackedEntries, widest
+from nnframe.kernels import _kernels
 from nnframe.layers import Linear
 from nnframe.losses import Loss
 

@@ -10,11 +10,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from nnframe._checks import as_generator
+from nnframe.core.chain import as_loss
+from nnframe.core.layer import Array, Layer, Parameter, as_input, run_layer
 from nnframe.gradients import local
-from nnframe.gradients.chain import as_loss
-from nnframe.gradients.pieces import Cost
-from nnframe.initializers import as_generator
-from nnframe.layer import Array, Layer, Parameter, as_input, run_layer
+from nnframe.gradients.work import Cost
 from nnframe.losses import Loss
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from nnframe import kernels
-from nnframe.layer import Array, Layer
+from nnframe.core.layer import Array, Layer
 
 
 class Activation(Layer):

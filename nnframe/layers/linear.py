@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe import kernels
-from nnframe.initializers import Xavier, as_generator
-from nnframe.layer import Array, Layer, Parameter, as_dtype
+from nnframe._checks import as_dtype, as_generator
+from nnframe.core.layer import Array, Layer, Parameter
+from nnframe.initializers import Xavier
 
 if TYPE_CHECKING:
     from nnframe.initializers import Initializer

@@ -1,0 +1,43 @@
+"""Checks of arguments that several rooms share: errors name the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def as_dtype(dtype: npt.DTypeLike) -> np.dtype[np.floating]:
+    """`dtype` as one of the two that nnframe computes in; ValueError for any other."""
+    found: np.dtype[Any] = np.dtype(dtype)
+    if found not in (np.float32, np.float64):
+        raise ValueError(f"dtype: expected float32 or float64, got {found}")
+    return found
+
+
+def as_count(name: str, value: int) -> int:
+    """`value` as an int of at least 1; an error that names the argument otherwise."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+    return int(value)
+
+
+def as_generator(rng: np.random.Generator | int | None) -> np.random.Generator:
+    """`rng` itself, a generator seeded by an int, or a fresh one; never NumPy's global random state."""
+    if rng is None or isinstance(rng, int | np.integer | np.random.Generator):
+        return np.random.default_rng(rng)
+    raise TypeError(f"rng: expected np.random.Generator, an int or None, got {type(rng).__name__}")
+
+
+def in_range(name: str, value: float, below: float = math.inf) -> float:
+    """`value` as a float in [0, below); an error that names the argument otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not 0 <= value < below:
+        limit = "a finite number >= 0" if below == math.inf else f"a number in [0, {below:g})"
+        raise ValueError(f"{name}: expected {limit}, got {value!r}")
+    return float(value)

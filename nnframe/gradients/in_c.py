@@ -1,0 +1,251 @@
+"""The part of `CentralDifference` that runs in C: a linear layer with built-in layers and a built-in loss above it.
+
+Two ways to the same numbers, both in docs/derivations/differences.md: weight by weight, or through the curve that the
+loss of each row is above each unit. A class takes part only as itself: one derived from it may have overridden what
+C assumes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nnframe import kernels
+from nnframe.core.chain import Link, run_differences
+from nnframe.core.layer import Array, Parameter
+from nnframe.gradients.work import NODES, curves_pay, tolerance_below
+from nnframe.kernels import _kernels
+from nnframe.layers import ELU, GELU, Activation, LeakyReLU, Linear, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh
+from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
+
+ACTIVATIONS = (ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh)
+HAS_DOUBTFUL, HAS_BEND = 1, 2  # of a unit's curves: see csrc/nnframe.h
+COLUMN_BYTES = 1 << 25  # of the columns that custom elementwise layers are given at a time
+
+
+class InC(NamedTuple):
+    """What stands above a linear layer, as C takes it.
+
+    above : Above
+        The built-in layers and the loss.
+    columns : list of Link
+        Custom elementwise layers between the two, for Python.
+    scale : float
+        What the sum of losses over rows is multiplied with.
+    """
+
+    above: _kernels.Above
+    columns: list[Link]
+    scale: float
+
+
+class FusedLinear:
+    """The gradients of one linear layer's parameters, for some of its outputs at a time.
+
+    Parameters
+    ----------
+    link : Link
+        The layer, with what it read and gave.
+    in_c : InC
+    step : float
+    wanted : array (O, I + 1) of bool, or None
+        Which entries are asked for, the bias last.
+    interpolate : bool
+        Whether curves may be used.
+    """
+
+    def __init__(
+        self, link: Link, in_c: InC, step: float, wanted: npt.NDArray[np.bool_] | None, interpolate: bool
+    ) -> None:
+        layer = link.layer
+        assert isinstance(layer, Linear)
+        self.link, self.step = link, step
+        self.above, self.columns, self.scale = in_c
+        self.x = np.ascontiguousarray(link.x)
+        self.wanted = wanted
+        self.weight = np.zeros_like(layer.weight.value)
+        self.bias = None if layer.bias is None else np.zeros_like(layer.bias.value)
+        self.units = len(self.weight)
+        count = self.weight.size + (0 if self.bias is None else self.bias.size)
+        asked = count if wanted is None else int(np.count_nonzero(wanted))
+        self.evaluations = 2 * asked
+        self.interpolate = interpolate and curves_pay(self.x, asked / count)
+
+    def gradients(self) -> list[tuple[Parameter, Array]]:
+        """Return each parameter with its gradient, where `run` has been."""
+        layer = self.link.layer
+        assert isinstance(layer, Linear)
+        found = [(layer.weight, self.weight)]
+        if layer.bias is not None and self.bias is not None:
+            found.append((layer.bias, self.bias))
+        return found
+
+    def run(self, units: range) -> None:
+        """Fill the gradients of the weights and biases of some outputs."""
+        if self.interpolate:
+            self._by_curves(units)
+        else:
+            self._by_weight(units, None)
+        if self.wanted is not None:
+            self.weight[units.start : units.stop] *= self.wanted[units.start : units.stop, :-1]
+            if self.bias is not None:
+                self.bias[units.start : units.stop] *= self.wanted[units.start : units.stop, -1]
+
+    # ---- weight by weight ----
+
+    def _by_weight(self, units: range, counted: npt.NDArray[np.bool_] | None) -> None:
+        if self.columns:
+            self._by_column(units, counted)
+            return
+        _kernels.difference_gradient(
+            self.above,
+            self.x,
+            step=self.step,
+            scale=self.scale,
+            grad_weight=self.weight,
+            grad_bias=self.bias,
+            wanted=self.wanted,
+            counted=counted,
+            units=units,
+        )
+
+    def _by_column(self, units: range, counted: npt.NDArray[np.bool_] | None) -> None:
+        """Let the elementwise layers answer for some inputs at a time, then C for what is above them.
+
+        Moving the weights (o, i) of *every* unit o at once shows in every column at once, and elementwise layers keep
+        the columns apart: one call answers for all units.
+        """
+        x: Array = self.x if counted is None else self.x * np.any(counted, axis=0)[:, None]
+        inputs = x.shape[1]
+        many = max(1, COLUMN_BYTES // (8 * self.link.y.size))
+        for first in range(0, inputs, many):
+            last = first + many >= inputs
+            some = np.ascontiguousarray(x[:, first : first + many])
+            part = np.empty((len(self.weight), some.shape[1]), self.weight.dtype)
+            _kernels.difference_gradient(
+                self.above,
+                some,
+                step=self.step,
+                scale=self.scale,
+                grad_weight=part,
+                grad_bias=self.bias if last else None,
+                columns=self._columns(some, with_bias=last and self.bias is not None),
+                counted=counted,
+                units=units,
+            )
+            self.weight[units.start : units.stop, first : first + many] = part[units.start : units.stop]
+
+    def _columns(self, x: Array, with_bias: bool) -> Array:
+        """(2, outputs, entries): the columns above the elementwise layers, for each entry of x that is not zero.
+
+        Entries are in the order of `np.nonzero`, the bias as one more input behind the others.
+        """
+        if with_bias:
+            x = np.concatenate([x, np.ones_like(x[:, :1])], axis=1)
+        row, column = np.nonzero(x)
+        moved = x[row, column][:, None]
+        y = self.link.y
+        changes = np.empty((2, y.shape[1], len(row)), y.dtype)
+        for change, sign in zip(changes, (self.step, -self.step), strict=True):
+            d = np.broadcast_to(moved * moved.dtype.type(sign), (len(row), y.shape[1]))
+            change[...] = run_differences(self.columns, d, row).T
+        return changes
+
+    # ---- by the curves of the rows ----
+
+    def _by_curves(self, units: range) -> None:
+        x, y = self.x, self.link.y
+        largest = np.abs(x).max(axis=1, initial=0 if self.bias is None else 1)
+        level, bend = np.empty((2, y.shape[1], len(x)), y.dtype)
+        doubtful, state = np.empty(level.shape, bool), np.zeros(len(level), np.uint8)
+        _kernels.difference_curves(
+            self.above,
+            largest * largest.dtype.type(self.step),
+            tolerance=tolerance_below(self.columns, y),
+            level=level,
+            bend=bend,
+            doubtful=doubtful,
+            state=state,
+            columns=self._node_columns(largest) if self.columns else None,
+            units=units,
+        )
+        some = slice(units.start, units.stop)
+        if (state[some] & HAS_DOUBTFUL).any():
+            self._by_weight(units, doubtful)
+        else:
+            self.weight[some] = 0
+            if self.bias is not None:
+                self.bias[some] = 0
+        self._add(some, level, x, np.ones_like(largest))
+        bent = units.start + np.flatnonzero(state[some] & HAS_BEND)
+        if len(bent):
+            inverse = np.divide(1, largest, out=np.zeros_like(largest), where=largest > 0)
+            self._add(bent, bend, x * (x * inverse[:, None]) ** 2, inverse**2)
+
+    def _add(self, units: slice | npt.NDArray[np.intp], curves: Array, x: Array, ones: Array) -> None:
+        """Add curves @ x to the gradient of the weights into some units, and curves @ ones to that of their biases."""
+        curve = curves[units] * x.dtype.type(self.scale)
+        self.weight[units] += kernels.batched_matmul(curve, x)
+        if self.bias is not None:
+            self.bias[units] += (curve * ones).sum(axis=1)
+
+    def _node_columns(self, largest: Array) -> Array:
+        """Return (outputs, 6, N): what custom elementwise layers make of each output moved to the nodes."""
+        y = self.link.y
+        moved = np.multiply.outer(np.array(NODES, y.dtype), largest * largest.dtype.type(self.step))
+        d: Array = np.broadcast_to(moved[:, :, None], (len(NODES), *y.shape))
+        return np.ascontiguousarray(run_differences(self.columns, d).transpose(2, 0, 1))
+
+
+def above_in_c(link: Link, above: list[Link], loss: dict[str, Any] | None) -> InC | None:
+    """Describe what stands above the linear layer `link` for C; None where C cannot take it.
+
+    loss: what `describe_loss` gave.
+    """
+    if loss is None or any(one.y.ndim != 2 for one in (link, *above)):
+        return None
+    # Python runs the elementwise layers up to the last custom one; all above must be built in.
+    first_built_in = max((i + 1 for i, one in enumerate(above) if not _is_built_in(one)), default=0)
+    columns = above[:first_built_in]
+    if not all(one.layer.elementwise for one in columns):
+        return None
+    stages = [_describe(one) for one in above[first_built_in:]]
+    arguments = {name: value for name, value in loss.items() if name != "scale"}
+    return InC(_kernels.Above(link.y.shape[1], stages, **arguments), columns, loss["scale"])
+
+
+def _describe(link: Link) -> tuple[Any, ...]:
+    """Describe a built-in layer as a stage of `_kernels.Above`."""
+    if isinstance(link.layer, Linear):
+        return (link.layer.weight.value,)
+    assert isinstance(link.layer, Activation)
+    return (link.layer.name, link.layer.alpha, link.x, link.y)
+
+
+def _is_built_in(link: Link) -> bool:
+    return type(link.layer) is Linear or type(link.layer) in ACTIVATIONS
+
+
+def describe_loss(y: Array, loss: Loss, labels: npt.NDArray[Any]) -> dict[str, Any] | None:
+    """Return the arguments of `_kernels.Above` for a built-in loss, and its scale; None for any other."""
+    if type(loss) is CrossEntropyLoss:
+        if loss.weight is not None or loss.ignore_index is not None:
+            return None  # C takes rows of equal weight
+        return {
+            "loss": "cross_entropy",
+            "probabilities": kernels.softmax(y),
+            "targets": loss.targets(y, labels).astype(y.dtype),
+            "residual": kernels.softmax_cross_entropy(y, labels, **(loss.options() | {"reduction": "sum"}))[1],
+            "scale": loss.row_scale(y, labels),
+        }
+    if type(loss) is MSELoss:
+        return {
+            "loss": "squared_error",
+            "probabilities": None,
+            "targets": None,
+            "residual": y - labels,
+            "scale": loss.row_scale(y, labels),
+        }
+    return None

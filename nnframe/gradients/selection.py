@@ -1,0 +1,98 @@
+"""Which entries of a model's parameters a gradient is taken of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from nnframe._checks import as_generator
+from nnframe.core.layer import Layer, Parameter
+
+Mask = npt.NDArray[np.bool_]
+
+
+class Blocks:
+    """Blocks of coordinates, another at each step: block coordinate descent.
+
+    The gradient of all other entries is 0, so that plain `SGD` leaves them where they are (an optimizer with momentum
+    does not). A step costs as much as `size` entries do.
+
+    Parameters
+    ----------
+    size : int
+        Entries of a block, at least 1; all parameters' entries are counted together.
+    order : {"random", "cyclic"}
+        "random": each block is drawn anew, without replacement within it. "cyclic": block after block, in the order of
+        the parameters and again from the start, so that every entry has its turn.
+    rng : np.random.Generator or int, optional
+        For "random".
+    """
+
+    def __init__(
+        self,
+        size: int,
+        order: Literal["random", "cyclic"] = "random",
+        rng: np.random.Generator | int | None = None,
+    ) -> None:
+        if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
+            raise ValueError(f"size: expected an integer of at least 1, got {size!r}")
+        if order not in ("random", "cyclic"):
+            raise ValueError(f"order: expected 'random' or 'cyclic', got {order!r}")
+        self.size = int(size)
+        self.order = order
+        self.rng = as_generator(rng)
+        self.at = 0
+
+    def masks(self, parameters: list[Parameter]) -> dict[int, Mask]:
+        """Return which entries the next block has, by the `id` of each parameter."""
+        total = sum(p.value.size for p in parameters)
+        chosen = np.zeros(total, bool)
+        if self.order == "random":
+            chosen[self.rng.choice(total, min(self.size, total), replace=False)] = True
+        else:
+            chosen[(self.at + np.arange(min(self.size, total))) % total] = True
+            self.at = (self.at + self.size) % total
+        parts = np.split(chosen, np.cumsum([p.value.size for p in parameters])[:-1])
+        return {id(p): part.reshape(p.value.shape) for p, part in zip(parameters, parts, strict=True)}
+
+    def __repr__(self) -> str:
+        return f"Blocks({self.size}, {self.order!r})"
+
+
+Only = Blocks | Parameter | str | Iterable[Parameter | str] | Mapping[Any, Any]
+
+
+def choose(only: Only | None, model: Layer) -> dict[int, Mask] | None:
+    """Return which entries of each parameter `only` asks for, by its `id`; None for all of all.
+
+    Parameters
+    ----------
+    only : Blocks; a Parameter or its name, or several; a mapping from these to masks of the parameter's shape
+        A parameter that is not mentioned has a mask of zeros.
+    """
+    if only is None:
+        return None
+    if isinstance(only, Blocks):
+        return only.masks(model.parameters())
+    by_name = dict(model.named_parameters())
+    own = {id(p): name for name, p in by_name.items()}
+    if isinstance(only, Mapping):
+        items = list(only.items())
+    else:
+        items = [(key, True) for key in ([only] if isinstance(only, Parameter | str) else only)]
+    masks: dict[int, Mask] = {id(p): np.zeros(p.value.shape, bool) for p in by_name.values()}
+    for key, wanted in items:
+        parameter = by_name.get(key) if isinstance(key, str) else key
+        if not isinstance(parameter, Parameter) or id(parameter) not in own:
+            raise KeyError(f"only: expected parameters of the model or their names ({', '.join(by_name)}), got {key!r}")
+        mask = np.full(parameter.value.shape, wanted) if isinstance(wanted, bool) else np.asarray(wanted)
+        if mask.dtype != bool or mask.shape != parameter.value.shape:
+            raise ValueError(
+                f"only: expected a mask of bool of shape {parameter.value.shape} for {own[id(parameter)]}, got "
+                f"{mask.dtype} of shape {mask.shape}"
+            )
+        masks[id(parameter)] = mask
+    return masks

@@ -1,0 +1,5 @@
+"""Files: weights."""
+
+from nnframe.io.weights import load, save
+
+__all__ = ["load", "save"]

@@ -1,0 +1,34 @@
+"""The kernels: C behind Cython, for arrays of float32 or float64 of any layout.
+
+They are the same functions that the layers use. Every one has a twin in readable NumPy in `nnframe.kernels.reference`.
+"""
+
+from nnframe.kernels._kernels import (
+    activation,
+    activation_backward,
+    activation_difference,
+    all_finite,
+    batched_matmul,
+    check_labels,
+    linear,
+    linear_backward,
+    optimizer_update,
+    softmax,
+    softmax_cross_entropy,
+    softmax_cross_entropy_loss,
+)
+
+__all__ = [
+    "activation",
+    "activation_backward",
+    "activation_difference",
+    "all_finite",
+    "batched_matmul",
+    "check_labels",
+    "linear",
+    "linear_backward",
+    "optimizer_update",
+    "softmax",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_loss",
+]

@@ -1,0 +1,71 @@
+"""What optimizers share: the parameters, and the checks before a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from nnframe import kernels
+from nnframe._checks import in_range
+from nnframe.core.layer import Array, Parameter
+
+
+class Optimizer:
+    """What optimizers share: the parameters, and the checks before a step.
+
+    Parameters
+    ----------
+    parameters : iterable of Parameter
+        At least one, each once: `model.parameters()`.
+    lr : float
+        Learning rate, finite and not negative.
+    weight_decay : float
+        Adds weight_decay * value to each gradient (L2 regularisation).
+    """
+
+    def __init__(self, parameters: Iterable[Parameter], lr: float, weight_decay: float) -> None:
+        self.parameters = list(parameters)
+        if not self.parameters:
+            raise ValueError("parameters: expected at least one Parameter, got none")
+        for parameter in self.parameters:
+            if not isinstance(parameter, Parameter):
+                raise TypeError(f"parameters: expected Parameter objects, got {type(parameter).__name__}")
+        if len({id(parameter) for parameter in self.parameters}) < len(self.parameters):
+            raise ValueError("parameters: expected each Parameter once, got one of them twice")
+        self.lr = in_range("lr", lr)
+        self.weight_decay = in_range("weight_decay", weight_decay)
+
+    def zero_grad(self) -> None:
+        """Set every gradient to zero. The gradient strategies overwrite gradients by themselves."""
+        for parameter in self.parameters:
+            parameter.grad[...] = 0
+
+    def step(self) -> None:
+        """Change every parameter by its gradient; nothing is changed when a gradient does not fit its parameter."""
+        for i, parameter in enumerate(self.parameters):
+            if parameter.grad.shape != parameter.value.shape:
+                raise ValueError(
+                    f"parameter {i}: expected a gradient of shape {parameter.value.shape}, got {parameter.grad.shape}"
+                )
+        self.update()
+
+    def update(self) -> None:
+        """Change every parameter; the part of `step` that an optimizer writes."""
+        raise NotImplementedError(f"{type(self).__name__} has no update")
+
+    def state(self) -> list[Array]:
+        """Return an array of zeros for each parameter: what a rule remembers."""
+        return [np.zeros_like(p.value) for p in self.parameters]
+
+    def apply(self, rule: str, rate: float, means: list[Array], squares: list[Array], **constants: float) -> None:
+        """Run the kernel of a rule over all parameters."""
+        kernels.optimizer_update(
+            rule,
+            [p.value for p in self.parameters],
+            [p.grad for p in self.parameters],
+            means,
+            squares,
+            rate=rate,
+            **constants,
+        )

@@ -1,0 +1,191 @@
+"""Optimizers against their formulas, step by step."""
+
+import numpy as np
+import pytest
+
+import nnframe as nn
+from nnframe import kernels
+from nnframe.kernels import reference
+
+
+def parameters(rng, dtype):
+    made = [nn.Parameter(rng.standard_normal((3, 4)), dtype), nn.Parameter(rng.standard_normal(5), dtype)]
+    for parameter in made:
+        parameter.grad[...] = rng.standard_normal(parameter.grad.shape)
+    return made
+
+
+def run(optimizer, gradients):
+    for step in gradients:
+        for parameter, gradient in zip(optimizer.parameters, step, strict=True):
+            parameter.grad[...] = gradient
+        optimizer.step()
+    return [p.value for p in optimizer.parameters]
+
+
+@pytest.mark.parametrize(("momentum", "nesterov"), [(0.0, False), (0.9, False), (0.9, True)])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_sgd(dtype, rng, momentum, nesterov, weight_decay):
+    made = parameters(rng, dtype)
+    values = [p.value.astype(np.float64) for p in made]
+    gradients = [[rng.standard_normal(v.shape).astype(dtype) for v in values] for _ in range(4)]
+    velocities = [np.zeros_like(v) for v in values]
+    for step in gradients:
+        for w, v, g in zip(values, velocities, step, strict=True):
+            g = g + weight_decay * w
+            v[...] = momentum * v + g
+            w -= 0.05 * ((g + momentum * v) if nesterov else v)
+    for actual, expected in zip(
+        run(nn.SGD(made, 0.05, momentum, nesterov, weight_decay), gradients), values, strict=True
+    ):
+        assert actual.dtype == dtype
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=40 * np.finfo(dtype).eps)
+
+
+def adam(g, w, m, s, t, decoupled):
+    w *= 1 - 0.01 * decoupled
+    m[...] = 0.8 * m + 0.2 * g
+    s[...] = 0.95 * s + 0.05 * g * g
+    w -= 0.01 * (m / (1 - 0.8**t)) / (np.sqrt(s / (1 - 0.95**t)) + 1e-3)
+
+
+def adagrad(g, w, m, s, t):
+    s += g * g
+    w -= 0.02 * g / (np.sqrt(s) + 1e-3)
+
+
+def rmsprop(g, w, m, s, t):
+    s[...] = 0.9 * s + 0.1 * g * g
+    w -= 0.02 * g / (np.sqrt(s) + 1e-3)
+
+
+RULES = {
+    "Adam": (lambda p, decay: nn.Adam(p, 0.01, (0.8, 0.95), 1e-3, decay), lambda *a, decay: adam(*a, 0.0)),
+    "AdamW": (lambda p, decay: nn.AdamW(p, 0.01, (0.8, 0.95), 1e-3, decay), lambda *a, decay: adam(*a, decay)),
+    "AdaGrad": (lambda p, decay: nn.AdaGrad(p, 0.02, 1e-3, decay), lambda *a, decay: adagrad(*a)),
+    "RMSprop": (lambda p, decay: nn.RMSprop(p, 0.02, 0.9, 1e-3, decay), lambda *a, decay: rmsprop(*a)),
+}
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("name", RULES)
+def test_adaptive_rules(simd, dtype, rng, name, weight_decay):
+    make, rule = RULES[name]
+    made = parameters(rng, dtype)
+    values = [p.value.astype(np.float64) for p in made]
+    gradients = [[rng.standard_normal(v.shape).astype(dtype) for v in values] for _ in range(4)]
+    m, s = [np.zeros_like(v) for v in values], [np.zeros_like(v) for v in values]
+    for t, step in enumerate(gradients, 1):
+        for i, g in enumerate(step):
+            g = g.astype(np.float64) + (weight_decay * values[i] if name != "AdamW" else 0)
+            rule(g, values[i], m[i], s[i], t, decay=weight_decay)
+    for actual, expected in zip(run(make(made, weight_decay), gradients), values, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=40 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("rule", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"])
+def test_kernel_and_twin_agree_at_any_size(simd, dtype, rng, rule):
+    for n in (0, 1, 7, 16, 33, 100000):
+        w, g, m = (rng.standard_normal(n).astype(dtype) for _ in range(3))
+        s = rng.uniform(0, 1, n).astype(dtype)
+        constants = {"rate": 0.1, "decay": 0.01, "shrink": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3}
+        twin = [w.copy(), m.copy(), s.copy()]
+        has_m, has_s = rule in ("momentum", "nesterov", "adam"), rule in ("adagrad", "rmsprop", "adam")
+        reference.optimizer_update(
+            rule, twin[0], g, twin[1] if has_m else None, twin[2] if has_s else None, **constants
+        )
+        kernels.optimizer_update(rule, [w], [g], [m], [s], **constants)
+        for actual, expected in zip((w, m, s), twin, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=20 * np.finfo(dtype).eps)
+
+
+def test_values_of_any_layout(dtype, rng):
+    whole = rng.standard_normal((6, 8)).astype(dtype)
+    strided, plain = whole.copy()[::-2, ::3], whole[::-2, ::3].copy()
+    g = rng.standard_normal(plain.shape[::-1]).astype(dtype).T
+    states = [np.zeros_like(plain) for _ in range(4)]
+    kernels.optimizer_update("adam", [strided], [g], states[:1], states[1:2], rate=0.1, beta1=0.9, beta2=0.9, eps=1e-3)
+    kernels.optimizer_update("adam", [plain], [g], states[2:3], states[3:], rate=0.1, beta1=0.9, beta2=0.9, eps=1e-3)
+    np.testing.assert_allclose(strided, plain, rtol=0, atol=20 * np.finfo(dtype).eps)
+
+
+def test_kernel_refuses_before_it_writes(dtype):
+    w, g = np.ones(3, dtype), np.ones(3, dtype)
+    wrong = np.ones(4, dtype)
+    frozen = np.ones(3, dtype)
+    frozen.flags.writeable = False
+    for values, gradients, message in (
+        (
+            [w, w.copy()],
+            [g, wrong],
+            r"gradients\[1\]: expected float(32|64) of shape \(3,\) like its value, got .*\(4,\)",
+        ),
+        ([w, frozen], [g, g], r"values\[1\]: expected an array that can be written"),
+        ([w], [g, g], "gradients: expected 1 arrays, one for each value, got 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            kernels.optimizer_update("sgd", values, gradients, rate=0.1)
+    with pytest.raises(ValueError, match="rule: expected one of sgd, .*, got 'newton'"):
+        kernels.optimizer_update("newton", [w], [g], rate=0.1)
+    with pytest.raises(ValueError, match="means: expected 1 arrays"):
+        kernels.optimizer_update("momentum", [w], [g], rate=0.1)
+    with pytest.raises(TypeError, match=r"values\[0\]: expected an array of float32 or float64, got int64"):
+        kernels.optimizer_update("sgd", [np.arange(3)], [g], rate=0.1)
+    assert (w == 1).all()
+
+
+def test_all_finite(simd, dtype):
+    for n in (0, 1, 15, 16, 17, 1000):
+        x = np.ones(n, dtype)
+        assert kernels.all_finite(x)
+        for at in {0, n // 2, n - 1} if n else ():
+            for bad in (np.nan, np.inf, -np.inf):
+                x[at] = bad
+                assert not kernels.all_finite(x)
+                x[at] = 1
+
+
+def test_a_parabola_is_minimised():
+    for make in (lambda p: nn.SGD(p, 0.1), lambda p: nn.SGD(p, 0.05, 0.9, True), lambda p: nn.Adam(p, 0.1)):
+        parameter = nn.Parameter([3.0, -2.0], np.float64)
+        optimizer = make([parameter])
+        for _ in range(300):
+            parameter.grad[...] = 2 * (parameter.value - 1)
+            optimizer.step()
+        np.testing.assert_allclose(parameter.value, 1, atol=1e-3)
+
+
+def test_a_failed_step_changes_nothing(rng):
+    made = parameters(rng, np.float64)
+    optimizer = nn.SGD(made, 0.1, 0.9)
+    before = made[0].value.copy()
+    made[1].grad = np.zeros(4)
+    with pytest.raises(ValueError, match=r"parameter 1: expected a gradient of shape \(5,\), got \(4,\)"):
+        optimizer.step()
+    np.testing.assert_array_equal(made[0].value, before)
+    assert not optimizer.velocities[0].any()
+
+
+def test_zero_grad(rng):
+    made = parameters(rng, np.float32)
+    nn.Adam(made).zero_grad()
+    assert not any(p.grad.any() for p in made)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda p: nn.SGD([], 0.1), ValueError, "parameters: expected at least one"),
+        (lambda p: nn.SGD([p, p], 0.1), ValueError, "each Parameter once"),
+        (lambda p: nn.SGD([p.value], 0.1), TypeError, "expected Parameter objects, got ndarray"),
+        (lambda p: nn.SGD([p], -0.1), ValueError, "lr: expected a finite number >= 0, got -0.1"),
+        (lambda p: nn.SGD([p], float("nan")), ValueError, "lr: expected a finite number"),
+        (lambda p: nn.SGD([p], "fast"), TypeError, "lr: expected a number, got 'fast'"),
+        (lambda p: nn.SGD([p], 0.1, momentum=1.0), ValueError, r"momentum: expected a number in \[0, 1\), got 1.0"),
+        (lambda p: nn.SGD([p], 0.1, nesterov=True), ValueError, "nesterov: expected a momentum above 0"),
+        (lambda p: nn.Adam([p], betas=(0.9, 1.5)), ValueError, r"betas\[1\]: expected a number in \[0, 1\), got 1.5"),
+    ],
+)
+def test_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make(nn.Parameter([1.0]))
