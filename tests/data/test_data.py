@@ -77,16 +77,6 @@ def test_train_test_split():
             nn.train_test_split(x, t, test_size=size)
 
 
-def test_accuracy():
-    logits = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
-    assert nn.accuracy(logits, [1, 0, 0]) == pytest.approx(2 / 3)
-    assert nn.accuracy(np.array([1, 0, 1]), np.eye(2)[[1, 0, 0]]) == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="equally many rows"):
-        nn.accuracy(logits, [1, 0])
-    with pytest.raises(ValueError, match=r"t: expected shape \(N, C\), or \(N,\) of integers, got float64"):
-        nn.accuracy(logits, np.zeros(3))
-
-
 def idx(array, magic=None):
     head = magic if magic is not None else bytes((0, 0, 8, array.ndim))
     return head + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
