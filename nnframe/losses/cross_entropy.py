@@ -86,7 +86,9 @@ class CrossEntropyLoss(Loss):
     def total(self, y: Array, t: npt.NDArray[Any]) -> tuple[float, float]:
         if not self._traits.forward:
             return super().total(y, t)
-        return kernels.softmax_cross_entropy_loss(y, t, **(self.options() | {"reduction": "sum"})), self.total_divisor(y, t)
+        return kernels.softmax_cross_entropy_loss(y, t, **(self.options() | {"reduction": "sum"})), self.total_divisor(
+            y, t
+        )
 
     def backward(self, y: Array, t: npt.NDArray[Any]) -> Array:
         return self.forward_backward(y, t)[1]
