@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 COUPLES = ("entries", "rows", "batch")  # each allows more than the one before it
 LONGEST_PAUSE = 64  # runs between two looks at what was found, at most; the pauses double until then
 HALVES = 3  # random ones, of the rows and of the entries, that are moved while the others must stay
+MOST_LEVELS = 24  # of a quantiser, by which it is told from rounding
 RESOLVED = 1e-3  # largest step below which a layer's own rounding is looked for
 
 
@@ -80,9 +81,15 @@ class Memory:
 
     def __init__(self) -> None:
         self.known: dict[int, Findings] = {}
-        self.passing = Pauses()  # of looks at whether any gradient passes
-        self.whole = Pauses()  # of looks at the model as a whole
+        self.models: dict[int, tuple[Any, Pauses]] = {}  # when each model is looked at as a whole
         self.said: dict[tuple[str, int], Any] = {}  # what has been said of which layer or parameter, once
+
+    def look_due(self, model: Layer) -> int:
+        """Count a run of a model; how many there have been where it is time to look at it as a whole, else 0."""
+        known = self.models.get(id(model))
+        if known is None or known[0]() is not model:
+            known = self.models[id(model)] = weakref.ref(model), Pauses()
+        return known[1].count if known[1].due() else 0
 
     def first_time(self, what: str, layer: Any) -> bool:
         """Whether something is said of a layer for the first time."""
@@ -324,10 +331,14 @@ class Inquiry:
         cure = "compute in the dtype of x, or give the strategy a larger step"
         uneven = _share(near != 0) > 0.9 and _share(off > max(1e-6, 100 * step**2) * most) > 0.5
         if most > 0 and uneven:
-            return f"forward rounds inside, so that differences at step {step:g} are mostly rounding; {cure}"
+            return (
+                f"forward rounds inside, to float32 or less, so that differences at step {step:g} are mostly rounding; "
+                f"{cure}"
+            )
         some = base != 0
-        if len(np.unique(base[some])) > max(8, 0.5 * some.sum()) and _share(near[some] == 0) > 0.5:
-            return f"forward rounds its output, so that most differences at step {step:g} are 0; {cure}"
+        levels = len(np.unique(base[some]))  # many, unlike those of a quantiser
+        if levels > max(MOST_LEVELS, 0.9 * some.sum()) and _share(near[some] == 0) > 0.5:
+            return f"forward rounds its output, to less than float32, so that most differences at step {step:g} are 0; {cure}"
         return ""
 
     # ---- who depends on whom ----
@@ -379,13 +390,15 @@ class Inquiry:
         if count > 1:
             rows = np.arange(count)[::-1][: (count + 1) // 2]  # others than the first, in another order
             part, expected = x[rows], base[rows]
-        else:
-            rows = np.zeros(2, np.intp)
-            part, expected = np.concatenate([x, self._other_double()]), base
+        else:  # behind another row, and before one
+            rows = np.zeros(3, np.intp)
+            part, expected = np.concatenate([self._other_double(), x, self._other_double()]), base
         y = self._forward(evaluate, part, self._row_numbers()[rows])
         if y.shape != (len(part), *base.shape[1:]):
             return False
-        return _same(expected, y[: len(expected)], max(1e-9, 10 * _rounding(self.y, False)) * _size(base))
+        if count == 1:
+            y = y[1:2]
+        return _same(expected, y, max(1e-9, 10 * _rounding(self.y, False)) * _size(base))
 
     # ---- means ----
 

@@ -63,7 +63,8 @@ class Backprop:
                 parameter.grad.fill(0)
             backward_through(passed.links, dy, self.step, input_gradient=False)
             self._finish(passed)
-            look_at_the_whole(passed, self.memory, self.step, written=True)
+            if count := self.memory.look_due(model):
+                look_at_the_whole(passed, self.memory, self.step, count, written=True)
         return Measured(passed)
 
     def _finish(self, passed: ForwardPass) -> None:

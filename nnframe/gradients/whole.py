@@ -21,13 +21,14 @@ STEPS = (1e-6, 1e-5, 1e-7)  # one of them may cross a kink, or drown in rounding
 APART = 2e-3  # of the gradient's length
 
 
-def look_at_the_whole(passed: ForwardPass, memory: Memory, step: float | None, written: bool) -> None:
-    """Raise LayerError where the gradient does not fit the loss, at the times that `memory` tells.
+def look_at_the_whole(passed: ForwardPass, memory: Memory, step: float | None, count: int, written: bool) -> None:
+    """Raise LayerError where the gradient does not fit the loss.
 
-    Only models with layers or a loss of others are looked at, at a step at which a difference is a derivative. written:
-    whether backward passes that were written count, which may mean to differ from the derivative.
+    Only models with layers or a loss of others are looked at, at a step at which a difference is a derivative. count:
+    how many gradients there have been. written: whether backward passes that were written count, which may mean to
+    differ from the derivative.
     """
-    if not (passed.run.own or passed.loss._traits.own) or not memory.whole.due():
+    if not (passed.run.own or passed.loss._traits.own):
         return
     if (
         (step is not None and step > RESOLVED)
@@ -35,7 +36,7 @@ def look_at_the_whole(passed: ForwardPass, memory: Memory, step: float | None, w
         or _is_trusted(passed, memory, written)
     ):
         return
-    rng = np.random.Generator(np.random.PCG64((20260103, memory.whole.count)))
+    rng = np.random.Generator(np.random.PCG64((20260103, count)))
     found = []
     for size in STEPS:
         along, expected, length = _along(passed, size, rng)
@@ -77,16 +78,17 @@ def _along(passed: ForwardPass, size: float, rng: np.random.Generator) -> tuple[
     directions = []
     for parameter in passed.parameters:
         if parameter.trainable:
-            way = rng.choice([-1.0, 1.0], parameter.value.shape) * max(
-                1.0, float(np.abs(parameter.value).max(initial=0))
-            )
-            directions.append((memo[id(parameter)], parameter.value.astype(np.float64), way))
+            start = parameter.value.astype(np.float64)
+            signs = rng.choice([-size, size], start.shape)
+            ends = start + signs, start - signs
+            way = (ends[0] - ends[1]) / (2 * size)  # what rounding leaves of it
+            directions.append((memo[id(parameter)], ends))
             expected += float(np.vdot(parameter.grad, way))
             square += float(np.vdot(parameter.grad * way, parameter.grad * way))
     with np.errstate(all="ignore"):
-        for side, sign in enumerate((1, -1)):
-            for copy, start, way in directions:
-                copy.value[...] = start + sign * size * way
+        for side in (0, 1):
+            for copy, ends in directions:
+                copy.value[...] = ends[side]
             y = run_layer(private, wide)
             values[side] = value_of(passed.loss, y, passed.labels)
     noise = 1e-14 * (abs(values[0]) + 1) / size / APART

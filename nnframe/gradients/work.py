@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from nnframe.core.chain import ForwardPass, Link, expanded, run_forward
 from nnframe.core.layer import Layer
-from nnframe.core.local import warn_nothing_passes
+from nnframe.core.local import warn_nothing_passes, warn_parameter_stands_still
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import CostWarning
 from nnframe.core.run import Run, current_run
@@ -179,10 +179,9 @@ class WorkingStrategy:
                     found[id(parameter)] = found[id(parameter)] + gradient if id(parameter) in found else gradient
             for parameter in passed.parameters:
                 parameter.grad[...] = found.get(id(parameter), 0) if parameter.trainable else 0
-            if getattr(self, "only", None) is None:
-                if self.memory.passing.due():
-                    self.see_whether_something_passes(passed)
-                look_at_the_whole(passed, self.memory, self.step, written=False)
+            if getattr(self, "only", None) is None and (count := self.memory.look_due(model)):
+                self.see_whether_something_passes(passed, pieces)
+                look_at_the_whole(passed, self.memory, self.step, count, written=False)
         return Measured(passed)
 
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
@@ -196,12 +195,16 @@ class WorkingStrategy:
             seconds = time.perf_counter() - start
             return Cost(sum(piece.evaluations for piece in pieces), seconds + sum(map(_seconds_of, pieces)))
 
-    def see_whether_something_passes(self, passed: ForwardPass) -> None:
+    def see_whether_something_passes(self, passed: ForwardPass, pieces: list[Work]) -> None:
         """Warn, once, of a layer without a derivative through which no change passes at this step."""
+        for piece in pieces:
+            if getattr(piece, "still", False) and piece.units:
+                one: Any = piece
+                warn_parameter_stands_still(one.place.link, one.parameter, self.step)
         lowest = next((i for i, link in enumerate(passed.links) if link.parameters), None)
         if lowest is None or any(p.grad.any() for p in reversed(passed.links[lowest].parameters)):
             return
-        stuck = next((above for above in passed.links[lowest:] if self._is_stuck(above)), None)
+        stuck = next((above for above in passed.links[lowest + 1 :] if self._is_stuck(above)), None)
         if stuck is not None:
             warn_nothing_passes(stuck, self.step)
 
