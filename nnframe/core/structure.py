@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 COUPLES = ("entries", "rows", "batch")  # each allows more than the one before it
 LONGEST_PAUSE = 64  # runs between two looks at what was found, at most; the pauses double until then
 HALVES = 3  # random ones, of the rows and of the entries, that are moved while the others must stay
-MOST_LEVELS = 24  # of a quantiser, by which it is told from rounding
 RESOLVED = 1e-3  # largest step below which a layer's own rounding is looked for
 
 
@@ -83,6 +82,10 @@ class Memory:
         self.known: dict[int, Findings] = {}
         self.models: dict[int, tuple[Any, Pauses]] = {}  # when each model is looked at as a whole
         self.said: dict[tuple[str, int], Any] = {}  # what has been said of which layer or parameter, once
+
+    def forget(self) -> None:
+        """Forget what was found: it is asked anew."""
+        self.known.clear()
 
     def look_due(self, model: Layer) -> int:
         """Count a run of a model; how many there have been where it is time to look at it as a whole, else 0."""
@@ -336,8 +339,11 @@ class Inquiry:
                 f"{cure}"
             )
         some = base != 0
-        levels = len(np.unique(base[some]))  # many, unlike those of a quantiser
-        if levels > max(MOST_LEVELS, 0.9 * some.sum()) and _share(near[some] == 0) > 0.5:
+        with np.errstate(all="ignore"):
+            farther = self._forward(
+                double, x * (1 + 2e-3)
+            )  # moves what was rounded to float16, but no table or quantiser
+        if _share(near[some] == 0) > 0.5 and _share(farther[some] != base[some]) > 0.9:
             return f"forward rounds its output, to less than float32, so that most differences at step {step:g} are 0; {cure}"
         return ""
 
@@ -384,21 +390,20 @@ class Inquiry:
         return _same(base[still], y[still], 1e-12 * _size(base))
 
     def _parts_agree(self) -> bool:
-        """Whether a part of the rows gives the same outputs as all of them."""
+        """Whether a part of the rows, and all of them among others, give the same outputs."""
         evaluate, base, x = self.double()
-        count = len(x)
-        if count > 1:
-            rows = np.arange(count)[::-1][: (count + 1) // 2]  # others than the first, in another order
-            part, expected = x[rows], base[rows]
-        else:  # behind another row, and before one
-            rows = np.zeros(3, np.intp)
-            part, expected = np.concatenate([self._other_double(), x, self._other_double()]), base
-        y = self._forward(evaluate, part, self._row_numbers()[rows])
-        if y.shape != (len(part), *base.shape[1:]):
-            return False
-        if count == 1:
-            y = y[1:2]
-        return _same(expected, y, max(1e-9, 10 * _rounding(self.y, False)) * _size(base))
+        every, other = np.arange(len(x)), self._other_double()
+        half = every[::-1][: (len(x) + 1) // 2]  # others than the first, in another order
+        bound = max(1e-9, 10 * _rounding(self.y, False)) * _size(base)
+        numbers = self._row_numbers()
+        for rows, part, which in (
+            (half, x[half], slice(None)),
+            (np.tile(every, 3), np.concatenate([other, x, other]), slice(len(x), 2 * len(x))),
+        ):
+            y = self._forward(evaluate, part, numbers[rows])
+            if y.shape != (len(part), *base.shape[1:]) or not _same(base[rows[which]], y[which], bound):
+                return False
+        return True
 
     # ---- means ----
 

@@ -12,41 +12,44 @@ from typing import Any
 import numpy as np
 
 from nnframe.core.chain import ForwardPass, Link, expanded
-from nnframe.core.protocol import LayerError, traits
+from nnframe.core.protocol import traits
 from nnframe.core.run import run_layer
 from nnframe.core.structure import RESOLVED, Memory
 from nnframe.losses.base import value_of
 
-STEPS = (1e-6, 1e-5, 1e-7)  # one of them may cross a kink, or drown in rounding; not all
+STEPS = (1e-6, 1e-5, 1e-7, 1e-8)  # one of them may cross a kink, or drown in rounding; not all
 APART = 2e-3  # of the gradient's length
 
 
-def look_at_the_whole(passed: ForwardPass, memory: Memory, step: float | None, count: int, written: bool) -> None:
-    """Raise LayerError where the gradient does not fit the loss.
+def what_does_not_fit(passed: ForwardPass, memory: Memory, step: float | None, count: int, written: bool) -> str:
+    """Say where the gradient does not fit the loss; "" where it does, or where that cannot be known.
 
     Only models with layers or a loss of others are looked at, at a step at which a difference is a derivative. count:
     how many gradients there have been. written: whether backward passes that were written count, which may mean to
     differ from the derivative.
     """
     if not (passed.run.own or passed.loss._traits.own):
-        return
+        return ""
     if (
         (step is not None and step > RESOLVED)
         or not math.isfinite(passed.value)
         or _is_trusted(passed, memory, written)
     ):
-        return
-    rng = np.random.Generator(np.random.PCG64((20260103, count)))
-    found = []
+        return ""
+    found: list[tuple[float, float]] = []
     for size in STEPS:
-        along, expected, length = _along(passed, size, rng)
+        # the same direction each time: two that agree with each other, and not with the gradient, tell
+        along, expected, length = _along(passed, size, np.random.Generator(np.random.PCG64((20260103, count))))
         if not abs(along - expected) > APART * length:
-            return
+            return ""
+        if any(abs(along - other) <= APART * length for other, _ in found):
+            break
         found.append((along, expected))
-    along, expected = found[0]
+    else:
+        return ""
     own = [repr(tree) for _, tree in passed.model.named_trees() if hasattr(tree, "_traits") and traits(tree).own]
     own += [repr(passed.loss)] if passed.loss._traits.own else []
-    raise LayerError(
+    return (
         f"{type(passed.model).__name__}: the gradient found layer by layer does not fit the loss: along a random direction "
         f"the loss rises by {along:.6g} per step and the gradient says {expected:.6g}. One of {', '.join(own)} is not "
         "what it seems, or passes something on unseen; everything must go in by x and out by what forward returns"
