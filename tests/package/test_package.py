@@ -18,6 +18,14 @@ def test_import_loads_nothing_heavy():
     assert not heavy & set(run.stdout.split())
 
 
+def test_every_room_is_a_package():
+    package = Path(nn.__file__).parent
+    rooms = {path.parent for path in package.rglob("*.py")}
+    assert package / "io" in rooms
+    forgotten = [str(room.relative_to(package)) for room in rooms if not (room / "__init__.py").is_file()]
+    assert not forgotten, "folders of modules without an __init__.py are left out of the wheel"
+
+
 def test_public_names_exist_and_are_documented():
     for name in nn.__all__:
         thing = getattr(nn, name)
