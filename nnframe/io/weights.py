@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnframe._checks import as_flag
 from nnframe._files import as_path, read_file, write_atomically
 from nnframe._state import fill
 from nnframe._version import __version__
@@ -83,13 +84,14 @@ def load(model: Layer, path: str | os.PathLike[str], *, allow_nonfinite: bool = 
     from safetensors.numpy import load as deserialize
 
     _refuse_swapped("load", model, path)
+    accept = as_flag("allow_nonfinite", allow_nonfinite)
     where, own = as_path(path), _arrays(model)
     try:
         state = deserialize(read_file(where))
     except (SafetensorError, KeyError, TypeError) as error:  # damaged, or a dtype that NumPy does not have
         raise ValueError(f"{where}: expected a safetensors file of a dtype that NumPy has, got {error}") from error
     try:
-        fill(own, state, allow_nonfinite=allow_nonfinite)
+        fill(own, state, allow_nonfinite=accept)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error.args[0]}") from error
 

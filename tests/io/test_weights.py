@@ -196,6 +196,8 @@ def test_arguments_in_the_wrong_order(path):
             use(3, path)
         with pytest.raises(TypeError, match="path: expected a path, got None"):
             use(make(), None)
+    with pytest.raises(TypeError, match="allow_nonfinite: expected True or False, got 'no'"):
+        nn.load(make(), path, allow_nonfinite="no")
 
 
 def test_a_fifo_and_a_folder_are_refused(tmp_path):
