@@ -71,6 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("nnframe: interrupted", file=sys.stderr)
             status = INTERRUPTED
+        finally:
+            sys.stdout.flush()  # as long as an error there is no reason to complain
         return 128 + termination.number if termination.number else status
 
 
@@ -104,10 +106,10 @@ class Lasting:
         return self.stream is not None and self.stream.isatty()
 
     def _give_up(self) -> None:
-        """Lead what Python itself flushes at the end nowhere, too."""
+        """Lead the stream nowhere: Python itself writes at the end what is left in its buffer."""
         stream, self.stream = self.stream, None
-        with contextlib.suppress(OSError, AttributeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[union-attr]
+        with contextlib.suppress(OSError, AttributeError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())  # type: ignore[union-attr]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

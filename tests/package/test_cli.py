@@ -15,6 +15,7 @@ from nnframe.cli import main
 
 RESULTS = ["history.csv", "history.png", "model.safetensors"]
 STEPS = 45  # of an epoch of the digits, in batches of 32
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 @pytest.fixture
@@ -269,13 +270,23 @@ def test_sigterm_to_a_process(tmp_path, ignore):
 
 
 def test_a_reader_that_goes_away_takes_no_work_with_it(tmp_path):
-    with start("--epochs", "30", "--out", str(tmp_path)) as process:
+    with start("--epochs", "30", "--out", str(tmp_path), env=BUFFERED) as process:
         process.stdout.readline()
         process.stdout.close()
         err = process.stderr.read()
     assert process.returncode == 0, err
     assert err == ""
     assert len((tmp_path / "history.csv").read_text().splitlines()) == 31
+
+
+@pytest.mark.parametrize("argument", ["info", "--version", "--help"])
+def test_a_reader_that_was_never_there(argument):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-P", "-m", "nnframe", argument]
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=BUFFERED, check=False)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_without_any_stream(tmp_path):
