@@ -186,20 +186,15 @@ def run_info(options: argparse.Namespace) -> int:
 
 def run_train(options: argparse.Namespace) -> int:
     """Train, print, write."""
-    defaults = DEFAULTS[options.data]
     (x, t), test = load_data(options)
     out = make_folder(as_path(options.out or f"nnframe-{options.data}"))
     rng = np.random.default_rng(options.seed)
-    model = make_model(x.shape[1], options, rng)
-    lr = options.lr or defaults[options.optimizer]
-    parameters = model.parameters()
-    optimizer = nn.SGD(parameters, lr) if options.optimizer == "sgd" else nn.Adam(parameters, lr)
-    gradient = GRADIENTS[options.gradient]()
-    trainer = nn.Trainer(model, nn.CrossEntropyLoss(), optimizer, gradient)
+    trainer = make_trainer(x.shape[1], options, rng)
+    defaults = DEFAULTS[options.data]
     batch_size = int(options.batch_size or defaults["batch_size"])
-    print(model.summary())
-    print(f"{options.data}: {len(x):,} images to train on, {len(test[0]):,} to test on; gradient {gradient!r}, "
-          f"{type(optimizer).__name__} lr {lr:g}, batch {batch_size}, seed {options.seed}, "
+    print(trainer.model.summary())
+    print(f"{options.data}: {len(x):,} images to train on, {len(test[0]):,} to test on; gradient {trainer.gradient!r}, "
+          f"{type(trainer.optimizer).__name__} lr {trainer.optimizer.lr:g}, batch {batch_size}, seed {options.seed}, "
           f"{nn.config_info()['simd']}, {nn.get_num_threads()} threads\n")  # fmt: skip
     try:
         history = trainer.fit(
@@ -212,16 +207,21 @@ def run_train(options: argparse.Namespace) -> int:
         )
     except FloatingPointError as error:
         raise Refused(error) from error
-    if not len(history):
-        print(f"no epoch is complete: nothing is written to {out}")
-        return INTERRUPTED
-    last = history.rows[-1]
-    print(f"\ntest accuracy {last['val_accuracy']:.2%} after {sum(history['seconds']):.1f} s of training")
     with DeferredInterrupt() as interrupt:
-        interrupt.hold()
-        write_results(trainer.model, history, out)
+        interrupt.hold()  # a second Ctrl-C waits until the results are written
+        finish(trainer.model, history, out)
         interrupt.release()
     return INTERRUPTED if history.interrupted else 0
+
+
+def finish(model: nn.Layer, history: nn.History, out: Path) -> None:
+    """Tell how good the model is, and write what there is."""
+    if not len(history):
+        print(f"no epoch is complete: nothing is written to {out}")
+        return
+    last = history.rows[-1]
+    print(f"\ntest accuracy {last['val_accuracy']:.2%} after {sum(history['seconds']):.1f} s of training")
+    write_results(model, history, out)
 
 
 def load_data(options: argparse.Namespace) -> tuple[Pair, Pair]:
@@ -255,6 +255,14 @@ def make_model(inputs: int, options: argparse.Namespace, rng: np.random.Generato
     for below, above in itertools.pairwise(sizes):
         layers += [nn.Linear(below, above, init=init(), dtype=options.dtype, rng=rng), activation()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 10, init=nn.Xavier(), dtype=options.dtype, rng=rng))
+
+
+def make_trainer(inputs: int, options: argparse.Namespace, rng: np.random.Generator) -> nn.Trainer:
+    """Make a classifier and what trains it."""
+    model = make_model(inputs, options, rng)
+    rule = nn.SGD if options.optimizer == "sgd" else nn.Adam
+    optimizer = rule(model.parameters(), options.lr or DEFAULTS[options.data][options.optimizer])
+    return nn.Trainer(model, nn.CrossEntropyLoss(), optimizer, GRADIENTS[options.gradient]())
 
 
 def write_results(model: nn.Layer, history: nn.History, out: Path) -> None:
