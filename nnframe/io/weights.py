@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from nnframe._files import as_path, read_file, write_atomically
 from nnframe._state import fill
 from nnframe._version import __version__
 from nnframe.core.layer import Layer
+from nnframe.core.parameter import Buffer, Parameter
 
 _DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
            "float16", "float32", "float64")  # fmt: skip
@@ -98,9 +101,9 @@ def load(model: Layer, path: str | os.PathLike[str], *, allow_nonfinite: bool = 
 
 def _arrays(model: Layer) -> dict[str, npt.NDArray[Any]]:
     """Every parameter's and buffer's own array, by name; ValueError where two of them have one name."""
-    buffers = getattr(model, "named_buffers", tuple)
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, held in (*model.named_parameters(), *buffers()):
+    named: Iterator[tuple[str, Parameter | Buffer]] = chain(model.named_parameters(), model.named_buffers())
+    for name, held in named:
         if name in arrays:
             raise ValueError(f"model: expected a name for each array, got two of the name {name!r}")
         arrays[name] = held.value
