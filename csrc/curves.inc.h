@@ -16,7 +16,7 @@ typedef struct {
     double *inverse;                   /* (padded): 1 / (2 distance), or 0 */
     T *distance;                       /* (padded) */
     intptr_t rows, most_width;         /* of a tile; of what stands above */
-    volatile int failed;
+    _Atomic int failed;
 } FN(curve_plan);
 
 /* The changes of some rows, from `at` on. factor: room for MOST_TERMS * widest numbers. */
@@ -326,7 +326,7 @@ static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
         for (intptr_t n = 0; n < plan.padded; n++)
             plan.inverse[n] = room[n] > 0 ? 0.5 / (double)room[n] : 0;
         answer = nnf_parallel_polled(above->units, FN(unit_curve), &plan, poll);
-        if (plan.failed) answer = NNF_NO_MEMORY;
+        if (plan.failed && !answer) answer = NNF_NO_MEMORY;
     }
     free(memory);
     free(stages);

@@ -16,7 +16,7 @@ typedef struct {
     const T *value;        /* step * x[n, i] */
     intptr_t half;         /* capacity of a tile: perturbations by +step */
     intptr_t most_width;   /* of rows */
-    volatile int failed;
+    _Atomic int failed;
 } FN(difference_plan);
 
 /* The perturbations of one row. */
@@ -325,7 +325,7 @@ static int FN(difference_gradient)(const nnf_difference *p, int (*poll)(void)) {
         FN(find_entries)(&plan, start, input, value);
         plan.start = start, plan.input = input, plan.value = value;
         answer = nnf_parallel_polled(p->above.units * plan.blocks, FN(one_unit), &plan, poll);
-        if (plan.failed) answer = NNF_NO_MEMORY;
+        if (plan.failed && !answer) answer = NNF_NO_MEMORY;
     }
     free(start);
     free(input);

@@ -11,7 +11,7 @@ enum { MOST_ENTRIES = 64, TASK_NANOSECONDS = 5000000 };
 typedef struct {
     const nnf_moved *p;
     intptr_t entries; /* of a task */
-    volatile int failed;
+    _Atomic int failed;
 } job;
 
 static void some_entries(void *context, intptr_t task) {
@@ -44,5 +44,5 @@ int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll) {
     while (j.entries < MOST_ENTRIES && 2 * j.entries * one < TASK_NANOSECONDS)
         j.entries *= 2;
     const int answer = nnf_parallel_polled((p->count + j.entries - 1) / j.entries, some_entries, &j, poll);
-    return j.failed ? NNF_NO_MEMORY : answer;
+    return j.failed && !answer ? NNF_NO_MEMORY : answer;
 }

@@ -245,13 +245,15 @@ const nnf_isa *nnf_isa_find(const char *name); /* NULL if unknown or not runnabl
 typedef void (*nnf_task)(void *context, intptr_t index);
 void nnf_parallel(intptr_t tasks, nnf_task run, void *context);
 
-/* The same, but every 50 ms the calling thread asks poll(); once that answers non-zero no further task is
- * begun, and the answer is returned when the running ones have ended. 0: all tasks have run. */
+/* The same, but every 50 ms the calling thread calls poll(); once that answers non-zero no further task is begun, and the
+ * answer is returned when the running ones have ended. 0: all tasks have run. It ends the tasks of this call alone: not
+ * those of another thread, nor of a call around this one. poll may itself make such calls, and may fork; in the child,
+ * tasks that other threads were running are lost, and all are run once more: they must overwrite what they write. */
 typedef int (*nnf_poll)(void);
 int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll poll);
 
-/* Asked by a task that lasts: whether it may as well end, as poll has answered non-zero. On the calling thread it is
- * what asks poll, every 50 ms. */
+/* For a task that lasts: whether it may as well end, as poll has answered non-zero. On the calling thread it calls poll
+ * itself, every 50 ms. */
 int nnf_should_stop(void);
 
 enum { NNF_NO_MEMORY = -1000 };
