@@ -27,7 +27,7 @@ SOURCES = sorted(str(path) for path in CSRC.glob("*.c"))
 DEPENDS = sorted(str(path) for path in [*CSRC.glob("*.h"), *Path("nnframe/kernels").glob("*.pxi")])
 
 if sys.platform == "win32":
-    COMPILE = ["/O2", "/std:c11"]
+    COMPILE = ["/O2", "/std:c11", "/experimental:c11atomics"]
     LINK: list[str] = []
 else:
     # Never -march=native (the wheel must run elsewhere), never -ffast-math (it changes the whole process).

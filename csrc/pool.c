@@ -37,7 +37,7 @@ static struct {
     nnf_task run;
     void *context;
     intptr_t tasks;
-    int most_inside;
+    _Atomic int most_inside; /* a worker that comes late may read that of the next job, and then cannot join */
     pthread_mutex_t caller; /* held by the thread whose job is running */
     pthread_mutex_t sleep;
     pthread_cond_t wake;
@@ -103,7 +103,7 @@ static void *worker(void *first_seen) {
     for (;;) {
         uint64_t state = wait_for_job(seen);
         seen = GENERATION(state);
-        while (GENERATION(state) == seen && (state & OPEN) && (int)(state & INSIDE) < pool.most_inside) {
+        while (GENERATION(state) == seen && (state & OPEN) && (int)(state & INSIDE) < atomic_load_explicit(&pool.most_inside, memory_order_relaxed)) {
             if (!atomic_compare_exchange_weak(&pool.state, &state, state + 1)) continue;
             run_tasks();
             atomic_fetch_sub(&pool.state, 1);
@@ -149,7 +149,7 @@ static void open_job(intptr_t tasks, nnf_task run, void *context, int helpers) {
     pool.run = run;
     pool.context = context;
     pool.tasks = tasks;
-    pool.most_inside = helpers;
+    atomic_store_explicit(&pool.most_inside, helpers, memory_order_relaxed);
     atomic_store_explicit(&pool.next, 0, memory_order_relaxed);
     atomic_store_explicit(&pool.cancelled, 0, memory_order_relaxed);
     const uint64_t generation = GENERATION(atomic_load(&pool.state)) + 1;
