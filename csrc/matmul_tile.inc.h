@@ -37,11 +37,20 @@ typedef void (*FN(tile_function))(const FN(tile) * t, const T *a, const T *b, T 
 #endif
 #define NNF_TILE_VECTORS 2
 
+/* gcc 12 turns the scalar tiles' loop over k into vectors of its own that read a row of B beyond the last one. The tiles
+ * of the other instruction sets leave it nothing to do. */
+#undef NNF_TILE_ATTRIBUTE
+#if NNF_VECTOR_BYTES == 0 && defined(__GNUC__) && !defined(__clang__)
+#define NNF_TILE_ATTRIBUTE __attribute__((optimize("no-tree-loop-vectorize")))
+#else
+#define NNF_TILE_ATTRIBUTE
+#endif
+
 #define NNF_LOAD_COLUMNS(p, n, N, whole)                                                                               \
     ((whole) || (n) + 1 < (N) ? v_load((p) + (n)*LANES) : v_load_n((p) + (n)*LANES, t->tail))
 
 #define NNF_TILE(R, N, form, whole, row)                                                                               \
-    static void FN(tile_##R##x##N##_##form)(const FN(tile) * t, const T *a, const T *b, T *c) {                        \
+    NNF_TILE_ATTRIBUTE static void FN(tile_##R##x##N##_##form)(const FN(tile) * t, const T *a, const T *b, T *c) {     \
         V sum[R][N];                                                                                                   \
         const intptr_t a_row = row, a_col = t->a_col, b_row = t->b_row, c_row = t->c_row;                              \
         NNF_UNROLL for (int n = 0; n < N; n++) {                                                                       \
