@@ -24,7 +24,9 @@ It needs a C compiler and the headers of Python:
 
 CSRC = Path("csrc")
 SOURCES = sorted(str(path) for path in CSRC.glob("*.c"))
-DEPENDS = sorted(str(path) for path in [*CSRC.glob("*.h"), *Path("nnframe/kernels").glob("*.pxi")])
+DEPENDS = sorted(
+    str(path) for path in [*CSRC.glob("*.h"), *CSRC.glob("*.def"), *Path("nnframe/kernels").glob("*.px[di]")]
+)
 
 if sys.platform == "win32":
     COMPILE = ["/O2", "/std:c11", "/experimental:c11atomics"]

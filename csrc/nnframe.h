@@ -26,19 +26,18 @@
 enum { NNF_FLOAT32, NNF_FLOAT64, NNF_DTYPES };
 
 typedef enum {
-    NNF_IDENTITY,   /* y = x */
-    NNF_SIGMOID,    /* y = 1 / (1 + exp(-x)) */
-    NNF_TANH,       /* y = tanh(x) */
-    NNF_RELU,       /* y = max(x, 0), NaN stays NaN */
-    NNF_STEP,       /* y = 1 where x > 0, else 0; NaN stays NaN */
-    NNF_LEAKY_RELU, /* y = x, alpha x below 0 */
-    NNF_ELU,        /* y = x, alpha (exp(x) - 1) below 0 */
-    NNF_GELU,       /* y = x P(Z < x), Z normal: x (1 + erf(x / sqrt(2))) / 2 */
-    NNF_GELU_TANH,  /* y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 */
-    NNF_SILU,       /* y = x / (1 + exp(-x)) */
-    NNF_SOFTPLUS,   /* y = log(1 + exp(x)) */
-    NNF_ACTIVATIONS
+#define NNF_ACTIVATION(id, name, alpha) NNF_##id,
+#include "activations.def"
 } nnf_activation;
+
+enum {
+    NNF_ACTIVATIONS = 0 /* how many there are */
+#define NNF_ACTIVATION(id, name, alpha) +1
+#include "activations.def"
+};
+
+const char *nnf_activation_name(nnf_activation f);
+double nnf_activation_alpha(nnf_activation f); /* the default of its parameter */
 
 /* ---- matrix product --------------------------------------------------------------------------------- */
 
@@ -89,15 +88,21 @@ typedef struct {
 /* ---- optimizers --------------------------------------------------------------------------------------- */
 
 /* One step of a parameter w from its gradient g, in one pass. m and s are the state, as the rule needs it. g is first
- * increased by decay w (L2 regularisation), and w multiplied by 1 - shrink (decoupled decay). */
+ * increased by decay w (L2 regularisation), and w multiplied by 1 - shrink (decoupled decay). rules.def has the formulas. */
 typedef enum {
-    NNF_SGD,      /*                                            w -= rate g */
-    NNF_MOMENTUM, /* m = beta1 m + g                            w -= rate m */
-    NNF_NESTEROV, /* m = beta1 m + g                            w -= rate (g + beta1 m) */
-    NNF_ADAGRAD,  /* s += g^2                                   w -= rate g / (sqrt(s) + eps) */
-    NNF_RMSPROP,  /* s = beta2 s + (1 - beta2) g^2              w -= rate g / (sqrt(s) + eps) */
-    NNF_ADAM      /* m += (1 - beta1) (g - m), s as above       w -= rate m / (sqrt(s) + eps) */
+#define NNF_RULE(id, name, m, s) NNF_##id,
+#include "rules.def"
 } nnf_rule;
+
+enum {
+    NNF_RULES = 0 /* how many there are */
+#define NNF_RULE(id, name, m, s) +1
+#include "rules.def"
+};
+
+const char *nnf_rule_name(nnf_rule rule);
+int nnf_rule_has_m(nnf_rule rule); /* whether it has this state */
+int nnf_rule_has_s(nnf_rule rule);
 
 /* w, g, m, s: n adjacent elements each, apart from each other; m and s NULL where the rule has none. */
 typedef struct {

@@ -1,14 +1,7 @@
 # The border of csrc/optimizer.inc.h: one step of many parameters. Included by _kernels.pyx.
 
-cdef dict RULES = {
-    "sgd": NNF_SGD, "momentum": NNF_MOMENTUM, "nesterov": NNF_NESTEROV, "adagrad": NNF_ADAGRAD,
-    "rmsprop": NNF_RMSPROP, "adam": NNF_ADAM,
-}
-cdef dict STATES = {"sgd": "", "momentum": "m", "nesterov": "m", "adagrad": "s", "rmsprop": "s", "adam": "ms"}
-
-
-def optimizer_update(str rule, list values, list gradients, list means=[], list squares=[], *, double rate,
-                     double decay=0.0, double shrink=0.0, double beta1=0.0, double beta2=0.0, double eps=0.0):
+def optimizer_update(rule, list values not None, list gradients not None, list means=[], list squares=[], *, rate,
+                     decay=0.0, shrink=0.0, beta1=0.0, beta2=0.0, eps=0.0):
     """One step of an optimizer for many parameters, each in one pass over value, gradient and state, in place.
 
     With g = gradient + decay * value, and value first multiplied by 1 - shrink:
@@ -33,88 +26,92 @@ def optimizer_update(str rule, list values, list gradients, list means=[], list 
     Raises
     ------
     TypeError, ValueError
-        Anything that does not fit; nothing has been changed.
+        Anything that does not fit, arrays that are written and share memory; nothing has been changed.
     """
     cdef nnf_update p
-    cdef array w, g, m, s
-    cdef const nnf_kernels *kernels
     cdef intptr_t i, count = len(values)
-    if rule not in RULES:
-        raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    cdef bint has_m = "m" in STATES[rule], has_s = "s" in STATES[rule]
-    for name, given, wanted in (("gradients", gradients, True), ("means", means, has_m), ("squares", squares, has_s)):
-        if wanted and len(given) != count:
-            raise ValueError(f"{name}: expected {count} arrays, one for each value, got {len(given)}")
+    p.rule = <nnf_rule>as_choice(rule, "rule", RULES)
+    p.rate, p.decay, p.shrink = as_number(rate, "rate"), as_number(decay, "decay"), as_number(shrink, "shrink")
+    p.beta1, p.beta2, p.eps = as_number(beta1, "beta1"), as_number(beta2, "beta2"), as_number(eps, "eps")
+    cdef bint has_m = nnf_rule_has_m(p.rule), has_s = nnf_rule_has_s(p.rule)
+    for name, given, needed in (("gradients", gradients, True), ("means", means, has_m), ("squares", squares, has_s)):
+        if needed and (given is None or len(given) != count):
+            raise ValueError(f"{name}: expected {count} arrays, one for each value, got "
+                             f"{'None' if given is None else len(given)}")
+    cdef list w = [], g = [], m = [], s = []
     for i in range(count):
-        w = _writeable(values[i], "values", i, None)
-        _like(gradients[i], "gradients", i, w)
+        w.append(as_value(values[i], i))
+        g.append(as_like(gradients[i], "gradients", i, w[i]))
         if has_m:
-            _writeable(means[i], "means", i, w)
+            m.append(as_state(means[i], "means", i, w[i]))
         if has_s:
-            _writeable(squares[i], "squares", i, w)
-    p.rule = RULES[rule]
-    p.rate, p.decay, p.shrink, p.beta1, p.beta2, p.eps = rate, decay, shrink, beta1, beta2, eps
+            s.append(as_state(squares[i], "squares", i, w[i]))
+    refuse_shared_memory([("values[{}]", w, True), ("gradients[{}]", g, False), ("means[{}]", m, True),
+                          ("squares[{}]", s, True)])
+    if reference is not None:
+        for i in range(count):
+            reference.optimizer_update(rule, w[i], g[i], m[i] if has_m else None, s[i] if has_s else None,
+                                       p.rate, p.decay, p.shrink, p.beta1, p.beta2, p.eps)
+        return
+    update_all(&p, w, g, m, s)
+
+
+cdef int update_all(nnf_update *p, list w, list g, list m, list s) except -1:
+    """Run C over copies in C order where arrays are not; all copies are there before anything is written."""
+    cdef intptr_t i
+    cdef list written = [[in_c_order(x) for x in arrays] for arrays in (w, m, s)]
+    cdef list gradients = [as_contiguous(as_floats(x, "gradients")) for x in g]
+    cdef list values = written[0], means = written[1], squares = written[2]
+    cdef const nnf_kernels *kernels
     p.m = p.s = NULL
-    for i in range(count):
-        w, g = values[i], gradients[i]
-        m = means[i] if has_m else None
-        s = squares[i] if has_s else None
-        if reference is not None or not _is_plain(w) or (has_m and not _is_plain(m)) or (has_s and not _is_plain(s)):
-            _twin()(rule, w, g, m, s, rate, decay, shrink, beta1, beta2, eps)
-            continue
-        g = as_adjacent(as_floats(g, "gradients"))
-        p.n, p.w, p.g = cnp.PyArray_SIZE(w), cnp.PyArray_DATA(w), cnp.PyArray_DATA(g)
-        if has_m:
-            p.m = cnp.PyArray_DATA(m)
-        if has_s:
-            p.s = cnp.PyArray_DATA(s)
-        kernels = kernels_for(w)
+    for i in range(len(w)):
+        p.n, p.w = cnp.PyArray_SIZE(<array>values[i]), cnp.PyArray_DATA(<array>values[i])
+        p.g = cnp.PyArray_DATA(<array>gradients[i])
+        if means:
+            p.m = cnp.PyArray_DATA(<array>means[i])
+        if squares:
+            p.s = cnp.PyArray_DATA(<array>squares[i])
+        kernels = kernels_for(<array>values[i])
         if p.n * 2 < KEEP_GIL:
-            kernels.update(&p)
+            kernels.update(p)
         else:
             with nogil:
-                kernels.update(&p)
+                kernels.update(p)
+    for arrays, copies in ((w, values), (m, means), (s, squares)):
+        for x, copy in zip(arrays, copies):
+            write_back(copy, x)
+    return 0
 
 
-cdef object _twin():
-    from nnframe.kernels.reference import optimizer_update as twin
-    return twin
-
-
-cdef inline bint _is_plain(array x):
-    """Whether C can write x where it lies; the NumPy twin writes any other."""
-    return cnp.PyArray_ISCARRAY(x)
-
-
-cdef array _like(object given, str name, intptr_t i, array like):
+cdef array as_value(object given, intptr_t i):
     if not cnp.PyArray_Check(given):
-        raise TypeError(f"{name}[{i}]: expected an array, got {type(given).__name__}")
+        raise TypeError(f"values[{i}]: expected an array, got {got(given)}")
+    cdef array x = given
+    if cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT32 and cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT64:
+        raise TypeError(f"values[{i}]: expected an array of float32 or float64, got {x.dtype}")
+    return as_state(x, "values", i, x)
+
+
+cdef array as_like(object given, str name, intptr_t i, array like):
+    if not cnp.PyArray_Check(given):
+        raise TypeError(f"{name}[{i}]: expected an array, got {got(given)}")
     cdef array x = given
     if cnp.PyArray_TYPE(x) != cnp.PyArray_TYPE(like) or not cnp.PyArray_SAMESHAPE(x, like):
         raise ValueError(f"{name}[{i}]: expected {like.dtype} of shape {np.shape(like)} like its value, "
                          f"got {x.dtype} of shape {np.shape(x)}")
-    return x
+    return x if cnp.PyArray_CheckExact(x) else np.asarray(x)
 
 
-cdef array _writeable(object given, str name, intptr_t i, array like):
-    cdef array x = as_array(given, name, i) if like is None else _like(given, name, i, like)
+cdef array as_state(object given, str name, intptr_t i, array like):
+    cdef array x = as_like(given, name, i, like)
     if not cnp.PyArray_ISWRITEABLE(x):
         raise ValueError(f"{name}[{i}]: expected an array that can be written, got a read-only one")
     return x
 
 
-cdef array as_array(object given, str name, intptr_t i):
-    if not cnp.PyArray_Check(given):
-        raise TypeError(f"{name}[{i}]: expected an array, got {type(given).__name__}")
-    cdef array x = given
-    if cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT32 and cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT64:
-        raise TypeError(f"{name}[{i}]: expected an array of float32 or float64, got {x.dtype}")
-    return x
-
-
 def all_finite(x):
     """Whether no number of `x`, an array of float32 or float64, is infinite or NaN."""
-    cdef array numbers = as_adjacent(as_floats(x, "x"))
+    cdef array numbers = as_contiguous(as_floats(x, "x"))
     cdef intptr_t n = cnp.PyArray_SIZE(numbers)
     cdef bint finite
     cdef const nnf_kernels *kernels = kernels_for(numbers)

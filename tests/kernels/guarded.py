@@ -1,4 +1,4 @@
-"""Calls every kernel with arrays beside pages that cannot be read: a process that test_guard_pages.py starts and watches.
+"""Calls every kernel with arrays beside pages that cannot be read: test_guard_pages.py starts it and watches.
 
     python guarded.py SIMD DTYPE FILE
 
@@ -10,6 +10,7 @@ import ctypes
 import itertools
 import mmap
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -89,9 +90,7 @@ class Calls:
             if self.dtype == np.float64 and 2 * k * n * 8 > ROOM:
                 continue
             self.now("batched_matmul", side, layout, (m, k), (k, n))
-            kernels.batched_matmul(
-                a.matrix(side, layout, m, k), b.matrix(side, layout, k, n), out=c.take(side, m, n)
-            )
+            kernels.batched_matmul(a.matrix(side, layout, m, k), b.matrix(side, layout, k, n), out=c.take(side, m, n))
         for batch, m, k, n in itertools.product((1, 2, 3, 7), (1, 2, 5), (1, 2, 4), (1, 2, 3, 10)):
             self.now("batched_matmul of stacks", side, batch, (m, k), (k, n))
             stack = b.take(side, batch, k, n), b.take(side, batch, n, k).swapaxes(1, 2)
@@ -201,7 +200,7 @@ def main():
     simd, dtype, path = sys.argv[1:]
     _kernels.set_simd(simd)
     nn.set_num_threads(1)
-    with open(path, "wb", buffering=0) as report:
+    with Path(path).open("wb", buffering=0) as report:
         calls = Calls(np.dtype(dtype), report)
         with np.errstate(all="ignore"):
             for side in ("end", "start"):

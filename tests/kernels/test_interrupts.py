@@ -19,7 +19,8 @@ import numpy as np
 import nnframe as nn
 nn.set_num_threads(2)
 rng = np.random.default_rng(0)
-model = nn.Sequential(nn.Linear(300, 60, rng=0), nn.Sigmoid(), nn.Linear(60, 60, rng=1), nn.Sigmoid(), nn.Linear(60, 10))
+parts = nn.Linear(300, 60, rng=0), nn.Sigmoid(), nn.Linear(60, 60, rng=1), nn.Sigmoid(), nn.Linear(60, 10, rng=2)
+model = nn.Sequential(*parts)
 x, t = rng.standard_normal((400, 300)).astype(np.float32), rng.integers(0, 10, 400)
 small = nn.Sequential(nn.Linear(20, 10, rng=0), nn.Sigmoid(), nn.Linear(10, 10, rng=1))
 loss, strategy = nn.CrossEntropyLoss(), nn.CentralDifference(interpolate=False)
