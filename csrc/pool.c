@@ -233,7 +233,12 @@ int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll po
     return c.answer;
 }
 
-void nnf_parallel(intptr_t tasks, nnf_task run, void *context) { nnf_parallel_polled(tasks, run, context, NULL); }
+void nnf_parallel(intptr_t tasks, nnf_task run, void *context) {
+    if (tasks == 1)
+        run(context, 0);
+    else
+        nnf_parallel_polled(tasks, run, context, NULL);
+}
 
 void nnf_set_num_threads(int n) {
     pthread_once(&fork_handler_once, install_fork_handler); /* before there is a job */

@@ -42,20 +42,18 @@ NNF_INLINE T FN(target)(const FN(row_of_targets) * targets, intptr_t c) {
     return targets->ignored ? 0 : targets->weights ? targets->weights[c] * share : share;
 }
 
-static double FN(sum_of_targets)(const FN(row_of_targets) * targets, intptr_t classes) {
-    double sum = 0;
-    for (intptr_t c = 0; c < classes; c++)
-        sum += (double)FN(target)(targets, c);
-    return sum;
-}
-
-/* sum_c q_c (x_c - max). Classes of probability 0 count for nothing, even at -inf. */
-static double FN(weighted_by_targets)(const FN(row_of_targets) * targets, intptr_t classes, const T *x, T shift) {
-    double sum = 0;
+/* Returns sum_c q_c; weighted: sum_c q_c (x_c - shift), where classes of probability 0 count for nothing, even at -inf.
+ * Writes q, unless it is NULL. */
+NNF_NOINLINE double FN(sums_of_targets)(const FN(row_of_targets) * targets, intptr_t classes, const T *x, T shift, T *q,
+                                      double *weighted) {
+    double sum = 0, products = 0;
     for (intptr_t c = 0; c < classes; c++) {
-        const double q = (double)FN(target)(targets, c);
-        if (q != 0) sum += q * ((double)x[c] - (double)shift);
+        const T target = FN(target)(targets, c);
+        if (q) q[c] = target;
+        sum += (double)target;
+        if (target != 0) products += (double)target * ((double)x[c] - (double)shift);
     }
+    *weighted = products;
     return sum;
 }
 
@@ -123,10 +121,9 @@ static void FN(one_wide_row)(const nnf_softmax_cross_entropy *p, intptr_t row) {
     const FN(row_of_targets) targets = FN(targets_of)(p, row);
     T *y = p->grad ? (T *)p->grad + row * n : NULL;
     const T shift = FN(row_maximum)(x, n);
-    const double total = plain ? counts : FN(sum_of_targets)(&targets, n);
-    double labelled = 0; /* before y overwrites x */
+    double total = counts, labelled = 0; /* before y overwrites x */
     if (!plain)
-        labelled = FN(weighted_by_targets)(&targets, n, x, shift);
+        total = FN(sums_of_targets)(&targets, n, x, shift, NULL, &labelled);
     else if (label >= 0)
         labelled = (double)x[label] - (double)shift;
     const T sum = FN(row_exp)(x, n, shift, y);
@@ -141,17 +138,16 @@ static void FN(one_wide_row)(const nnf_softmax_cross_entropy *p, intptr_t row) {
 /* ---- few classes: LANES rows side by side, block[c][row] ---- */
 
 /* Targets of each row, and sum(q) and sum_c q_c (x_c - max). */
-static void FN(few_targets)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows, V shift, T *q, V *totals,
+NNF_NOINLINE void FN(few_targets)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows, V shift, T *q, V *totals,
                             V *labelled) {
     T shifts[LANES], total[LANES] = {0}, weighted[LANES] = {0};
     v_store(shifts, shift);
     for (intptr_t r = 0; r < rows; r++, q += p->classes) {
         const T *x = (const T *)p->logits + (first + r) * p->logits_row;
         const FN(row_of_targets) targets = FN(targets_of)(p, first + r);
-        for (intptr_t c = 0; c < p->classes; c++)
-            q[c] = FN(target)(&targets, c);
-        total[r] = (T)FN(sum_of_targets)(&targets, p->classes);
-        weighted[r] = (T)FN(weighted_by_targets)(&targets, p->classes, x, shifts[r]);
+        double labelled_row;
+        total[r] = (T)FN(sums_of_targets)(&targets, p->classes, x, shifts[r], q, &labelled_row);
+        weighted[r] = (T)labelled_row;
     }
     *totals = v_load(total), *labelled = v_load(weighted);
 }

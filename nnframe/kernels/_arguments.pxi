@@ -3,11 +3,20 @@
 
 # ---- arrays to read ----------------------------------------------------------------------------------------
 
-cdef array as_floats(object a, str name, int typenum=-1):
+cdef inline array as_floats(object a, str name, int typenum=-1):
     """`a` as an aligned array of float32 or float64 in native byte order, any strides; no copy where it is one.
 
     With `typenum` the array must be of that type.
     """
+    cdef int found
+    if cnp.PyArray_CheckExact(a) and cnp.PyArray_ISBEHAVED_RO(<array>a):
+        found = cnp.PyArray_TYPE(<array>a)
+        if found == typenum or (typenum < 0 and (found == cnp.NPY_FLOAT32 or found == cnp.NPY_FLOAT64)):
+            return <array>a
+    return to_floats(a, name, typenum)
+
+
+cdef array to_floats(object a, str name, int typenum):
     cdef array x
     if not cnp.PyArray_CheckExact(a):
         a = as_plain_array(a, name)
@@ -82,7 +91,7 @@ cdef array as_writeable(object out, str name, int ndim, const cnp.npy_intp *shap
 
 cdef array in_c_order(array x):
     """`x` itself where C can write to it, else a copy, for `write_back`."""
-    if cnp.PyArray_ISCARRAY(x) and cnp.PyArray_CheckExact(x):
+    if cnp.PyArray_ISCARRAY(x):
         return x
     return np.array(x, x.dtype.newbyteorder("="), order="C", subok=False)
 
@@ -95,65 +104,79 @@ cdef int write_back(array copy, array x) except -1:
 
 # ---- memory ------------------------------------------------------------------------------------------------
 
-cdef void extent(array x, char **low, char **high) noexcept:
-    """The addresses between which `x` is; the same twice where it is empty."""
+cdef struct piece:    # an array of a call, and the addresses between which it is
+    char *low
+    char *high
+    void *owner
+    bint written
+    int group         # which argument, and which array of it
+    intptr_t index
+
+
+cdef inline void set_piece(piece *to, array x, bint written, int group, intptr_t index) noexcept:
     cdef char *start = <char *>cnp.PyArray_DATA(x)
     cdef char *end = start
     cdef intptr_t span
     cdef int i
-    low[0] = high[0] = start
-    if cnp.PyArray_SIZE(x) == 0:
-        return
-    for i in range(cnp.PyArray_NDIM(x)):
-        span = (cnp.PyArray_DIM(x, i) - 1) * cnp.PyArray_STRIDE(x, i)
-        if span < 0:
-            start += span
-        else:
-            end += span
-    low[0], high[0] = start, end + cnp.PyArray_ITEMSIZE(x)
+    to.owner, to.written, to.group, to.index = <void *>x, written, group, index
+    if cnp.PyArray_IS_C_CONTIGUOUS(x):
+        end += cnp.PyArray_NBYTES(x)
+    elif cnp.PyArray_SIZE(x) > 0:
+        for i in range(cnp.PyArray_NDIM(x)):
+            span = (cnp.PyArray_DIM(x, i) - 1) * cnp.PyArray_STRIDE(x, i)
+            if span < 0:
+                start += span
+            else:
+                end += span
+        end += cnp.PyArray_ITEMSIZE(x)
+    to.low, to.high = start, end
 
 
-cdef bint overlap(array one, array other) except -1:
+cdef bint overlap(const piece *one, const piece *other) except -1:
     """Whether two arrays share memory."""
-    cdef char *low
-    cdef char *high
-    cdef char *start
-    cdef char *end
-    extent(one, &low, &high)
-    extent(other, &start, &end)
-    if start >= high or low >= end:
+    cdef array x
+    cdef array y
+    if one.low >= other.high or other.low >= one.high:
         return False
-    if cnp.PyArray_ISONESEGMENT(one) and cnp.PyArray_ISONESEGMENT(other):
-        return True
+    x, y = <array>one.owner, <array>other.owner
+    if cnp.PyArray_ISONESEGMENT(x) and cnp.PyArray_ISONESEGMENT(y):
+        return one.low < one.high and other.low < other.high
     try:
-        return np.shares_memory(one, other, max_work=10000)    # columns of one matrix, say, do not
+        return np.shares_memory(x, y, max_work=10000)    # columns of one matrix, say, do not
     except np.exceptions.TooHardError:
         return True
 
 
-cdef int refuse_overlap(array out, str name, object other, str other_name) except -1:
+cdef inline int refuse_overlap(array out, str name, object other, str other_name) except -1:
     """Raise where an array that is written shares memory with another argument."""
-    if cnp.PyArray_Check(other) and overlap(out, other):
+    cdef piece one
+    cdef piece two
+    if not cnp.PyArray_Check(other):
+        return 0
+    set_piece(&one, out, True, 0, 0)
+    set_piece(&two, other, False, 1, 0)
+    if one.low < two.high and two.low < one.high and overlap(&one, &two):
         raise ValueError(f"{name}: expected an array that shares no memory with {other_name}")
     return 0
 
 
-cdef int refuse_shift(array out, str name, object other, str other_name) except -1:
+cdef inline int refuse_shift(array out, str name, object other, str other_name) except -1:
     """The same, but `out` may be that argument itself."""
-    if not cnp.PyArray_Check(other) or not overlap(out, other):
+    if other is out or not cnp.PyArray_Check(other):
         return 0
-    cdef array x = other
-    if cnp.PyArray_DATA(x) != cnp.PyArray_DATA(out) or not cnp.PyArray_SAMESHAPE(x, out) or not (
-            cnp.PyArray_ISCARRAY_RO(x) and cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(out)):
+    cdef piece one
+    cdef piece two
+    set_piece(&one, out, True, 0, 0)
+    set_piece(&two, other, False, 1, 0)
+    if one.low < two.high and two.low < one.high and overlap(&one, &two) and not is_same(out, other):
         raise ValueError(f"{name}: expected {other_name} itself, or an array that shares no memory with it")
     return 0
 
 
-cdef struct piece:    # the extent of one array
-    char *low
-    char *high
-    int group
-    intptr_t index
+cdef bint is_same(array x, array y) noexcept:
+    """Whether two arrays in C order are the same numbers at the same place."""
+    return (cnp.PyArray_DATA(x) == cnp.PyArray_DATA(y) and cnp.PyArray_SAMESHAPE(x, y)
+            and cnp.PyArray_TYPE(x) == cnp.PyArray_TYPE(y) and cnp.PyArray_ISCARRAY_RO(y))
 
 
 cdef int by_address(const void *one, const void *other) noexcept nogil:
@@ -162,44 +185,51 @@ cdef int by_address(const void *one, const void *other) noexcept nogil:
     return (a > b) - (a < b)
 
 
-cdef int refuse_shared_memory(list groups) except -1:
-    """Raise where an array of a group that is written shares memory with any other.
+cdef int refuse_shared(piece *pieces, intptr_t count, tuple names) except -1:
+    """Raise where an array that is written shares memory with any other. Sorts the pieces.
 
-    groups: (name with {} for the number, arrays, whether they are written). Each array is compared with those that
-    begin before it ends.
+    names: of the arguments, by group; with {} where one has several arrays. Many arrays are compared only with those
+    that begin before they end.
     """
-    cdef intptr_t count = 0, i, j
-    cdef int group
-    cdef piece *pieces
-    for group in range(len(groups)):
-        count += len(groups[group][1])
-    pieces = <piece *>malloc((count + 1) * sizeof(piece))
-    if pieces == NULL:
-        raise MemoryError(f"no room for the addresses of {count} arrays")
-    try:
-        j = 0
-        for group in range(len(groups)):
-            for i in range(len(groups[group][1])):
-                extent(<array>groups[group][1][i], &pieces[j].low, &pieces[j].high)
-                pieces[j].group, pieces[j].index = group, i
-                j += 1
+    cdef intptr_t i, j
+    cdef bint sorted = count > 16
+    if sorted:
         qsort(pieces, count, sizeof(piece), by_address)
-        for i in range(count):
-            j = i + 1
-            while j < count and pieces[j].low < pieces[i].high:
-                refuse_pair(groups[pieces[i].group], pieces[i].index, groups[pieces[j].group], pieces[j].index)
-                j += 1
-    finally:
-        free(pieces)
+    for i in range(count):
+        for j in range(i + 1, count):
+            if pieces[j].low >= pieces[i].high:
+                if sorted:
+                    break
+            elif pieces[i].low < pieces[j].high and (pieces[i].written or pieces[j].written):
+                refuse_pair(&pieces[i], &pieces[j], names)
     return 0
 
 
-cdef int refuse_pair(tuple one, intptr_t i, tuple other, intptr_t j) except -1:
-    if not (one[2] or other[2]) or not overlap(one[1][i], other[1][j]):
+cdef int refuse_pair(const piece *one, const piece *other, tuple names) except -1:
+    if not overlap(one, other):
         return 0
-    if not one[2]:
-        one, i, other, j = other, j, one, i
-    raise ValueError(f"{one[0].format(i)}: expected an array that shares no memory with {other[0].format(j)}")
+    if not one.written:
+        one, other = other, one
+    raise ValueError(f"{names[one.group].format(one.index)}: expected an array that shares no memory with "
+                     f"{names[other.group].format(other.index)}")
+
+
+cdef int refuse_shared_arrays(dict outputs, dict inputs) except -1:
+    """The same for arguments by name: the first are written. What is no array is left out."""
+    cdef list arrays = [x for x in [*outputs.values(), *inputs.values()]]
+    cdef piece *pieces = <piece *>malloc(len(arrays) * sizeof(piece))
+    cdef intptr_t count = 0
+    cdef int i
+    if pieces == NULL:
+        raise MemoryError(f"no room for the addresses of {len(arrays)} arrays")
+    for i in range(len(arrays)):
+        if cnp.PyArray_Check(arrays[i]):
+            set_piece(&pieces[count], arrays[i], i < len(outputs), i, 0)
+            count += 1
+    try:
+        return refuse_shared(pieces, count, (*outputs, *inputs))
+    finally:
+        free(pieces)
 
 
 # ---- numbers, flags and names ------------------------------------------------------------------------------

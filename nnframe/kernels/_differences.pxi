@@ -51,7 +51,7 @@ cdef class Above:
 
     cdef nnf_above c
     cdef nnf_stage *stage
-    cdef list given    # the arrays as they came
+    cdef dict given    # the arrays as they came, by name
     cdef list alive    # the arrays as C reads them
     cdef int typenum
     cdef readonly intptr_t rows, outputs
@@ -67,7 +67,7 @@ cdef class Above:
         if outputs < 0:
             raise ValueError(f"outputs: expected a number >= 0, got {outputs}")
         self.typenum, self.residual, self.stages = cnp.PyArray_TYPE(found), found, []
-        self.given, self.alive = [residual], [found]
+        self.given, self.alive = {"residual": residual}, [found]
         self.rows, self.outputs = cnp.PyArray_DIM(found, 0), outputs
         self.c.loss = <nnf_loss>as_choice(loss, "loss", LOSSES)
         self.loss = loss
@@ -102,7 +102,7 @@ cdef class Above:
                 weight = as_contiguous(as_floats(described[0], f"stages[{i}], weight", self.typenum))
                 if cnp.PyArray_NDIM(weight) != 2 or cnp.PyArray_DIM(weight, 1) != shape[1]:
                     raise ValueError(f"stages[{i}], weight: expected shape (out, {shape[1]}), got {np.shape(weight)}")
-                self.given.append(described[0])
+                self.given[f"stages[{i}], weight"] = described[0]
                 self.alive.append(weight)
                 self.stages.append((weight,))
                 self.stage[i].weight, shape[1] = address(weight), cnp.PyArray_DIM(weight, 0)
@@ -121,7 +121,7 @@ cdef class Above:
         if a is None and not must:
             return None
         x = checked_floats(a, name, 2, shape, self.typenum)
-        self.given.append(a)
+        self.given[name] = a
         self.alive.append(x)
         return x
 
@@ -163,14 +163,6 @@ cdef object checked_flags(object a, str name, intptr_t rows, intptr_t columns):
         raise ValueError(f"{name}: expected an array of bool of shape {(rows, columns)}, got {x.dtype} of shape "
                          f"{np.shape(x)}")
     return x
-
-
-cdef int refuse_shared(dict outputs, dict inputs, Above above) except -1:
-    """Raise where one of the arrays to be written shares memory with any other array of the call."""
-    refuse_shared_memory([(name, [x], True) for name, x in outputs.items() if x is not None]
-                         + [(name, [x], False) for name, x in inputs.items() if isinstance(x, np.ndarray)]
-                         + [("array {} of above", [x for x in above.given if isinstance(x, np.ndarray)], False)])
-    return 0
 
 
 # ---- the gradient, weight by weight --------------------------------------------------------------------------
@@ -228,8 +220,8 @@ def difference_gradient(Above above not None, x, *, step, scale, grad_weight, gr
         shape[0], shape[1] = 2, above.outputs
         shape[2] = np.count_nonzero(inputs) + (0 if bias is None else above.rows)
         changes = checked_floats(columns, "columns", 3, shape, above.typenum)
-    refuse_shared({"grad_weight": weight, "grad_bias": bias},
-                  {"x": x, "columns": columns, "wanted": wanted, "counted": counted}, above)
+    refuse_shared_arrays({"grad_weight": weight, "grad_bias": bias},
+                         {"x": x, "columns": columns, "wanted": wanted, "counted": counted, **above.given})
     if reference is not None:
         reference.difference_gradient(above, inputs, p.step, p.scale, weight, bias, changes, selected, counts,
                                       range(p.above.first, p.above.first + p.above.units))
@@ -291,8 +283,8 @@ def difference_curves(Above above not None, distance, *, tolerance, level, bend,
     if columns is not None:
         shape[1], shape[2] = 6, above.rows
         changes = checked_floats(columns, "columns", 3, shape, above.typenum)
-    refuse_shared({"level": to_level, "bend": to_bend, "doubtful": to_doubtful, "state": to_state},
-                  {"distance": distance, "columns": columns}, above)
+    refuse_shared_arrays({"level": to_level, "bend": to_bend, "doubtful": to_doubtful, "state": to_state},
+                         {"distance": distance, "columns": columns, **above.given})
     if reference is not None:
         reference.difference_curves(above, largest, p.tolerance, to_level, to_bend, to_doubtful, to_state, changes,
                                     range(p.above.first, p.above.first + p.above.units))

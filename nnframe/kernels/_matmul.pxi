@@ -232,11 +232,9 @@ def linear_backward(x, weight, dy, *, weight_grad, bias_grad=None, input_gradien
     if cnp.PyArray_NDIM(change) != 2 or cnp.PyArray_DIM(change, 0) != n or cnp.PyArray_DIM(change, 1) != outputs:
         raise ValueError(f"dy: expected shape ({n}, {outputs}), got {np.shape(change)}")
     cdef array weight_sum = as_writeable(weight_grad, "weight_grad", 2, cnp.PyArray_DIMS(w), typenum), bias_sum = None
-    refuse_overlaps(weight_sum, "weight_grad", x, weight, dy)
     if bias_grad is not None:
         bias_sum = as_writeable(bias_grad, "bias_grad", 1, &outputs, typenum)
-        refuse_overlaps(bias_sum, "bias_grad", x, weight, dy)
-        refuse_overlap(bias_sum, "bias_grad", weight_sum, "weight_grad")
+    refuse_shared_gradients(weight_sum, bias_sum, x, weight, dy)
     if reference is not None:
         weight_sum += reference.product(change.T, rows)
         if bias_sum is not None:
@@ -258,11 +256,26 @@ def linear_backward(x, weight, dy, *, weight_grad, bias_grad=None, input_gradien
     return dx
 
 
-cdef int refuse_overlaps(array out, str name, object x, object weight, object dy) except -1:
-    refuse_overlap(out, name, x, "x")
-    refuse_overlap(out, name, weight, "weight")
-    refuse_overlap(out, name, dy, "dy")
-    return 0
+cdef tuple GRADIENTS = ("weight_grad", "x", "weight", "dy", "bias_grad")
+
+
+cdef int refuse_shared_gradients(array to_weight, array to_bias, object x, object weight, object dy) except -1:
+    cdef piece pieces[5]
+    cdef intptr_t count = 1
+    set_piece(&pieces[0], to_weight, True, 0, 0)
+    if cnp.PyArray_Check(x):
+        set_piece(&pieces[count], x, False, 1, 0)
+        count += 1
+    if cnp.PyArray_Check(weight):
+        set_piece(&pieces[count], weight, False, 2, 0)
+        count += 1
+    if cnp.PyArray_Check(dy):
+        set_piece(&pieces[count], dy, False, 3, 0)
+        count += 1
+    if to_bias is not None:
+        set_piece(&pieces[count], to_bias, True, 4, 0)
+        count += 1
+    return refuse_shared(pieces, count, GRADIENTS)
 
 
 cdef void add_column_sums(array a, array c):

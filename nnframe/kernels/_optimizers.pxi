@@ -38,48 +38,95 @@ def optimizer_update(rule, list values not None, list gradients not None, list m
         if needed and (given is None or len(given) != count):
             raise ValueError(f"{name}: expected {count} arrays, one for each value, got "
                              f"{'None' if given is None else len(given)}")
-    cdef list w = [], g = [], m = [], s = []
-    for i in range(count):
-        w.append(as_value(values[i], i))
-        g.append(as_like(gradients[i], "gradients", i, w[i]))
-        if has_m:
-            m.append(as_state(means[i], "means", i, w[i]))
-        if has_s:
-            s.append(as_state(squares[i], "squares", i, w[i]))
-    refuse_shared_memory([("values[{}]", w, True), ("gradients[{}]", g, False), ("means[{}]", m, True),
-                          ("squares[{}]", s, True)])
+    cdef piece few[64]
+    cdef piece *pieces = few
+    cdef intptr_t arrays = (2 + has_m + has_s) * count
+    if arrays > 64:
+        pieces = <piece *>malloc(arrays * sizeof(piece))
+        if pieces == NULL:
+            raise MemoryError(f"no room for the addresses of {arrays} arrays")
+    try:
+        plain = check_arrays(pieces, values, gradients, means if has_m else None, squares if has_s else None)
+    finally:
+        if pieces != few:
+            free(pieces)
     if reference is not None:
         for i in range(count):
-            reference.optimizer_update(rule, w[i], g[i], m[i] if has_m else None, s[i] if has_s else None,
-                                       p.rate, p.decay, p.shrink, p.beta1, p.beta2, p.eps)
-        return
-    update_all(&p, w, g, m, s)
+            reference.optimizer_update(
+                rule, np.asarray(values[i]), np.asarray(gradients[i]), np.asarray(means[i]) if has_m else None,
+                np.asarray(squares[i]) if has_s else None, p.rate, p.decay, p.shrink, p.beta1, p.beta2, p.eps)
+    elif plain:
+        update_all(&p, values, gradients, means if has_m else None, squares if has_s else None)
+    else:
+        update_copies(&p, values, gradients, means if has_m else None, squares if has_s else None)
 
 
-cdef int update_all(nnf_update *p, list w, list g, list m, list s) except -1:
-    """Run C over copies in C order where arrays are not; all copies are there before anything is written."""
+cdef tuple ARRAYS = ("values[{}]", "gradients[{}]", "means[{}]", "squares[{}]")
+
+
+cdef bint check_arrays(piece *pieces, list values, list gradients, list means, list squares) except -1:
+    """Check each array, and all of them against each other; returns whether C can take them as they are."""
+    cdef intptr_t i, at = 0
+    cdef bint plain = True
+    cdef array w
+    cdef array x
+    for i in range(len(values)):
+        w = as_value(values[i], i)
+        set_piece(&pieces[at], w, True, 0, i)
+        x = as_like(gradients[i], "gradients", i, w)
+        set_piece(&pieces[at + 1], x, False, 1, i)
+        plain = plain and is_plain(w) and cnp.PyArray_ISCARRAY_RO(x)
+        at += 2
+        if means is not None:
+            x = as_state(means[i], "means", i, w)
+            set_piece(&pieces[at], x, True, 2, i)
+            plain = plain and is_plain(x)
+            at += 1
+        if squares is not None:
+            x = as_state(squares[i], "squares", i, w)
+            set_piece(&pieces[at], x, True, 3, i)
+            plain = plain and is_plain(x)
+            at += 1
+    refuse_shared(pieces, at, ARRAYS)
+    return plain
+
+
+cdef inline bint is_plain(array x) noexcept:
+    """Whether C can write to `x`."""
+    return cnp.PyArray_ISCARRAY(x)
+
+
+cdef int update_all(nnf_update *p, list values, list gradients, list means, list squares) except -1:
     cdef intptr_t i
-    cdef list written = [[in_c_order(x) for x in arrays] for arrays in (w, m, s)]
-    cdef list gradients = [as_contiguous(as_floats(x, "gradients")) for x in g]
-    cdef list values = written[0], means = written[1], squares = written[2]
+    cdef array w
     cdef const nnf_kernels *kernels
     p.m = p.s = NULL
-    for i in range(len(w)):
-        p.n, p.w = cnp.PyArray_SIZE(<array>values[i]), cnp.PyArray_DATA(<array>values[i])
-        p.g = cnp.PyArray_DATA(<array>gradients[i])
-        if means:
+    for i in range(len(values)):
+        w = values[i]
+        p.n, p.w, p.g = cnp.PyArray_SIZE(w), cnp.PyArray_DATA(w), cnp.PyArray_DATA(<array>gradients[i])
+        if means is not None:
             p.m = cnp.PyArray_DATA(<array>means[i])
-        if squares:
+        if squares is not None:
             p.s = cnp.PyArray_DATA(<array>squares[i])
-        kernels = kernels_for(<array>values[i])
+        kernels = kernels_for(w)
         if p.n * 2 < KEEP_GIL:
             kernels.update(p)
         else:
             with nogil:
                 kernels.update(p)
-    for arrays, copies in ((w, values), (m, means), (s, squares)):
-        for x, copy in zip(arrays, copies):
-            write_back(copy, x)
+    return 0
+
+
+cdef int update_copies(nnf_update *p, list values, list gradients, list means, list squares) except -1:
+    """The same with copies in C order; all of them are there before anything is written."""
+    cdef list written = [x for arrays in (values, means, squares) if arrays is not None for x in arrays]
+    cdef list copies = [in_c_order(x) for x in written]
+    cdef intptr_t count = len(values)
+    update_all(p, copies[:count], [as_contiguous(as_floats(x, "gradients")) for x in gradients],
+               copies[count:2 * count] if means is not None else None,
+               copies[len(copies) - count:] if squares is not None else None)
+    for x, copy in zip(written, copies):
+        write_back(copy, x)
     return 0
 
 
@@ -99,7 +146,7 @@ cdef array as_like(object given, str name, intptr_t i, array like):
     if cnp.PyArray_TYPE(x) != cnp.PyArray_TYPE(like) or not cnp.PyArray_SAMESHAPE(x, like):
         raise ValueError(f"{name}[{i}]: expected {like.dtype} of shape {np.shape(like)} like its value, "
                          f"got {x.dtype} of shape {np.shape(x)}")
-    return x if cnp.PyArray_CheckExact(x) else np.asarray(x)
+    return x
 
 
 cdef array as_state(object given, str name, intptr_t i, array like):

@@ -9,7 +9,7 @@ cdef array as_logits(object logits):
 
 cdef array as_labels(object labels, array x, int64_t ignored=NNF_NONE_IGNORED):
     """Class indices as int64 (N,), or soft labels as an array like the logits; each checked."""
-    cdef array t = as_plain_array(labels, "labels")
+    cdef array t = labels if cnp.PyArray_CheckExact(labels) else as_plain_array(labels, "labels")
     cdef cnp.npy_intp rows = cnp.PyArray_DIM(x, 0), classes = cnp.PyArray_DIM(x, 1), i
     cdef const int64_t *index
     if cnp.PyArray_NDIM(t) == 2 and cnp.PyArray_SAMESHAPE(t, x):
