@@ -35,6 +35,8 @@ else:
     # Never -march=native (the wheel must run elsewhere), never -ffast-math (it changes the whole process).
     COMPILE = ["-std=c11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
     COMPILE += ["-fvisibility=hidden", "-pthread"]
+    if "-g" not in os.environ.get("CFLAGS", "").split():
+        COMPILE.append("-g0")  # Python's own flags ask for debug information: 7 times the size
     LINK = ["-pthread"]
 
 

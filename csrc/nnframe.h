@@ -88,7 +88,8 @@ typedef struct {
 /* ---- optimizers --------------------------------------------------------------------------------------- */
 
 /* One step of a parameter w from its gradient g, in one pass. m and s are the state, as the rule needs it. g is first
- * increased by decay w (L2 regularisation), and w multiplied by 1 - shrink (decoupled decay). rules.def has the formulas. */
+ * increased by decay w (L2 regularisation), and w multiplied by 1 - shrink (decoupled decay). rules.def has the
+ * formulas. */
 typedef enum {
 #define NNF_RULE(id, name, m, s) NNF_##id,
 #include "rules.def"
@@ -174,7 +175,7 @@ typedef struct {
  * larger than that, half of each is added to the level and it becomes 0. state: (O), the sum of NNF_HAS_DOUBTFUL and
  * NNF_HAS_BEND where they hold. A tolerance below 0 asks for the
  * quotient at T alone: that is the level then, the bend is 0 and no row is doubtful. */
-enum { NNF_HAS_DOUBTFUL = 1, NNF_HAS_BEND = 2 };
+enum { NNF_NODES = 6, NNF_HAS_DOUBTFUL = 1, NNF_HAS_BEND = 2 };
 
 typedef struct {
     nnf_above above;
@@ -250,10 +251,11 @@ const nnf_isa *nnf_isa_find(const char *name); /* NULL if unknown or not runnabl
 typedef void (*nnf_task)(void *context, intptr_t index);
 void nnf_parallel(intptr_t tasks, nnf_task run, void *context);
 
-/* The same, but every 50 ms the calling thread calls poll(); once that answers non-zero no further task is begun, and the
- * answer is returned when the running ones have ended. 0: all tasks have run. It ends the tasks of this call alone: not
- * those of another thread, nor of a call around this one. poll may itself make such calls, and may fork; in the child,
- * tasks that other threads were running are lost, and all are run once more: they must overwrite what they write. */
+/* The same, but every 50 ms the calling thread calls poll(); once that answers non-zero no further task is begun, and
+ * the answer is returned when the running ones have ended. 0: all tasks have run. It ends the tasks of this call alone:
+ * not those of another thread, nor of a call around this one. poll may itself make such calls, and may fork; in the
+ * child, tasks that other threads were running are lost, and all are run once more: they must overwrite what they
+ * write. */
 typedef int (*nnf_poll)(void);
 int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll poll);
 

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "nnframe.h"
+#include "tuning.h"
 
 #if defined(__GNUC__) && !defined(_WIN32)
 
@@ -25,9 +26,6 @@
 #define OPEN              ((uint64_t)1 << 31)
 #define INSIDE            (OPEN - 1)
 #define GENERATION(state) ((state) >> 32)
-#define SPINS             2000
-#define MOST_WORKERS      255
-#define POLL_NANOSECONDS  50000000
 
 static struct {
     _Atomic uint64_t state;
@@ -38,7 +36,7 @@ static struct {
     void *context;
     intptr_t tasks;
     _Atomic int most_inside; /* a worker that comes late may read that of the next job, and then cannot join */
-    pthread_mutex_t caller; /* held by the thread whose job is running */
+    pthread_mutex_t caller;  /* held by the thread whose job is running */
     pthread_mutex_t sleep;
     pthread_cond_t wake;
     int workers; /* started so far; changed under `caller` */
@@ -52,7 +50,7 @@ static pthread_once_t fork_handler_once = PTHREAD_ONCE_INIT;
  * a kernel. Each has its own poll and its own answer. */
 typedef struct call {
     struct call *outer;
-    nnf_poll poll; /* may be NULL */
+    nnf_poll poll;  /* may be NULL */
     int64_t polled; /* when poll was called last */
     int answer;
     int owns_job; /* the pool runs this call's tasks: only this call may cancel them */
@@ -84,7 +82,7 @@ static void run_tasks(void) {
 
 /* Spins, then sleeps, until there is a job newer than `seen`; returns the state that says so. */
 static uint64_t wait_for_job(uint64_t seen) {
-    for (int i = 0; i < SPINS; i++) {
+    for (int i = 0; i < NNF_SPINS; i++) {
         const uint64_t state = atomic_load(&pool.state);
         if (GENERATION(state) != seen) return state;
         relax();
@@ -103,7 +101,8 @@ static void *worker(void *first_seen) {
     for (;;) {
         uint64_t state = wait_for_job(seen);
         seen = GENERATION(state);
-        while (GENERATION(state) == seen && (state & OPEN) && (int)(state & INSIDE) < atomic_load_explicit(&pool.most_inside, memory_order_relaxed)) {
+        while (GENERATION(state) == seen && (state & OPEN) &&
+               (int)(state & INSIDE) < atomic_load_explicit(&pool.most_inside, memory_order_relaxed)) {
             if (!atomic_compare_exchange_weak(&pool.state, &state, state + 1)) continue;
             run_tasks();
             atomic_fetch_sub(&pool.state, 1);
@@ -172,7 +171,7 @@ int nnf_should_stop(void) {
     if (!c || !c->poll) return here.inside_a_task && atomic_load_explicit(&pool.cancelled, memory_order_relaxed);
     if (c->answer) return c->answer;
     const int64_t now = nnf_nanoseconds();
-    if (now - c->polled < POLL_NANOSECONDS) return 0;
+    if (now - c->polled < NNF_POLL_NANOSECONDS) return 0;
     c->polled = now;
     c->answer = c->poll();
     if (c->answer && c->owns_job) atomic_store(&pool.cancelled, 1);
@@ -242,7 +241,7 @@ void nnf_parallel(intptr_t tasks, nnf_task run, void *context) {
 
 void nnf_set_num_threads(int n) {
     pthread_once(&fork_handler_once, install_fork_handler); /* before there is a job */
-    atomic_store(&num_threads, n < 1 ? 1 : n > MOST_WORKERS + 1 ? MOST_WORKERS + 1 : n);
+    atomic_store(&num_threads, n < 1 ? 1 : n > NNF_MOST_WORKERS + 1 ? NNF_MOST_WORKERS + 1 : n);
 }
 
 int nnf_get_num_threads(void) { return atomic_load(&num_threads); }

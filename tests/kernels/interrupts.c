@@ -1,8 +1,8 @@
 /* interrupts.c - the thread pool under interrupts: every job that was not interrupted must have run all of its tasks.
  *
- * test_interrupts.py compiles it with csrc/pool.c, whose clock it replaces (-Dclock_gettime=fast_clock) by one that goes
- * 2,000 times as fast: poll is then called every 25 microseconds instead of every 50 milliseconds. Prints what went wrong;
- * the exit status is 1 where something did. */
+ * test_interrupts.py compiles it with csrc/pool.c, whose clock it replaces (-Dclock_gettime=fast_clock) by one that
+ * goes 2,000 times as fast: poll is then called every 25 microseconds instead of every 50 milliseconds. Prints what
+ * went wrong; the exit status is 1 where something did. */
 #define _POSIX_C_SOURCE 200809L
 #include <pthread.h>
 #include <stdatomic.h>

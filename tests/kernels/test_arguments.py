@@ -1,7 +1,9 @@
 """Shapes, numbers, flags and names: errors say which argument, what was expected and what came."""
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -294,3 +296,27 @@ for rows, classes in ((1, 20_000_000), (20_000_000, 1)):
     resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 """
     subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
+# ---- the tables of the C sources ----
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "missing"),
+    [
+        ("activations.def", 'NNF_ACTIVATION(MISH, "mish", 0.0)', "NNF_MISH"),
+        ("rules.def", 'NNF_RULE(LION, "lion", 1, 0)', "NNF_LION"),
+    ],
+)
+def test_a_line_without_its_formula_does_not_compile(tmp_path, table, line, missing):
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    sources = shutil.copytree(Path(__file__).parents[2] / "csrc", tmp_path / "csrc")
+    check = [compiler, "-std=c11", "-fsyntax-only", "-I", sources, sources / "isa_scalar.c"]
+    subprocess.run(check, check=True)
+    path = sources / table
+    path.write_text(path.read_text().replace("#undef", f"{line}\n#undef"))
+    found = subprocess.run(check, capture_output=True, text=True)
+    assert found.returncode != 0
+    assert missing in found.stderr

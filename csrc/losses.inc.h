@@ -1,4 +1,4 @@
-/* softmax_cross_entropy.inc.h - softmax, and cross-entropy with its gradient, row by row.
+/* losses.inc.h - softmax, and cross-entropy with its gradient, row by row.
  *
  * A row is read once from memory: its maximum, then exp(x - max) stored and summed, then scaled, while it lies in the
  * cache. With few classes a row would leave most lanes of a vector empty; then LANES rows are transposed in registers
@@ -6,12 +6,15 @@
  * the sum of the exponentials.
  */
 
-enum { FN(FEW_CLASSES) = 32, FN(SOFTMAX_ELEMENTS_A_TASK) = 1 << 14 };
+#undef softmax_job_t
+#undef row_of_targets_t
+#define softmax_job_t    FN(softmax_job_t)
+#define row_of_targets_t FN(row_of_targets_t)
 
 typedef struct {
     const nnf_softmax_cross_entropy *p;
     intptr_t rows_a_task;
-} FN(softmax_job);
+} softmax_job_t;
 
 /* ---- targets other than plain class indices ---- */
 
@@ -25,27 +28,27 @@ typedef struct {
     int64_t label;
     int ignored;
     T rest, even;
-} FN(row_of_targets);
+} row_of_targets_t;
 
-static FN(row_of_targets) FN(targets_of)(const nnf_softmax_cross_entropy *p, intptr_t row) {
-    const FN(row_of_targets) targets = {.weights = p->weights,
-                                        .t = p->targets ? (const T *)p->targets + row * p->classes : NULL,
-                                        .label = p->labels ? p->labels[row] : 0,
-                                        .ignored = p->labels && p->labels[row] == p->ignored,
-                                        .rest = (T)(1 - p->smoothing),
-                                        .even = (T)(p->smoothing / (double)p->classes)};
+static row_of_targets_t FN(targets_of)(const nnf_softmax_cross_entropy *p, intptr_t row) {
+    const row_of_targets_t targets = {.weights = p->weights,
+                                      .t = p->targets ? (const T *)p->targets + row * p->classes : NULL,
+                                      .label = p->labels ? p->labels[row] : 0,
+                                      .ignored = p->labels && p->labels[row] == p->ignored,
+                                      .rest = (T)(1 - p->smoothing),
+                                      .even = (T)(p->smoothing / (double)p->classes)};
     return targets;
 }
 
-NNF_INLINE T FN(target)(const FN(row_of_targets) * targets, intptr_t c) {
+NNF_INLINE T FN(target)(const row_of_targets_t *targets, intptr_t c) {
     const T share = targets->rest * (targets->t ? targets->t[c] : (T)(c == targets->label)) + targets->even;
     return targets->ignored ? 0 : targets->weights ? targets->weights[c] * share : share;
 }
 
 /* Returns sum_c q_c; weighted: sum_c q_c (x_c - shift), where classes of probability 0 count for nothing, even at -inf.
  * Writes q, unless it is NULL. */
-NNF_NOINLINE double FN(sums_of_targets)(const FN(row_of_targets) * targets, intptr_t classes, const T *x, T shift, T *q,
-                                      double *weighted) {
+NNF_NOINLINE double FN(sums_of_targets)(const row_of_targets_t *targets, intptr_t classes, const T *x, T shift, T *q,
+                                        double *weighted) {
     double sum = 0, products = 0;
     for (intptr_t c = 0; c < classes; c++) {
         const T target = FN(target)(targets, c);
@@ -118,7 +121,7 @@ static void FN(one_wide_row)(const nnf_softmax_cross_entropy *p, intptr_t row) {
     const T *x = (const T *)p->logits + row * p->logits_row;
     const int plain = FN(plain_labels)(p), counts = !p->labels || p->labels[row] != p->ignored;
     const int64_t label = plain && p->labels && counts ? p->labels[row] : -1;
-    const FN(row_of_targets) targets = FN(targets_of)(p, row);
+    const row_of_targets_t targets = FN(targets_of)(p, row);
     T *y = p->grad ? (T *)p->grad + row * n : NULL;
     const T shift = FN(row_maximum)(x, n);
     double total = counts, labelled = 0; /* before y overwrites x */
@@ -138,13 +141,13 @@ static void FN(one_wide_row)(const nnf_softmax_cross_entropy *p, intptr_t row) {
 /* ---- few classes: LANES rows side by side, block[c][row] ---- */
 
 /* Targets of each row, and sum(q) and sum_c q_c (x_c - max). */
-NNF_NOINLINE void FN(few_targets)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows, V shift, T *q, V *totals,
-                            V *labelled) {
+NNF_NOINLINE void FN(few_targets)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows, V shift, T *q,
+                                  V *totals, V *labelled) {
     T shifts[LANES], total[LANES] = {0}, weighted[LANES] = {0};
     v_store(shifts, shift);
     for (intptr_t r = 0; r < rows; r++, q += p->classes) {
         const T *x = (const T *)p->logits + (first + r) * p->logits_row;
-        const FN(row_of_targets) targets = FN(targets_of)(p, first + r);
+        const row_of_targets_t targets = FN(targets_of)(p, first + r);
         double labelled_row;
         total[r] = (T)FN(sums_of_targets)(&targets, p->classes, x, shifts[r], q, &labelled_row);
         weighted[r] = (T)labelled_row;
@@ -165,7 +168,7 @@ NNF_INLINE VI FN(few_labels)(const nnf_softmax_cross_entropy *p, intptr_t first,
 }
 
 static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows) {
-    T block[FN(FEW_CLASSES) * LANES], q[FN(FEW_CLASSES) * LANES];
+    T block[NNF_FEW_CLASSES * LANES], q[NNF_FEW_CLASSES * LANES];
     const intptr_t n = p->classes;
     const int plain = FN(plain_labels)(p);
     const V zero = v_set1(0);
@@ -207,11 +210,11 @@ static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, 
 /* ---- tasks ---- */
 
 static void FN(softmax_task)(void *context, intptr_t task) {
-    const FN(softmax_job) *job = context;
+    const softmax_job_t *job = context;
     const nnf_softmax_cross_entropy *p = job->p;
     const intptr_t first = task * job->rows_a_task;
     const intptr_t end = first + job->rows_a_task < p->rows ? first + job->rows_a_task : p->rows;
-    if (p->classes <= FN(FEW_CLASSES)) {
+    if (p->classes <= NNF_FEW_CLASSES) {
         for (intptr_t row = first; row < end; row += LANES)
             FN(few_classes)(p, row, end - row < LANES ? end - row : LANES);
         return;
@@ -221,8 +224,8 @@ static void FN(softmax_task)(void *context, intptr_t task) {
 }
 
 static void FN(softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) {
-    intptr_t rows = FN(SOFTMAX_ELEMENTS_A_TASK) / p->classes / LANES * LANES;
-    FN(softmax_job) job = {p, rows < 1 ? 1 : rows};
+    intptr_t rows = NNF_SOFTMAX_TASK / p->classes / LANES * LANES;
+    softmax_job_t job = {p, rows < 1 ? 1 : rows};
     nnf_parallel((p->rows + job.rows_a_task - 1) / job.rows_a_task, FN(softmax_task), &job);
 }
 
