@@ -256,7 +256,7 @@ class LayerNorm(Layer):
     def backward(self, x: Array, y: Array, dy: Array, saved: tuple[Array, Array] | None = None) -> Array:
         normal, a = self._normal(x) if saved is None else saved
         g = dy.reshape(normal.shape)
-        by_row = g.reshape(-1, g.shape[-1])
+        by_row = g.reshape(-1, math.prod(self.normalized_shape))
         if self.bias is not None:
             self.bias.grad += _sum(by_row, ROWS).reshape(self.normalized_shape)
         if self.weight is not None:
@@ -314,10 +314,10 @@ def _sum(x: Array, over: Axes, times: Array | None = None) -> Doubles:
     subscripts = f"{over.letters}->{over.left}" if times is None else f"{over.letters},{over.letters}->{over.left}"
     factors = [x] if times is None else [x, times]
     length = x.shape[over.axes[0]]
+    total: Any = 0.0
     if over is COLUMNS or length <= BLOCK:
         total = np.einsum(subscripts, *factors).astype(np.float64)
     else:
-        total = 0.0
         for first in range(0, length, BLOCK):
             some: Any = (..., slice(first, first + BLOCK), *[slice(None)] * (-1 - over.axes[0]))
             total = total + np.einsum(subscripts, *[factor[some] for factor in factors]).astype(np.float64)
@@ -327,7 +327,8 @@ def _sum(x: Array, over: Axes, times: Array | None = None) -> Doubles:
 
 def _mean(x: Array, over: Axes, times: Array | None = None) -> Array:
     """Return the mean of what `_sum` sums, in x's dtype."""
-    return (_sum(x, over, times) / math.prod(x.shape[axis] for axis in over.axes)).astype(x.dtype)
+    found: Array = _sum(x, over, times) / math.prod(x.shape[axis] for axis in over.axes)
+    return found.astype(x.dtype)
 
 
 def _centred(x: Array, over: Axes, eps: float) -> tuple[Array, Array]:
