@@ -171,8 +171,10 @@ class BatchNorm1d(Layer):
         if not self._by_batch:
             assert self.running_mean is not None
             assert self.running_var is not None
-            mean = self._spread(self.running_mean.value, x)
-            variance = self._spread(self.running_var.value, x)
+            mean, variance = (
+                self._spread(running.value.astype(x.dtype, copy=False), x)
+                for running in (self.running_mean, self.running_var)
+            )
             return x - mean, np.sqrt(variance + x.dtype.type(self.eps))
         self._count(x)
         return _centred(x, self._axes(x), self.eps)
@@ -335,9 +337,13 @@ def _centred(x: Array, over: Axes, eps: float) -> tuple[Array, Array]:
     """Return x - m and sqrt(v + eps); from C order, so that the same numbers give the same bits in every layout."""
     if not (x.flags.c_contiguous and x.flags.aligned):
         x = x.copy()
-    d = x - _mean(x, over)
-    a: Array = np.sqrt(_mean(d, over, d) + x.dtype.type(eps))
-    return d, a
+    mean = _mean(x, over)
+    d = x - mean
+    variance = _mean(d, over, d)
+    if (mean * mean > 64 * variance).any():  # what its rounding has left counts beside sqrt(v)
+        d -= _mean(d, over)
+        variance = _mean(d, over, d)
+    return d, np.sqrt(variance + x.dtype.type(eps))
 
 
 def _change(d: Array, a: Array, dx: Array, over: Axes, eps: float) -> Array:
