@@ -29,7 +29,8 @@ class Embedding(Layer):
     embedding_dim : int
         Length of a vector.
     padding_idx : int, optional
-        An id whose vector starts at 0 and whose gradient is 0; a negative one counts from the end.
+        An id whose vector is 0, whatever its row of the table holds: the row starts at 0, and its gradient is 0. A
+        negative one counts from the end.
     init : callable
         What the table starts at: `init(shape, rng)`; `nn.Normal(1)` if not given.
     dtype : float32 or float64
@@ -82,6 +83,8 @@ class Embedding(Layer):
     def forward(self, x: npt.NDArray[Any]) -> Array:
         self._refuse_strange(x)
         y: Array = self.weight.value[x]
+        if self.padding_idx is not None:
+            y[x == self.padding_idx] = 0
         return y
 
     def backward(self, x: npt.NDArray[Any], y: Array, dy: Array, saved: object = None) -> Array:
