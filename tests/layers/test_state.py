@@ -128,6 +128,37 @@ def test_every_strategy_is_its_definition(dtype, rng, kind, place):
 
 
 @pytest.mark.filterwarnings("ignore::nnframe.CostWarning")
+@pytest.mark.parametrize("kind", LAYERS)
+def test_spsa_moves_along_its_direction(rng, kind):
+    for place, model in placements(lambda n: LAYERS[kind](n, np.float64), np.float64).items():
+        x, t = rng.standard_normal((7, 5)), rng.integers(0, 3, 7)
+        nn.Backprop()(model, nn.CrossEntropyLoss(), x, t)
+        gradient = np.concatenate([parameter.grad.reshape(-1) for parameter in model.parameters()])
+        nn.SPSA(rng=1)(model, nn.CrossEntropyLoss(), x, t)
+        found = np.concatenate([parameter.grad.reshape(-1) for parameter in model.parameters()])
+        slope = np.abs(found[0])
+        np.testing.assert_allclose(np.abs(found), slope, err_msg=place)
+        assert abs(gradient @ np.sign(found)) == pytest.approx(slope, rel=1e-4, abs=1e-7), place
+
+
+@pytest.mark.filterwarnings("ignore::nnframe.CostWarning")
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_each_step_is_seen_once_in_every_place(rng, strategy):
+    for place, model in placements(lambda n: nn.BatchNorm1d(n), np.float32).items():
+        layers = [tree for _, tree in model.named_trees() if isinstance(tree, nn.BatchNorm1d)]
+        trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.SGD(model.parameters(), lr=0.1), strategy)
+        trainer.fit(rng.standard_normal((12, 5)), rng.integers(0, 3, 12), epochs=2, batch_size=4, progress=False)
+        times = 2 if place == "shared" else 1  # a layer that runs twice sees two inputs
+        assert [int(layer.num_batches_tracked.value) for layer in layers] == [6 * times] * len(layers), place
+        assert all(layer.running_mean.value.any() for layer in layers), place
+    for place, model in placements(lambda n: nn.Dropout(0.5), np.float32).items():
+        layers = [tree for _, tree in model.named_trees() if isinstance(tree, nn.Dropout)]
+        trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.SGD(model.parameters(), lr=0.1), strategy)
+        trainer.fit(rng.standard_normal((12, 5)), rng.integers(0, 3, 12), epochs=2, batch_size=4, progress=False)
+        assert [int(layer.random.state.value[1]) for layer in layers] == [6] * len(layers), place
+
+
+@pytest.mark.filterwarnings("ignore::nnframe.CostWarning")
 @pytest.mark.parametrize("which", range(4))
 def test_every_strategy_is_its_definition_with_series(dtype, rng, which):
     model = list(of_series(dtype))[which]
@@ -254,7 +285,7 @@ def test_astype_converts_what_is_floating_point(kind):
 @pytest.mark.parametrize("kind", MODELS)
 def test_evaluation_does_not_depend_on_the_batch_size(kind):
     (x, t), (test_x, test_t) = digits(kind)
-    trainer = trained(MODELS[kind](1), nn.Backprop(), x, t, 4)
+    trainer = trained(MODELS[kind](1), nn.Backprop(), x, t, 6)
     found = [trainer.evaluate(test_x, test_t, batch_size=size) for size in (1, 7, 1000)]
     assert len({one["accuracy"] for one in found}) == 1
     assert found[0]["accuracy"] > 0.9
