@@ -111,6 +111,14 @@ class OneWeightPerRow(nn.Layer):
         return np.tanh(x) * self.weights
 
 
+class EveryOtherRow(nn.Layer):
+    """Rows n and n + 2 meet, in groups of four."""
+
+    def forward(self, x):
+        groups = x.reshape(-1, 2, 2, x.shape[1])
+        return (groups - np.tanh(groups).mean(axis=1, keepdims=True)).reshape(x.shape)
+
+
 class ZeroGate(nn.Layer):
     """Starts as the identity; rows mix as soon as alpha has been trained."""
 
@@ -990,6 +998,7 @@ CASES = [
     Case(OverRows),
     Case(RowNumber),
     Case(lambda: OneWeightPerRow(7), name="OneWeightPerRow", rows=(7, 7)),
+    Case(EveryOtherRow, rows=(8, 16)),
     Case(ZeroGate),
     Case(CentredWhereLarge, zero=("0.bias",)),
     # entries that mix

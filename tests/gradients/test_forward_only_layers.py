@@ -90,3 +90,33 @@ def test_no_case_lies_near_a_kink(case, place):
             scale = largest if name in case.zero else np.abs(gradient).max()
             off = np.abs(gradient - coarse[name]).max()
             assert off <= 1e-8 * scale, f"{name} at step {step}: {off / max(scale, 1e-300):.1e}; take another seed"
+
+
+class MixesLater(nn.Layer):
+    """Rows mix as soon as `alpha` is not 0."""
+
+    def __init__(self):
+        self.alpha = nn.Parameter(np.zeros(4))
+
+    def forward(self, x):
+        return np.tanh(x) + self.alpha.value * x.mean(axis=0)
+
+
+@pytest.mark.parametrize("runs", [1, 2, 3, 5, 20])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_rows_that_begin_to_mix_in_the_middle_of_training(strategy, runs):
+    model = nn.Sequential(
+        nn.Linear(5, 4, rng=1, dtype=np.float64),
+        MixesLater().astype(np.float64),
+        nn.Linear(4, 3, rng=2, dtype=np.float64),
+    )
+    rng = np.random.default_rng(5)
+    loss, x, t = nn.CrossEntropyLoss(), rng.standard_normal((7, 5)), rng.integers(0, 3, 7)
+    for _ in range(runs):
+        strategy(model, loss, x, t)
+    model[1].alpha.value[...] = [2.0, -1.0, 3.0, 1.5]
+    strategy(model, loss, x, t)
+    for name, parameter in model.named_parameters():
+        expected = nn.numerical_gradient(lambda _: loss(model(x, training=True), t), parameter.value, scheme="central4")
+        off = np.abs(parameter.grad - expected).max() / np.abs(expected).max()
+        assert off <= 1e-6, f"{name}: off by {off:.1e} of the largest entry, {runs} runs after the first look"
