@@ -54,7 +54,7 @@ def test_a_gradient_is_the_definitions_or_refused_by_name(case, place, strategy,
     kind = type(case.make()).__name__
     if outcome == "refused":
         loss, x, t = case.batch(place, 0)
-        with pytest.raises((ValueError, TypeError)) as caught:
+        with pytest.raises((ValueError, TypeError, IndexError)) as caught:
             strategy(model, loss, x, t)
         message = message_of(caught.value)
         assert kind in message, f"which layer? {message}"
@@ -120,3 +120,20 @@ def test_rows_that_begin_to_mix_in_the_middle_of_training(strategy, runs):
         expected = nn.numerical_gradient(lambda _: loss(model(x, training=True), t), parameter.value, scheme="central4")
         off = np.abs(parameter.grad - expected).max() / np.abs(expected).max()
         assert off <= 1e-6, f"{name}: off by {off:.1e} of the largest entry, {runs} runs after the first look"
+
+
+class RootOfNegative(nn.Layer):
+    def forward(self, x):
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(x - 100)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_an_output_that_is_not_finite_is_not_hidden(strategy):
+    model = nn.Sequential(nn.Linear(5, 4, rng=1), RootOfNegative(), nn.Linear(4, 3, rng=2))
+    rng = np.random.default_rng(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        value = strategy(model, nn.CrossEntropyLoss(), rng.standard_normal((7, 5)), rng.integers(0, 3, 7))
+    assert np.isnan(value)
+    assert np.isnan(model[2].weight.grad).any()
