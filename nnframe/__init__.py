@@ -24,7 +24,10 @@ except ImportError as error:
 
 from nnframe import data, kernels
 from nnframe.config import config_info, default_num_threads, get_num_threads, set_num_threads, show_config
-from nnframe.core.layer import Layer, Parameter, Sequential
+from nnframe.core.layer import Layer
+from nnframe.core.parameter import Buffer, Parameter
+from nnframe.core.protocol import CostWarning, LayerError
+from nnframe.core.random import Random
 from nnframe.data import DataLoader, train_test_split
 from nnframe.gradients import (
     SPSA,
@@ -33,12 +36,27 @@ from nnframe.gradients import (
     CentralDifference,
     Check,
     Cost,
+    Measured,
     NodePerturbation,
     check_gradients,
 )
 from nnframe.initializers import He, Normal, Xavier, Zeros
 from nnframe.io import load, save
-from nnframe.layers import ELU, GELU, LeakyReLU, Linear, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh
+from nnframe.layers import (
+    ELU,
+    GELU,
+    Branches,
+    LeakyReLU,
+    Linear,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Step,
+    Tanh,
+)
 from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
 from nnframe.numerical import numerical_gradient, numerical_hessian, numerical_jacobian
 from nnframe.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
@@ -57,24 +75,31 @@ __all__ = [
     "AdamW",
     "Backprop",
     "Blocks",
+    "Branches",
+    "Buffer",
     "CentralDifference",
     "Check",
     "Cost",
+    "CostWarning",
     "CrossEntropyLoss",
     "DataLoader",
     "He",
     "History",
     "Layer",
+    "LayerError",
     "LeakyReLU",
     "Linear",
     "Loss",
     "MSELoss",
+    "Measured",
     "NodePerturbation",
     "Normal",
     "Optimizer",
     "Parameter",
     "RMSprop",
+    "Random",
     "ReLU",
+    "Residual",
     "Sequential",
     "SiLU",
     "Sigmoid",

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from nnframe import kernels
 from nnframe._checks import as_dtype, as_generator
-from nnframe.core.layer import Array, Layer, Parameter
+from nnframe.core.layer import Layer
+from nnframe.core.parameter import Array, Parameter
 from nnframe.initializers import Xavier
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Linear(Layer):
     weight : Parameter (out_features, in_features)
     bias : Parameter (out_features,), or None
     """
+
+    couples = "rows"
 
     def __init__(
         self,
@@ -73,16 +76,13 @@ class Linear(Layer):
     def forward(self, x: Array) -> Array:
         return kernels.linear(x, self.weight.value, None if self.bias is None else self.bias.value)
 
-    def backward(self, x: Array, y: Array, dy: Array) -> Array:
+    def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
         dx = self._gradients(x, dy, input_gradient=True)
         assert dx is not None
         return dx.reshape(x.shape)
 
-    def backward_parameters(self, x: Array, y: Array, dy: Array) -> None:
-        if type(self).backward is Linear.backward:
-            self._gradients(x, dy, input_gradient=False)
-        else:
-            self.backward(x, y, dy)
+    def backward_parameters(self, x: Array, y: Array, dy: Array, *saved: object) -> None:
+        self._gradients(x, dy, input_gradient=False)
 
     def _gradients(self, x: Array, dy: Array, input_gradient: bool) -> Array | None:
         if x.ndim != 2:
@@ -111,5 +111,9 @@ class Linear(Layer):
             dy[every, ..., indices] = step
         return dy
 
+    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return what C is told of this layer: see `kernels._kernels.Above`."""
+        return (self.weight.value,)
+
     def __repr__(self) -> str:
-        return f"Linear({self.in_features}, {self.out_features}{', bias=False' if self.bias is None else ''})"
+        return f"{type(self).__name__}({self.in_features}, {self.out_features}{', bias=False' if self.bias is None else ''})"

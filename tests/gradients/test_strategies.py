@@ -52,8 +52,6 @@ def test_hybrid_counts_its_forwards(rng):
 
 def test_a_finite_step_passes_a_quantiser(rng):
     class Quantiser(nn.Layer):
-        elementwise = True
-
         def forward(self, x):
             return np.round(4 * x) / 4
 
@@ -205,8 +203,6 @@ def test_bad_arguments():
 
 class Wrong(nn.Layer):
     """tanh with one planted mistake in its backward."""
-
-    elementwise = True
 
     def __init__(self, mistake):
         self.mistake = mistake

@@ -52,16 +52,12 @@ def test_sequential(simd, dtype, rng):
 
 
 class Swish(nn.Layer):
-    elementwise = True
-
     def forward(self, x):
         return x / (1 + np.exp(-x))
 
 
 class Mixer(nn.Layer):
     """Neither elementwise nor row by row; parameters in a list and a dict, a layer inside."""
-
-    rowwise = False
 
     def __init__(self, n, dtype=np.float32):
         self.gains = [nn.Parameter(np.linspace(0.5, 1.5, n), dtype), nn.Parameter(np.ones(n), dtype)]
@@ -205,8 +201,6 @@ def test_numpys_global_random_state_is_not_touched():
 
 def test_summary():
     class Centre(nn.Layer):
-        rowwise = False
-
         def __init__(self):
             self.shift = nn.Parameter(np.zeros(10))
 
