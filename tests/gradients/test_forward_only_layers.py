@@ -69,10 +69,10 @@ def test_a_gradient_is_the_definitions_or_refused_by_name(case, place, strategy,
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             value = strategy(model, loss, x, t)
-        told = [str(warning.message) for warning in seen]
-        if outcome == "warned":
+        told = [str(one.message) for one in seen if not issubclass(one.category, nn.CostWarning)]
+        if outcome == "warned" and step == 0:
             assert any(kind in text and re.search(words, text) for text in told), f"no warning that names it: {told}"
-        else:
+        if outcome == "right":
             assert told == []
         compare(model, definition(case, place, step), case, dtype)
         expected = loss(model.astype(np.float64)(x, training=True), t)
