@@ -173,7 +173,7 @@ def _run_saving(layer: Layer, parameters: list[Parameter], x: Any) -> Link:
             raise TypeError(f"forward_saving: expected a pair (y, saved), got {type(found).__name__}")
         return Link(layer, parameters, x, checked_output(layer, x, found[0]), found[1])
     except Exception as error:
-        raise noted(error, layer) from None
+        raise noted(error, layer)  # noqa: B904
 
 
 def _run_branches(layer: Layer, parameters: list[Parameter], x: Any, run: Run) -> Link:
@@ -185,7 +185,7 @@ def _run_branches(layer: Layer, parameters: list[Parameter], x: Any, run: Run) -
     try:
         y = layer.join_outputs([branch.y for branch in branches])
     except Exception as error:
-        raise noted(error, layer) from None
+        raise noted(error, layer)  # noqa: B904
     return Link(layer, parameters, x, y, None, tuple(branches))
 
 
@@ -198,7 +198,7 @@ def _run_composite(layer: Layer, t: Traits, parameters: list[Parameter], x: Any,
         if type(y) is not np.ndarray or y.dtype is not getattr(x, "dtype", None) or not y.ndim or len(y) != len(x):
             y = checked_output(layer, x, y)
     except Exception as error:
-        raise noted(error, layer) from None
+        raise noted(error, layer)  # noqa: B904
     finally:
         frames, run.frames = run.frames, outer
     chain = _as_chain(frames, given, y)

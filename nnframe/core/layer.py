@@ -17,7 +17,7 @@ from nnframe.core import local
 from nnframe.core.chain import Link, call_inside
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import Traits, traits, traits_of_class
-from nnframe.core.run import Run, at_the_door, current_run, read_only, run_layer
+from nnframe.core.run import Run, at_the_door, current_run, name_layer, read_only, run_layer
 from nnframe.core.summary import summarize
 from nnframe.core.tree import Tree, path_of
 
@@ -118,10 +118,17 @@ class Layer(Tree):
             if run.frames is not None:
                 return call_inside(self, x, run)
             return run_layer(self, at_the_door(self, x))
-        if not training:
-            return _owned(run_layer(self, at_the_door(self, x)), self)
-        with Run(True, root=self):
-            return _owned(run_layer(self, at_the_door(self, x)), self)
+        try:
+            if not training:
+                y = run_layer(self, at_the_door(self, x))
+            else:
+                with Run(True, root=self):
+                    y = run_layer(self, at_the_door(self, x))
+        except Exception as error:
+            name_layer(error, self)
+            raise
+        # the caller may write to it: it is apart from the model's input
+        return y if y.flags.writeable else y.copy()
 
     @property
     def has_backward(self) -> bool:
@@ -165,11 +172,6 @@ class _Alone(Link):
     @property
     def traits(self) -> Traits:
         return Layer._traits
-
-
-def _owned(y: Array, layer: Layer) -> Array:
-    """`y` as an array that the caller may write to, apart from the model's input."""
-    return y if y.flags.writeable else y.copy()
 
 
 def _take_old_flags(cls: type[Layer]) -> None:

@@ -94,22 +94,34 @@ def _rows(x: Any, rows: Rows) -> Any:
 def _subtracted(link: Link, x: Any, dx: Array, rows: Rows | None) -> Array:
     """Subtract two evaluations in float64, so that digits are left."""
     run = the_run()
+    wide = _in_double(link, x, run)
+    base = _base(link, wide, rows, run)
+    return _evaluated_at(link, wide, dx, base.shape, rows, run) - base
+
+
+def _in_double(link: Link, x: Any, run: Run) -> Doubles:
+    """`x` in float64, where the layer can be evaluated so."""
     _refuse_coarse(link, run)
     if x.dtype.kind != "f":
         raise LayerError(
             f"{_name(link)}: expected to be the lowest layer, as it takes integers, which have no differences"
         )
-    wide = x.astype(np.float64)
-    base = _base(link, wide, rows, run)
-    moved = wide + dx
+    return x.astype(np.float64)  # type: ignore[no-any-return]
+
+
+def _evaluated_at(
+    link: Link, x: Doubles, dx: Array, shape: tuple[int, ...], rows: Rows | None, run: Run
+) -> Doubles:
+    """Return forward(x + dx) in float64, for one dx or a stack of them; `shape` is that of one output."""
+    moved = x + dx
     if dx.ndim == x.ndim:
-        return evaluated(link, moved, run, rows) - base
+        return evaluated(link, moved, run, rows, shape)
     if couples_of(link, run) == "batch" and rows is None:
-        return np.stack([evaluated(link, one, run) for one in moved]) - base
+        return np.stack([evaluated(link, one, run) for one in moved])
     own = _row_numbers(len(x), run) if rows is None else rows
     flat = moved.reshape(-1, *x.shape[1:])
-    y = evaluated(link, flat, run, np.tile(own, len(dx)), (len(flat), *base.shape[1:]))
-    return y.reshape(len(dx), *base.shape) - base
+    y = evaluated(link, flat, run, np.tile(own, len(dx)), (len(flat), *shape[1:]))
+    return y.reshape(len(dx), *shape)
 
 
 def _row_numbers(count: int, run: Run) -> Rows:
@@ -135,7 +147,7 @@ def evaluated(
     try:
         y = run.evaluate(layer, x, rows)
     except Exception as error:
-        raise noted(error, link.layer) from None
+        raise noted(error, link.layer)  # noqa: B904
     expected = link.y.shape if expected is None else expected
     if not isinstance(y, np.ndarray) or y.shape != expected:
         came = y.shape if isinstance(y, np.ndarray) else type(y).__name__
@@ -265,7 +277,7 @@ def backward_of(link: Link, dy: Array, step: float | None, input_gradient: bool 
             raise LayerError(
                 f"{_name(link)}: backward writes into x, y or dy; compute into a new array, or into a copy"
             ) from error
-        raise noted(error, layer, "backward") from None
+        raise noted(error, layer, "backward")  # noqa: B904
     if not input_gradient or not t.own:
         return dx
     return _as_gradient(link, dx)
@@ -387,10 +399,13 @@ def steps_of(x: Array, step: float | None) -> Doubles:
 
 def _central_difference(link: Link, dx: Doubles) -> Doubles:
     """f(x + dx) - f(x - dx), of a stack or of one."""
-    if link.traits.difference:
+    if link.traits.difference or link.traits.branches or link.chain:
         moved = dx.astype(link.x.dtype)
         return central(difference_of(link, moved), difference_of(link, -moved), link)
-    return central(difference_of(link, dx), difference_of(link, -dx), link)
+    run = the_run()
+    x = _in_double(link, link.x, run)
+    ends = [_evaluated_at(link, x, sign * dx, link.y.shape, None, run) for sign in (1, -1)]
+    return central(ends[0], ends[1], link)
 
 
 def _moved_by(link: Link, steps: Doubles) -> Doubles:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe.core.parameter import Array
-from nnframe.core.protocol import named, traits
+from nnframe.core.protocol import LayerError, named, traits
 from nnframe.core.tree import common_dtype
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def run_layer(layer: Layer, x: Any) -> Array:
             return y
         return checked_output(layer, x, y)
     except Exception as error:
-        raise noted(error, layer) from None
+        raise noted(error, layer)  # noqa: B904 - the same error, but for a layer that writes into x
 
 
 def checked_output(layer: Layer, x: Any, y: Any) -> Array:
@@ -168,18 +168,30 @@ def checked_output(layer: Layer, x: Any, y: Any) -> Array:
 
 
 def noted(error: Exception, layer: Layer, what: str = "forward") -> Exception:
-    """Return the error with a note that names the layer by its path, where no layer inside it has been named yet."""
-    if getattr(error, "__notes__", None) and any(note.startswith("in the ") for note in error.__notes__):
+    """Return the error with a note that names the layer by its path, where no layer inside it has been named yet.
+
+    A layer that writes into what it was given has its error replaced by one that says so.
+    """
+    if hasattr(error, "nnframe_layer"):
         return error
     run = current_run()
     root = run.root if run is not None else None
-    path = root.path_of(layer) if root is not None else ""
-    if "read-only" in str(error):
-        error.add_note(
-            f"{what} writes into an array that it was given; a layer changes nothing: compute into a new array, or into "
-            "a copy of it"
+    if isinstance(error, ValueError) and "read-only" in str(error):
+        written = LayerError(
+            f"{named(layer, '' if root is None else root.path_of(layer))}: {what} writes into an array that it was given "
+            f"({error}). A layer changes nothing: compute into a new array, or into a copy"
         )
-    if ".value" not in str(error) and isinstance(error, TypeError | ValueError) and "Parameter" in str(error):
-        error.add_note("the array of a Parameter or Buffer is its `.value`")
-    error.add_note(f"in the {what} pass of {named(layer, path)}")
+        written.__cause__ = error
+        error = written
+    error.nnframe_layer = layer, what  # type: ignore[attr-defined]
+    if root is not None:
+        name_layer(error, root)
     return error
+
+
+def name_layer(error: Exception, root: Layer) -> None:
+    """Add the note that names the layer in which an error arose, by its path in what was run."""
+    found = getattr(error, "nnframe_layer", None)
+    if found is not None and not any(note.startswith("in the ") for note in getattr(error, "__notes__", ())):
+        layer, what = found
+        error.add_note(f"in the {what} pass of {named(layer, root.path_of(layer))}")

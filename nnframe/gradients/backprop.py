@@ -54,9 +54,9 @@ class Backprop:
         """
         with Run(True, self.memory, self.step, model) as run:
             passed = run_forward(model, x, run)
-            if not len(passed.output):
-                raise ValueError("x: expected at least one row, got none")
             passed.loss, passed.labels = loss, as_labels(loss, passed.output, t)
+            if not len(passed.output) and loss.reduction != "sum":
+                raise ValueError("x: expected at least one row, got none, of which there is no mean")
             passed.value, dy = value_and_gradient(loss, passed.output, passed.labels, self.step)
             for link in passed.links:
                 for parameter in link.parameters:

@@ -100,9 +100,11 @@ class Loss:
     def difference(self, y: Array, t: npt.NDArray[Any], dy: Array) -> Doubles:
         """forward(y + dy[s]) - forward(y) for each s of a stack dy (S, *y.shape); returns (S,).
 
-        This default subtracts, in float64, or sums `row_differences` where the loss is a sum over rows.
+        This default subtracts, in float64, or sums `row_differences` where there are any.
         """
-        return change_of(self, y, t, dy)
+        if type(self).row_differences is not Loss.row_differences or self._traits.rows:
+            return np.asarray(self.row_differences(y, t, dy)).sum(axis=-1) * self.row_scale(y, t)
+        return _subtracted(self, y, t, dy)
 
     def counted(self, t: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
         """Which rows count when it is measured how many are right; None: all of them."""
@@ -227,6 +229,10 @@ def change_of(loss: Loss, y: Array, t: npt.NDArray[Any], dy: Array) -> Doubles:
         return loss.difference(y, t, dy)
     if loss._traits.rows:
         return row_changes(loss, y, t, dy).sum(axis=-1) * loss.row_scale(y, t)
+    return _subtracted(loss, y, t, dy)
+
+
+def _subtracted(loss: Loss, y: Array, t: npt.NDArray[Any], dy: Array) -> Doubles:
     wide = y.astype(np.float64, copy=False)
     base = value_of(loss, wide, t)
     return np.array([value_of(loss, wide + one, t) - base for one in dy], np.float64)
