@@ -404,6 +404,17 @@ class ClipsItsWeight(nn.Layer):
         return self.inner(x)
 
 
+class ClipsItsOwn(nn.Layer):
+    """Writes into its own parameter, the same at each call."""
+
+    def __init__(self):
+        self.weight = nn.Parameter(np.random.default_rng(29).standard_normal((4, 4)))
+
+    def forward(self, x):
+        np.clip(self.weight.value, -0.4, 0.4, out=self.weight.value)
+        return x @ self.weight.value
+
+
 class WeightNorm(nn.Layer):
     """Sets a parameter of the layer that it holds from one of its own."""
 
@@ -571,6 +582,13 @@ class OfTheObject(nn.Layer):
 
     def __init__(self):
         self.forward = lambda x: np.tanh(x + x[:, ::-1])
+
+
+def a_clipped_tanh():
+    """A layer of nnframe's whose object has another `forward`."""
+    layer = nn.Tanh()
+    layer.forward = lambda x: np.clip(x, -1, 1)
+    return layer
 
 
 class Static(nn.Layer):
@@ -1214,6 +1232,7 @@ CASES = [
     Case(OutIsInput, READ_ONLY),
     Case(AddedInPlace, READ_ONLY),
     Case(RectifiedInPlace, READ_ONLY),
+    Case(ClipsItsOwn, refused("parameter")),
     Case(ClipsItsWeight, refused("parameter")),
     Case(WeightNorm, refused("parameter")),
     Case(LazyLinear, refused("parameter|Parameter")),
@@ -1235,11 +1254,28 @@ CASES = [
     Case(Copies),
     Case(Unused),
     Case(OfTheObject),
+    Case(a_clipped_tanh),
     Case(Static),
     Case(a_dataclass),
     Case(SkipByAttribute, refused("attribute|self|another")),
     Case(lambda: TokenMixing(7), name="TokenMixing", rows=(7, 7)),
     Case(Excitation),
+    Case(lambda: nn.Residual(BatchNorm()), name="nn.Residual", zero=("0.bias",)),
+    Case(lambda: nn.Residual(nn.Linear(4, 4, rng=58), Softmax()), name="nn.Residual of two"),
+    Case(lambda: nn.Branches(Softmax(), BatchMax(), nn.Linear(4, 4, rng=59)), name="nn.Branches, added"),
+    Case(
+        lambda: nn.Branches(Residual(), RowCumsum(), FrozenScale(), join="multiply"),
+        name="nn.Branches, multiplied",
+    ),
+    Case(
+        lambda: nn.Branches(BatchMax(), nn.Sequential(nn.Linear(4, 3, rng=60), Cumsum()), join="concatenate"),
+        name="nn.Branches, concatenated",
+        gives=(7,),
+    ),
+    Case(
+        lambda: nn.Residual(nn.Branches(nn.Residual(Softmax()), nn.Linear(4, 4, rng=61), join="multiply")),
+        name="containers in containers",
+    ),
     # convolution, pooling, time
     Case(Convolution, reads=(2, 4, 4), gives=(3, 4, 4)),
     Case(AveragePooling, reads=(2, 4, 4), gives=(2, 2, 2)),
