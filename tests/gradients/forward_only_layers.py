@@ -567,6 +567,30 @@ class BeforeBetweenAfter(nn.Layer):
         return self.b(h) * 3
 
 
+class Between(nn.Layer):
+    def __init__(self):
+        self.a, self.b = nn.Linear(4, 5, rng=73), nn.Linear(5, 4, rng=74)
+
+    def forward(self, x):
+        return self.b(np.sin(self.a(x)))
+
+
+class After(nn.Layer):
+    def __init__(self):
+        self.a, self.b = nn.Linear(4, 5, rng=75), nn.Linear(5, 4, rng=76)
+
+    def forward(self, x):
+        return np.sin(self.b(self.a(x)))
+
+
+class Before(nn.Layer):
+    def __init__(self):
+        self.a, self.b = nn.Linear(4, 5, rng=77), nn.Linear(5, 4, rng=78)
+
+    def forward(self, x):
+        return self.b(self.a(np.sin(x)))
+
+
 class Copies(nn.Layer):
     """Layers are handed equal arrays, not the same."""
 
@@ -788,7 +812,7 @@ class Rounded(nn.Layer):
 
 class RoundedWeight(nn.Layer):
     def __init__(self):
-        self.weight = nn.Parameter(np.random.default_rng(66).standard_normal((4, 4)))
+        self.weight = nn.Parameter(np.random.default_rng(67).standard_normal((4, 4)))
 
     def forward(self, x):
         return x @ (np.round(2 * self.weight.value) / 2)
@@ -803,7 +827,7 @@ class ShapeByValue(nn.Layer):
     """A part of the batch may have another shape than the whole."""
 
     def forward(self, x):
-        return x[:, : 2 + int(x.max() > 1.1)]
+        return x[:, : 2 + int(x.max() > 1.2)]
 
 
 class AScalar(nn.Layer):
@@ -1053,6 +1077,7 @@ class Shaped(nn.Layer):
 
 
 PLACES = ("middle", "top", "bottom")
+INPUTS = 10  # of the linear layer below: enough for curves to be taken
 
 
 class Case:
@@ -1117,7 +1142,7 @@ class Case:
         below, above = int(np.prod(self.reads)), int(np.prod(self.gives))
         parts: list[nn.Layer] = [self.make()]
         if place != "bottom":
-            parts = [nn.Linear(5, below, rng=1), *([Shaped(*self.reads)] if len(self.reads) > 1 else []), *parts]
+            parts = [nn.Linear(INPUTS, below, rng=1), *([Shaped(*self.reads)] if len(self.reads) > 1 else []), *parts]
         if place != "top":
             parts += [*([Shaped(above)] if len(self.gives) > 1 else []), nn.Linear(above, 3, rng=2)]
         rng = np.random.default_rng(3)
@@ -1133,7 +1158,7 @@ class Case:
         """Loss, inputs and labels of the first (0) or the second (1) step."""
         rng = np.random.default_rng([self.seed, step])
         rows = self.rows[step]
-        shape = self.reads if place == "bottom" else (5,)
+        shape = self.reads if place == "bottom" else (INPUTS,)
         x = rng.standard_normal((rows, *shape)) if self.own_batch is None else self.own_batch(rng, rows)
         if x.dtype == np.float64:
             x = x.astype(np.float32).astype(np.float64)
@@ -1163,10 +1188,11 @@ def _ids(rng, rows):
 
 
 def _equal_rows(rng, rows):
-    return np.tile(rng.standard_normal((1, 5)), (rows, 1))
+    return np.tile(rng.standard_normal((1, INPUTS)), (rows, 1))
 
 
-NOT_THE_SAME = refused("same|twice|again|repeat|earlier|changes")
+DOES_NOT_REPEAT = refused("does not repeat itself")
+REMEMBERS = refused("remembers|earlier|changes|repeat")
 READ_ONLY = refused("writ|read-only")
 ONE_DTYPE = refused("float32")
 
@@ -1207,7 +1233,7 @@ CASES = [
     Case(TopK, reads=(12,)),
     Case(lambda: RareGate(0.8), name="RareGate", reads=(12,)),
     Case(lambda: RareGate(1.2), name="RareGate, shut in the first batch", reads=(12,)),
-    Case(Lookup, warned(), {"bottom": RIGHT}, seed=1),
+    Case(Lookup, warned(), {"bottom": RIGHT}, seed=2),
     Case(lambda: nn.Sequential(MixedUnits(), OneUnit()), name="MixedUnits", reads=(12,)),
     Case(BroadcastFirst),
     Case(Softmax, name="Softmax, one row first", rows=(1, 5)),
@@ -1217,12 +1243,12 @@ CASES = [
     # random, and what changes from call to call
     Case(Dropout),
     Case(NormalNoise),
-    Case(GlobalDropout, NOT_THE_SAME),
-    Case(GeneratorNoise, NOT_THE_SAME),
-    Case(Counting, NOT_THE_SAME),
-    Case(EveryTenth, NOT_THE_SAME),
-    Case(RunningMean, NOT_THE_SAME),
-    Case(ForgetfulMemo, NOT_THE_SAME),
+    Case(GlobalDropout, DOES_NOT_REPEAT),
+    Case(GeneratorNoise, DOES_NOT_REPEAT),
+    Case(Counting, DOES_NOT_REPEAT),
+    Case(EveryTenth, REMEMBERS),
+    Case(RunningMean, DOES_NOT_REPEAT),
+    Case(ForgetfulMemo, REMEMBERS),
     Case(CachedOutput),
     Case(Memo),
     Case(OutputBuffer, refused("writes to again")),
@@ -1250,13 +1276,16 @@ CASES = [
     Case(Order),
     Case(Twice),
     Case(Tied),
+    Case(Before),
+    Case(Between),
+    Case(After),
     Case(BeforeBetweenAfter),
     Case(Copies),
     Case(Unused),
     Case(OfTheObject),
     Case(a_clipped_tanh),
     Case(Static),
-    Case(a_dataclass),
+    Case(a_dataclass, seed=2),
     Case(SkipByAttribute, refused("attribute|self|another")),
     Case(lambda: TokenMixing(7), name="TokenMixing", rows=(7, 7)),
     Case(Excitation),
@@ -1297,7 +1326,7 @@ CASES = [
     # what comes out
     Case(AlwaysFloat64),
     Case(lambda: nn.Sequential(AMaskedArray(), Square()), name="AMaskedArray"),
-    Case(Quantiser, warned(), {"bottom": RIGHT}),
+    Case(Quantiser, warned(), {"bottom": RIGHT}, seed=8),
     Case(Above, warned(), {"bottom": RIGHT}),
     Case(Rounded, warned(), {"bottom": RIGHT}, seed=2),
     Case(RoundedWeight, warned()),
@@ -1337,7 +1366,7 @@ CASES = [
     Case(Softmax, name="CoupledLoss", places=("middle", "top"), loss=CoupledLoss()),
     # backward passes
     Case(Written),
-    Case(NoReturn, but=_backprop(refused("None|return")) | {("Backprop", "bottom"): RIGHT}),
+    Case(NoReturn, but=_backprop(refused("`return` missing")) | {("Backprop", "bottom"): RIGHT}),
     Case(Float64Backward),
     Case(WritesIntoDy, but=_backprop(READ_ONLY)),
     Case(WritesIntoX, but=_backprop(READ_ONLY)),

@@ -21,6 +21,14 @@ class Elementwise(Counted):
         return x / (1 + np.exp(-x))
 
 
+class Dropout(Counted):
+    def __init__(self):
+        self.random = nn.Random(0)
+
+    def compute(self, x):
+        return x * (self.random.uniform(x) > 0.3)
+
+
 class Rowwise(Counted):
     def compute(self, x):
         return x / np.sqrt((x * x).sum(axis=1, keepdims=True) + 1)
@@ -76,6 +84,7 @@ def evaluations(strategy, model, loss, x, t, runs=3):
     [
         # two for a colour of the inputs, two for a colour of the parameters, and a few to run and to check
         (Elementwise(), (60,), 2),
+        (Dropout(), (60,), 2),
         (Rowwise(), (60,), 2 * 60),
         (Convolution(2, 3), (2, 6, 6), 2 * 9 * 2 + 2 * (9 * 2 + 1)),
         (PerChannel(2), (2, 6, 6), 2 + 4),

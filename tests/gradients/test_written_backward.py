@@ -88,3 +88,11 @@ def test_a_layer_that_stands_twice_adds_both_gradients(dtype):
     nn.CentralDifference()(model, loss, x, t)
     bound = np.abs(found).max() * (1e-8 if dtype == np.float64 else 5e-6)
     np.testing.assert_allclose(found, scale.factor.grad, rtol=0, atol=bound)
+
+
+def test_the_default_backward_parameters_is_the_backward(dtype):
+    # what a derived class calls by super(), or anyone by hand
+    layer, x = Scale(dtype), np.linspace(-1, 1, 15, dtype=dtype).reshape(3, 5)
+    dy = np.cos(x)
+    layer.backward_parameters(x, layer(x), dy)
+    np.testing.assert_allclose(layer.factor.grad, (dy * x).sum(axis=0), rtol=1e-5)

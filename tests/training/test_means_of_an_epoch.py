@@ -67,3 +67,13 @@ def test_training_sees_the_output_before_the_step():
     history = trainer.fit(x, t, batch_size=7, shuffle=False, progress=False)
     assert (history["loss"][0], history["accuracy"][0]) == pytest.approx(before, rel=1e-6)
     assert nn.CrossEntropyLoss()(model(x), t) != pytest.approx(before[0], rel=0.1)
+
+
+def test_a_batch_in_which_nothing_counts_is_passed_over():
+    model, x, _ = uneven()
+    t = np.array([0, 0, 0, 0, 1, -1, -1])
+    loss = nn.CrossEntropyLoss(ignore_index=-1)
+    trainer = nn.Trainer(model, loss, nn.SGD(model.parameters(), 0.0), nn.Backprop())
+    history = trainer.fit(x, t, batch_size=5, shuffle=False, progress=False)
+    assert history["loss"] == [pytest.approx(nn.CrossEntropyLoss()(model(x[:5]), t[:5]), rel=1e-6)]
+    assert history["accuracy"] == [pytest.approx(4 / 5)]
