@@ -7,24 +7,26 @@ the run is a chain, found anew at each run; otherwise the layer stays one link, 
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nnframe.core.parameter import Array, Parameter
-from nnframe.core.protocol import Traits, traits
-from nnframe.core.run import Run, at_the_door, checked_output, noted, read_only, run_layer
-from nnframe.core.tree import _BARE, Tree, common_dtype
+from nnframe.core.protocol import FORWARD_ONLY, NOTHING, Traits, traits
+from nnframe.core.run import Run, at_the_door, checked_output, dtype_of, noted, read_only, run_layer
+from nnframe.core.structure import refuse_changed
+from nnframe.core.tree import _BARE, Tree, common_dtype, survey
 
 if TYPE_CHECKING:
     from nnframe.core.layer import Layer
-    from nnframe.core.structure import Memory
 
 
 class Link(NamedTuple):
     """One layer of the chain, its input and its output.
 
+    traits : which of the layer's helpers count
     parameters : those of the layer that are trainable
     x, y : input and output
     saved : what `forward_saving` returned for the backward pass
@@ -33,17 +35,13 @@ class Link(NamedTuple):
     """
 
     layer: Layer
+    traits: Traits
     parameters: list[Parameter]
     x: Any
     y: Array
     saved: Any = None
     inner: tuple[Branch, ...] = ()
     chain: bool = False
-
-    @property
-    def traits(self) -> Traits:
-        """What the layer says of itself."""
-        return traits(self.layer)
 
 
 class Branch(NamedTuple):
@@ -65,17 +63,18 @@ class ForwardPass:
         The input, as the model takes it.
     links : list of Link
         From the input to the output.
+    parameters : list of Parameter
+        Those of the model.
     loss, labels, value :
         Set by `measure`: the loss, the labels as it takes them, its value as a float.
     """
 
-    __slots__ = ("labels", "links", "loss", "model", "run", "value", "x")
+    loss: Any = None
+    labels: npt.NDArray[Any]
+    value = np.nan
 
-    def __init__(self, model: Layer, run: Run, x: Any, links: list[Link]) -> None:
-        self.model, self.run, self.x, self.links = model, run, x, links
-        self.loss: Any = None
-        self.labels: npt.NDArray[Any] = _NO_LABELS
-        self.value = np.nan
+    def __init__(self, model: Layer, run: Run, x: Any, links: list[Link], parameters: list[Parameter]) -> None:
+        self.model, self.run, self.x, self.links, self.parameters = model, run, x, links, parameters
 
     @property
     def output(self) -> Array:
@@ -99,9 +98,6 @@ class ForwardPass:
                 advance()
 
 
-_NO_LABELS: npt.NDArray[Any] = np.zeros(0)
-
-
 def _observe(links: list[Link]) -> None:
     for link in links:
         if link.traits.observe:
@@ -112,20 +108,12 @@ def _observe(links: list[Link]) -> None:
 
 def run_forward(model: Layer, x: Any, run: Run) -> ForwardPass:
     """Run a model, layer by layer, inside `run`; x is converted as the model's own call converts it."""
-    leaves = ordered(model)
-    if leaves is None:
-        inputs = at_the_door(model, x)
-        links: list[Link] = []
-        _run(model, inputs, links, run)
-        return ForwardPass(model, run, inputs, links)
-    # a literal chain: parameters are gathered once, for the dtype and for the links
-    held = [layer.parameters() for layer in leaves]
-    flat = [parameter for parameters in held for parameter in parameters]
-    inputs = at_the_door(model, x, common_dtype(model, flat) if flat else None)
-    links, current = [], inputs
-    for layer, parameters in zip(leaves, held, strict=True):
-        current = _run(layer, current, links, run, parameters)
-    return ForwardPass(model, run, inputs, links)
+    parameters, run.held = survey(model)
+    inputs = at_the_door(model, x, common_dtype(model, parameters) if parameters else None)
+    run.dtype = dtype_of(inputs, model)
+    links: list[Link] = []
+    _run(model, inputs, links, run)
+    return ForwardPass(model, run, inputs, links, parameters)
 
 
 def ordered(layer: Layer) -> list[Layer] | None:
@@ -139,44 +127,66 @@ def ordered(layer: Layer) -> list[Layer] | None:
     return found
 
 
-def _run(layer: Layer, x: Any, links: list[Link], run: Run, parameters: list[Parameter] | None = None) -> Array:
-    """Run one layer and append its link, or those of the layers inside it; returns the output."""
-    t = traits(layer)
-    if t.order:
-        for child in layer.order():
-            x = _run(child, x, links, run)
-        return x  # type: ignore[no-any-return]
+def _trainable(layer: Layer, run: Run) -> list[Parameter]:
+    """Parameters of a layer that are trained."""
+    parameters = run.held.get(id(layer))
     if parameters is None:
         parameters = layer.parameters()
     for parameter in parameters:
         if not parameter.trainable:
-            parameters = [p for p in parameters if p.trainable]
-            break
+            return [p for p in parameters if p.trainable]
+    return parameters
+
+
+def _run(layer: Layer, x: Any, links: list[Link], run: Run) -> Array:
+    """Run one layer and append its link, or those of the layers inside it; returns the output."""
+    t = layer._traits if "forward" not in layer.__dict__ else FORWARD_ONLY
+    if t.order:
+        for child in layer.order():
+            x = _run(child, x, links, run)
+        return x  # type: ignore[no-any-return]
+    if t.plain:
+        try:
+            y = layer.forward(x)
+        except Exception as error:
+            raise noted(error, layer)  # noqa: B904
+        if y.dtype is not x.dtype:
+            y = checked_output(layer, x, y)
+        parameters = run.held.get(id(layer))
+        if parameters is None or not all([p.trainable for p in parameters]):  # noqa: C419 - a list is faster
+            parameters = _trainable(layer, run)
+        links.append(_link((layer, t, parameters, x, y, None, (), False)))
+        return y
     if t.branches:
-        link = _run_branches(layer, parameters, x, run)
-    elif t.own and _holds_layers(vars(layer).values()):
-        return _run_composite(layer, t, parameters, x, links, run)
+        link = _run_branches(layer, t, x, run)
+    elif t.own and (kinds := _held_kinds(layer.__dict__.values())) & LAYERS:
+        return _run_composite(layer, t, x, links, run, kinds)
     elif t.forward_saving:
-        link = _run_saving(layer, parameters, x)
+        link = _run_saving(layer, t, x, run)
     else:
-        link = Link(layer, parameters, x, run_layer(layer, x))
+        link = Link(layer, t, _trainable(layer, run), x, run_layer(layer, x))
     links.append(link)
-    if t.own and run.memory is not None:
-        run.memory.meet(link, run)
+    if t.own:
+        run.own = True
+        if run.memory is not None:
+            run.memory.meet(link, run)
     return link.y
 
 
-def _run_saving(layer: Layer, parameters: list[Parameter], x: Any) -> Link:
+_link = functools.partial(tuple.__new__, Link)
+
+
+def _run_saving(layer: Layer, t: Traits, x: Any, run: Run) -> Link:
     try:
         found = layer.forward_saving(read_only(x))
         if not isinstance(found, tuple) or len(found) != 2:
             raise TypeError(f"forward_saving: expected a pair (y, saved), got {type(found).__name__}")
-        return Link(layer, parameters, x, checked_output(layer, x, found[0]), found[1])
+        return Link(layer, t, _trainable(layer, run), x, checked_output(layer, x, found[0]), found[1])
     except Exception as error:
         raise noted(error, layer)  # noqa: B904
 
 
-def _run_branches(layer: Layer, parameters: list[Parameter], x: Any, run: Run) -> Link:
+def _run_branches(layer: Layer, t: Traits, x: Any, run: Run) -> Link:
     branches = []
     for child, given in layer.branches(x):
         inner: list[Link] = []
@@ -186,12 +196,16 @@ def _run_branches(layer: Layer, parameters: list[Parameter], x: Any, run: Run) -
         y = layer.join_outputs([branch.y for branch in branches])
     except Exception as error:
         raise noted(error, layer)  # noqa: B904
-    return Link(layer, parameters, x, y, None, tuple(branches))
+    return Link(layer, t, _trainable(layer, run), x, y, None, tuple(branches))
 
 
-def _run_composite(layer: Layer, t: Traits, parameters: list[Parameter], x: Any, links: list[Link], run: Run) -> Array:
+def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run, kinds: int) -> Array:
     """Run a layer that holds layers as it is written, and see whether it is a chain of them."""
     given = read_only(x)
+    run.own = True
+    values = None
+    if run.memory is not None and run.memory.first_time("met", layer):
+        values = [(parameter, parameter.value.copy()) for parameter in layer.parameters()]
     outer, run.frames = run.frames, []
     try:
         y = layer.forward(given)
@@ -201,12 +215,15 @@ def _run_composite(layer: Layer, t: Traits, parameters: list[Parameter], x: Any,
         raise noted(error, layer)  # noqa: B904
     finally:
         frames, run.frames = run.frames, outer
-    chain = _as_chain(frames, given, y)
+    if values is not None:
+        refuse_changed(layer, values, run)
+    # what it does with a parameter of its own is seen by nobody
+    chain = None if kinds & PARAMETERS else _as_chain(frames, given, y)
     if chain is not None and not t.backward:
         links += chain
         return y
     inner = tuple(frames) if chain is None else (Branch(given, y, chain),)
-    link = Link(layer, parameters, x, y, None, inner, chain is not None)
+    link = Link(layer, t, _trainable(layer, run), x, y, None, inner, chain is not None)
     links.append(link)
     if run.memory is not None:
         run.memory.meet(link, run)
@@ -216,11 +233,15 @@ def _run_composite(layer: Layer, t: Traits, parameters: list[Parameter], x: Any,
 def call_inside(layer: Layer, x: Any, run: Run) -> Array:
     """Run a layer that another one has called in its forward pass, and note the call."""
     links: list[Link] = []
-    given = at_the_door(layer, x)
+    given = x
+    if type(x) is not np.ndarray or x.dtype is not run.dtype or not x.ndim:
+        given = at_the_door(layer, x, run.dtype)
     y = read_only(_run(layer, given, links, run))
-    assert run.frames is not None
-    run.frames.append(Branch(x if given is x else given, y, links))
+    run.frames.append(_branch((given, y, links)))  # type: ignore[union-attr]
     return y  # type: ignore[no-any-return]
+
+
+_branch = functools.partial(tuple.__new__, Branch)
 
 
 def _as_chain(frames: list[Branch], x: Any, y: Array) -> list[Link] | None:
@@ -247,7 +268,7 @@ def _append_reshaped(x: Any, y: Any, links: list[Link]) -> bool:
     if not same or y.ndim == 0 or len(y) != len(x) or not (x.flags.c_contiguous and y.flags.c_contiguous):
         return False
     if y.shape != x.shape:
-        links.append(Link(Reshaped(y.shape[1:]), [], x, y))  # type: ignore[arg-type]
+        links.append(Link(Reshaped(y.shape[1:]), Reshaped._traits, [], x, y))  # type: ignore[arg-type]
     return True
 
 
@@ -256,7 +277,7 @@ class Reshaped(Tree):
 
     couples = "rows"
     takes_integers = False
-    _traits = Traits(False, True, False, True, False, False, False, False, False, True, False)
+    _traits = NOTHING._replace(backward=True, difference=True, couples=True)
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
@@ -277,20 +298,24 @@ class Reshaped(Tree):
         return f"reshape(len(x), {', '.join(map(str, self.shape))})"
 
 
-def _holds_layers(values: Any) -> bool:
-    """Whether a layer is among some attributes, alone or in lists and dicts."""
+LAYERS, PARAMETERS = 1, 2
+
+
+def _held_kinds(values: Any) -> int:
+    """What is among some attributes, alone or in lists and dicts: LAYERS, PARAMETERS that are trained, or both."""
+    kinds = 0
     for value in values:
-        if type(value) in _BARE or isinstance(value, Parameter):
+        if type(value) in _BARE:
             continue
-        if isinstance(value, Tree):
-            if hasattr(value, "forward"):
-                return True
+        if isinstance(value, Parameter):
+            kinds |= PARAMETERS if value.trainable else 0
+        elif isinstance(value, Tree):
+            kinds |= LAYERS if hasattr(value, "forward") else 0
         elif isinstance(value, list | tuple):
-            if _holds_layers(value):
-                return True
-        elif isinstance(value, dict) and _holds_layers(value.values()):
-            return True
-    return False
+            kinds |= _held_kinds(value)
+        elif isinstance(value, dict):
+            kinds |= _held_kinds(value.values())
+    return kinds
 
 
 def expanded(links: list[Link]) -> list[Link]:
@@ -301,10 +326,3 @@ def expanded(links: list[Link]) -> list[Link]:
     for link in links:
         found += expanded(link.inner[0].links) if link.chain else [link]
     return found
-
-
-def begin(model: Layer, x: Any, memory: Memory | None = None, step: float | None = None) -> ForwardPass:
-    """Run a model in training mode, for a strategy."""
-    run = Run(True, memory, step, model)
-    with run:
-        return run_forward(model, x, run)

@@ -151,7 +151,7 @@ class Layer(Tree):
 
     def _link(self, x: Array, y: Array) -> Link:
         """Return this layer by itself as a link, as a strategy would see it without its own helpers."""
-        return _Alone(self, [p for p in self.parameters() if p.trainable], read_only(x), y)
+        return Link(self, Layer._traits, [p for p in self.parameters() if p.trainable], read_only(x), y)
 
     def _step(self) -> float | None:
         run = current_run()
@@ -162,16 +162,6 @@ class Layer(Tree):
 
 
 Layer._traits = traits_of_class(Layer, Layer)
-
-
-class _Alone(Link):
-    """A link whose layer's defaults are asked for: nothing that was written counts."""
-
-    __slots__ = ()
-
-    @property
-    def traits(self) -> Traits:
-        return Layer._traits
 
 
 def _take_old_flags(cls: type[Layer]) -> None:

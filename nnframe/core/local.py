@@ -109,9 +109,7 @@ def _in_double(link: Link, x: Any, run: Run) -> Doubles:
     return x.astype(np.float64)  # type: ignore[no-any-return]
 
 
-def _evaluated_at(
-    link: Link, x: Doubles, dx: Array, shape: tuple[int, ...], rows: Rows | None, run: Run
-) -> Doubles:
+def _evaluated_at(link: Link, x: Doubles, dx: Array, shape: tuple[int, ...], rows: Rows | None, run: Run) -> Doubles:
     """Return forward(x + dx) in float64, for one dx or a stack of them; `shape` is that of one output."""
     moved = x + dx
     if dx.ndim == x.ndim:
@@ -132,10 +130,7 @@ def _base(link: Link, x: Doubles, rows: Rows | None, run: Run) -> Doubles:
     """The float64 output at x itself; that of the whole mini-batch is kept as long as the run."""
     if rows is not None:
         return evaluated(link, x, run, rows, (len(rows), *link.y.shape[1:]))
-    key = (id(link.y), "base")
-    if key not in run.doubles:
-        run.doubles[key] = evaluated(link, x, run), link.y
-    found: Doubles = run.doubles[key][0]
+    found: Doubles = run.once((id(link.y), "base"), lambda: (evaluated(link, x, run), link.y))[0]
     return found
 
 
@@ -295,11 +290,16 @@ def _as_gradient(link: Link, dx: Any) -> Array:
 
 def backward_through(links: list[Link], dy: Array, step: float | None, input_gradient: bool = True) -> Array | None:
     """Take a gradient down a chain of links, adding to that of every parameter; returns that of the input."""
-    lowest = 0
-    if not input_gradient:
-        lowest = next((i for i, link in enumerate(links) if link.parameters), len(links))
-    for i in range(len(links) - 1, lowest - 1, -1):
-        below = backward_of(links[i], dy, step, input_gradient or i > lowest)
+    lowest = -1 if input_gradient else next((i for i, link in enumerate(links) if link.parameters), len(links))
+    for i in range(len(links) - 1, max(lowest, 0) - 1, -1):
+        link = links[i]
+        if i > lowest and link.traits.plain and link.traits.backward:
+            try:
+                dy = link.layer.backward(link.x, link.y, dy)
+            except Exception as error:
+                raise noted(error, link.layer, "backward")  # noqa: B904
+            continue
+        below = backward_of(link, dy, step, i > lowest)
         if below is None:
             return None
         dy = below

@@ -35,6 +35,7 @@ class Traits(NamedTuple):
     computes does not change what the inherited helpers compute.
 
     own : whether the class was written outside nnframe, so that nothing about it is taken on trust
+    plain : whether it is one of nnframe's own, with nothing beside forward and backward
     others : as the methods of `Layer` are called
     """
 
@@ -49,9 +50,11 @@ class Traits(NamedTuple):
     branches: bool
     couples: bool
     observe: bool
+    plain: bool
 
 
-FORWARD_ONLY = Traits(True, *[False] * (len(Traits._fields) - 1))
+NOTHING = Traits(*[False] * len(Traits._fields))
+FORWARD_ONLY = NOTHING._replace(own=True)
 
 
 def traits_of_class(cls: type, base: type) -> Traits:
@@ -63,7 +66,8 @@ def traits_of_class(cls: type, base: type) -> Traits:
     }
     written = {"forward", *(name for name, counts in count.items() if counts)}
     own = any(not _defining(cls, name).__module__.startswith("nnframe.") for name in written)
-    return Traits(own=own, **count)
+    plain = not (own or count["order"] or count["branches"] or count["forward_saving"])
+    return Traits(own=own, plain=plain, **count)
 
 
 def traits(layer: Any) -> Traits:

@@ -43,8 +43,8 @@ class Random(Tree):
         self.state = Buffer(np.array([secrets.randbits(64) if seed is None else seed, 0], np.uint64))
 
     def uniform(self, x: Array) -> Array:
-        """Return numbers in [0, 1), of the shape of x (N, ...) and its dtype."""
-        return ((self._bits(x, 0) >> np.uint64(11)) * 2.0**-53).astype(_dtype(x)).reshape(x.shape)
+        """Return numbers in [0, 1), of the shape of x (N, ...) and its dtype; multiples of 2^-24, the same in both."""
+        return ((self._bits(x, 0) >> np.uint64(40)) * 2.0**-24).astype(_dtype(x)).reshape(x.shape)
 
     def normal(self, x: Array) -> Array:
         """Return standard normal numbers (Box and Muller 1958), of the shape of x (N, ...) and its dtype."""

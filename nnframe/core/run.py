@@ -8,12 +8,13 @@ needs no further argument and nothing is left switched.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.core.parameter import Array
+from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import LayerError, named, traits
 from nnframe.core.tree import common_dtype
 
@@ -37,7 +38,13 @@ class Run:
         What is run: messages name layers by their path in it.
     """
 
-    __slots__ = ("doubles", "frames", "memory", "previous", "root", "rows", "step", "training")
+    rows: npt.NDArray[np.intp] | None = None  # of the mini-batch, that x holds now; None: all, in their order
+    frames: list[Any] | None = None  # calls of layers inside the layer that runs now; None: not recorded
+    dtype: np.dtype[np.floating] | None = None  # of what layers hand on to each other
+    held: dict[int, list[Parameter]] = {}  # noqa: RUF012 - replaced, never changed; parameters of each layer, by its id
+    kept: dict[Any, Any] | None = None  # what is computed once a run: private copies of layers, their outputs
+    own = False  # whether a layer has been run that was written outside nnframe
+    previous: Run | None = None
 
     def __init__(
         self, training: bool, memory: Memory | None = None, step: float | None = None, root: Layer | None = None
@@ -46,10 +53,6 @@ class Run:
         self.memory = memory
         self.step = step
         self.root = root
-        self.rows: npt.NDArray[np.intp] | None = None  # of the mini-batch, that x holds now; None: all, in their order
-        self.frames: list[Any] | None = None  # calls of layers inside the layer that runs now; None: not recorded
-        self.doubles: dict[Any, Any] = {}  # private copies of layers, by id and dtype
-        self.previous: Run | None = None
 
     def __enter__(self) -> Run:
         self.previous = getattr(_here, "run", None)
@@ -62,12 +65,17 @@ class Run:
 
     def copy_of(self, layer: Layer, dtype: npt.DTypeLike) -> tuple[Layer, dict[int, Any]]:
         """Return a private copy of a layer in a dtype, made once a run, and its arrays by the `id` of the originals."""
-        key = (id(layer), np.dtype(dtype))
-        if key not in self.doubles:
-            memo: dict[int, Any] = {}
-            self.doubles[key] = (layer.astype(dtype, memo), memo, layer)
-        copy, memo, _ = self.doubles[key]
+        memo: dict[int, Any]
+        copy, memo, _ = self.once((id(layer), np.dtype(dtype)), lambda: _copied(layer, dtype))
         return copy, memo
+
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what `make` returns, made once a run for each key."""
+        if self.kept is None:
+            self.kept = {}
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
 
     def evaluate(self, layer: Layer, x: Any, rows: npt.NDArray[np.intp] | None = None) -> npt.NDArray[Any]:
         """Return layer.forward(x), not recorded and as it comes; x may not be written to. rows: which ones x holds."""
@@ -77,6 +85,11 @@ class Run:
             return layer.forward(read_only(x))
         finally:
             self.rows, self.frames = before
+
+
+def _copied(layer: Layer, dtype: npt.DTypeLike) -> tuple[Layer, dict[int, Any], Layer]:
+    memo: dict[int, Any] = {}
+    return layer.astype(dtype, memo), memo, layer  # the original stays alive, and with it its id
 
 
 _here = threading.local()
@@ -116,6 +129,8 @@ def at_the_door(layer: Layer, x: Any, dtype: np.dtype[np.floating] | None = None
 
     A model without parameters has no dtype of its own: floating-point numbers stay what they are.
     """
+    if type(x) is np.ndarray and x.dtype is dtype and x.ndim:
+        return x
     if isinstance(x, tuple):
         parts = tuple(at_the_door(layer, one, dtype) for one in x)
         if len({len(part) for part in parts}) != 1:
@@ -159,6 +174,8 @@ def checked_output(layer: Layer, x: Any, y: Any) -> Array:
     if not isinstance(y, np.ndarray) or y.dtype.kind not in "fiub":
         came = f"an array of {y.dtype}" if isinstance(y, np.ndarray) else type(y).__name__
         raise TypeError(f"forward: expected an array of real numbers, got {came}")
+    if type(y) is not np.ndarray:
+        y = np.asarray(y)  # of a derived class, such as np.matrix, whose operators mean other things
     if y.ndim == 0 or len(y) != rows_of(x):
         hint = ""
         if not isinstance(x, tuple) and x.ndim == 1:

@@ -19,6 +19,7 @@ from nnframe.core.protocol import LayerError, named, traits
 if TYPE_CHECKING:
     from nnframe.core.chain import Link
     from nnframe.core.layer import Layer
+    from nnframe.core.parameter import Parameter
     from nnframe.core.run import Run
 
 COUPLES = ("entries", "rows", "batch")  # each allows more than the one before it
@@ -40,19 +41,27 @@ class Findings:
         Which inputs move which outputs, by what was moved and the shape of the input.
     """
 
-    __slots__ = ("__weakref__", "coarse", "count", "couples", "layer", "next_look", "patterns", "warned")
+    __slots__ = ("coarse", "couples", "layer", "patterns", "pauses")
 
     def __init__(self, layer: Layer) -> None:
         self.layer = weakref.ref(layer)
         self.couples = "batch"
         self.coarse = ""
         self.patterns: dict[Any, Any] = {}
-        self.count = 1
-        self.next_look = 2
-        self.warned = False
+        self.pauses = Pauses()
+        self.pauses.due()
 
-    def look_due(self) -> bool:
-        """Count a run; whether it is time to look again."""
+
+class Pauses:
+    """Counts runs, and tells when it is time to look: at the first, and then after pauses that double."""
+
+    __slots__ = ("count", "next_look")
+
+    def __init__(self) -> None:
+        self.count, self.next_look = 0, 1
+
+    def due(self) -> bool:
+        """Count a run; whether it is time to look."""
         self.count += 1
         if self.count < self.next_look:
             return False
@@ -65,6 +74,8 @@ class Memory:
 
     def __init__(self) -> None:
         self.known: dict[int, Findings] = {}
+        self.passing = Pauses()  # of looks at whether any gradient passes
+        self.whole = Pauses()  # of looks at the model as a whole
         self.said: set[tuple[str, int]] = set()  # what has been said of which layer, once
 
     def first_time(self, what: str, layer: Any) -> bool:
@@ -79,7 +90,7 @@ class Memory:
         if found is None:
             found = ask(link, run)
             self.known[id(link.layer)] = found
-        elif found.look_due():
+        elif found.pauses.due():
             look_again(link, found, run)
         return found
 
@@ -110,6 +121,17 @@ def couples_of(link: Link, run: Run) -> str:
     return found.couples
 
 
+def refuse_changed(layer: Layer, values: list[tuple[Parameter, npt.NDArray[Any]]], run: Run) -> None:
+    """Raise LayerError where parameters no longer have the values that they had before forward ran."""
+    if all(np.array_equal(parameter.value, value, equal_nan=True) for parameter, value in values):
+        return
+    path = run.root.path_of(layer) if run.root is not None else ""
+    raise LayerError(
+        f"{named(layer, path)}: forward changes a parameter's value. A layer is a pure function of x, its parameters and "
+        "buffers: compute into a new array"
+    )
+
+
 # ---- asking ----
 
 
@@ -131,7 +153,7 @@ def look_again(link: Link, found: Findings, run: Run) -> None:
     """See at a small cost whether what was found still holds; where it does not, it is asked anew."""
     if isinstance(link.x, tuple) or not link.y.size:
         return
-    inquiry = Inquiry(link, run, found.count)
+    inquiry = Inquiry(link, run, found.pauses.count)
     inquiry.repeats()
     if found.couples == "batch":
         return
@@ -180,6 +202,9 @@ class Inquiry:
 
     def pure(self) -> None:
         """Raise LayerError where forward changes the layer or its input, remembers, or does not repeat itself."""
+        made = [p for p in self.layer.parameters() if p.trainable and all(p is not q for q in self.link.parameters)]
+        if made:
+            self._refuse("forward makes a Parameter, which nobody trains", "make it in __init__")
         before, private = self.x.copy(), self._private()
         contents = _contents(vars(private))
         values = [parameter.value.copy() for parameter in private.parameters()]
@@ -228,12 +253,14 @@ class Inquiry:
         if not private.parameters():
             return
         fresh = self._private()
-        for one in (private, fresh):
-            for parameter in one.parameters():
-                parameter.value *= 1.25
-                parameter.value += 0.125
+        other = self.other()  # not x, whose answer the layer itself may have kept
         with np.errstate(all="ignore"):
-            used, new = self._forward(private, self.x), self._forward(fresh, self.x)
+            self._forward(private, other)
+            for one in (private, fresh):
+                for parameter in one.parameters():
+                    parameter.value *= 1.25
+                    parameter.value += 0.125
+            used, new = self._forward(private, other), self._forward(fresh, other)
         if not _same(used, new, _rounding(new)):
             self._refuse(reason.format("parameters"), cure)
 
@@ -266,27 +293,28 @@ class Inquiry:
         return self._own_rounding(double, base)
 
     def _own_rounding(self, double: Layer, base: npt.NDArray[Any]) -> str:
-        """See whether values are rounded to float32 inside, so that differences are mostly rounding."""
+        """See whether values are rounded inside, to float32 or less, so that differences are mostly rounding."""
         step = 1e-5 if self.run.step is None else self.run.step
         if step > RESOLVED or self.y.dtype.kind != "f":
             return ""
         x = self.x.astype(np.float64)
-        way = self.rng.choice([-step, step], x.shape) * np.maximum(1, np.abs(x))
         with np.errstate(all="ignore"):
+            beside = self._forward(double, x * (1 + 1e-13))
+            if _share(np.abs(beside - base) > 1e-10 * _size(base)) > 0.5:
+                return "forward gives another answer for x itself than beside it: it remembers one that was rounded"
+            way = self.rng.choice([-step, step], x.shape) * np.maximum(1, np.abs(x))
             near, far = (
                 self._forward(double, x + k * way) - self._forward(double, x - k * way).astype(np.float64)
                 for k in (1, 2)
             )
-            most = float(np.nanmax(np.abs(far), initial=0))
-        off = np.abs(far - 2 * near)
-        rounded = np.array_equal(base, base.astype(np.float32), equal_nan=True) and np.array_equal(
-            far, far.astype(np.float32), equal_nan=True
-        )
-        if rounded and most > 0 and np.mean(near != 0) > 0.9 and np.mean(off > 1e-6 * most) > 0.5:
-            return (
-                f"forward rounds to float32 inside, so that differences at step {step:g} are mostly rounding; compute "
-                "in the dtype of x, or give the strategy a larger step"
-            )
+        off, most = np.abs(far - 2 * near), _size(far)
+        cure = "compute in the dtype of x, or give the strategy a larger step"
+        uneven = _share(near != 0) > 0.9 and _share(off > max(1e-6, 100 * step**2) * most) > 0.5
+        if most > 0 and uneven:
+            return f"forward rounds inside, so that differences at step {step:g} are mostly rounding; {cure}"
+        some = base != 0
+        if len(np.unique(base[some])) > max(8, 0.5 * some.sum()) and _share(near[some] == 0) > 0.5:
+            return f"forward rounds its output, so that most differences at step {step:g} are 0; {cure}"
         return ""
 
     # ---- who depends on whom ----
@@ -397,6 +425,11 @@ class Inquiry:
         raise LayerError(
             f"{self.name}: {reason}. A layer is a pure function of x, its parameters and buffers: {cure}"
         ) from (cause)
+
+
+def _share(where: npt.NDArray[np.bool_]) -> float:
+    """How much of a mask is set."""
+    return float(np.mean(where)) if where.size else 0.0
 
 
 def _size(a: npt.NDArray[Any]) -> float:

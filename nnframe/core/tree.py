@@ -20,8 +20,14 @@ _BARE = frozenset(
 class Tree:
     """An object whose parameters, buffers and layers are found by themselves; no `__init__` has to be called."""
 
+    _own_children = (
+        False  # whether a class says itself, in `children`, what it holds, other than what its attributes hold
+    )
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "children" in vars(cls):
+            cls._own_children = not cls.__module__.startswith("nnframe.")
         for name, value in vars(cls).items():
             if isinstance(value, Parameter | Buffer | Tree):
                 raise TypeError(
@@ -52,9 +58,7 @@ class Tree:
 
     def parameters(self) -> list[Parameter]:
         """Every parameter once, in the order of `named_parameters`."""
-        found: dict[int, Parameter] = {}
-        _gather(self, found, ())
-        return list(found.values())
+        return list(_survey(self, {}))
 
     @property
     def dtype(self) -> np.dtype[np.floating]:
@@ -125,7 +129,8 @@ def common_dtype(tree: Tree, parameters: list[Parameter]) -> np.dtype[np.floatin
         return np.dtype(np.float32)
     dtype = parameters[0].value.dtype
     for parameter in parameters:
-        if parameter.value.dtype is not dtype and parameter.value.dtype != dtype:
+        own = parameter.value.dtype
+        if own is not dtype and own != dtype:
             found = {parameter.value.dtype: name for name, parameter in tree.named_parameters()}
             which = " and ".join(f"{dtype} ({name})" for dtype, name in found.items())
             raise TypeError(
@@ -133,6 +138,45 @@ def common_dtype(tree: Tree, parameters: list[Parameter]) -> np.dtype[np.floatin
                 "each layer and Parameter, or use astype"
             )
     return dtype
+
+
+def survey(root: Tree) -> tuple[list[Parameter], dict[int, list[Parameter]]]:
+    """Return what `parameters` returns, for the root and, by its `id`, for every tree in it: one walk for all of them."""
+    held: dict[int, list[Parameter]] = {}
+    return _survey(root, held), held
+
+
+def _survey(tree: Tree, held: dict[int, list[Parameter]]) -> list[Parameter]:
+    mine = held.get(id(tree))
+    if mine is not None:
+        return mine
+    held[id(tree)] = mine = []
+    if tree._own_children:
+        _survey_items([child for _, child in tree.children()], mine, held)
+    else:
+        for value in tree.__dict__.values():
+            kind = type(value)
+            if kind is Parameter:
+                mine.append(value)
+            elif kind not in _BARE:
+                _survey_items((value,), mine, held)
+    if len(mine) > 2 or (len(mine) == 2 and mine[0] is mine[1]):
+        once = {id(parameter): parameter for parameter in mine}
+        if len(once) < len(mine):
+            mine[:] = once.values()
+    return mine
+
+
+def _survey_items(items: Any, mine: list[Parameter], held: dict[int, list[Parameter]]) -> None:
+    for item in items:
+        if isinstance(item, Tree):
+            mine += _survey(item, held)
+        elif isinstance(item, Parameter):
+            mine.append(item)
+        elif isinstance(item, list | tuple):
+            _survey_items(item, mine, held)
+        elif isinstance(item, dict):
+            _survey_items(item.values(), mine, held)
 
 
 def path_of(root: Tree, tree: Tree) -> str:
@@ -178,30 +222,6 @@ def _walk(tree: Tree, prefix: str, inside: frozenset[int]) -> Iterator[tuple[str
             yield from _walk(child, f"{prefix}{name}.", inside | {id(tree)})
         else:
             yield prefix + name, child
-
-
-def _gather(value: object, found: dict[int, Parameter], inside: tuple[object, ...]) -> None:
-    """Put every parameter that `value` holds into `found`: `_walk` without names, as every step asks for it."""
-    held: Any
-    if isinstance(value, Tree):
-        if value in inside:
-            return
-        inside = (*inside, value)
-        if type(value).children is Tree.children:
-            held = vars(value).values()
-        else:
-            held = [child for _, child in value.children()]
-    elif isinstance(value, list | tuple):
-        held = value
-    elif isinstance(value, dict):
-        held = value.values()
-    else:
-        return
-    for item in held:
-        if isinstance(item, Parameter):
-            found[id(item)] = item
-        elif type(item) not in _BARE:
-            _gather(item, found, inside)
 
 
 def _converted(value: Any, dtype: np.dtype[np.floating], memo: dict[int, Any]) -> Any:

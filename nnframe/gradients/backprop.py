@@ -74,7 +74,7 @@ class Backprop:
                     found = evaluations_of(link, passed.run)
                     inputs = found.inputs * (len(link.y) if found.couples == "batch" else 1)
                     warn_of_price(link, inputs + found.parameters, self.memory)
-        for parameter in passed.model.parameters():
+        for parameter in passed.parameters:
             if not parameter.trainable:
                 parameter.grad.fill(0)
 

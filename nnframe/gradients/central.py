@@ -25,7 +25,7 @@ from nnframe.core.parameter import Parameter
 from nnframe.core.structure import Memory, couples_of
 from nnframe.gradients.curves import StackedCurves, curves_pay
 from nnframe.gradients.entries import SharedEntries, StackedEntries
-from nnframe.gradients.in_c import FusedLinear, above_in_c, describe_loss, is_linear
+from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
 from nnframe.gradients.selection import Blocks, Mask, Only, choose
 from nnframe.gradients.work import Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
 from nnframe.losses.base import Loss
@@ -107,12 +107,10 @@ class CentralDifference(WorkingStrategy):
 
     def _shared(self, passed: ForwardPass, places: list[Place], masks: dict[int, Mask] | None) -> list[SharedEntries]:
         """Return the work for parameters that several layers hold, seen from the outermost layers that hold them."""
-        count: dict[int, int] = {}
-        for place in places:
-            for parameter in place.link.parameters:
-                count[id(parameter)] = count.get(id(parameter), 0) + 1
-        if not any(n > 1 for n in count.values()):
+        held = [id(parameter) for place in places for parameter in place.link.parameters]
+        if len(set(held)) == len(held):
             return []
+        count = {one: held.count(one) for one in set(held)}
         links = expanded(passed.links)
         outer = [Place(link, links[i + 1 :]) for i, link in enumerate(links)]
         found: dict[int, SharedEntries] = {}
@@ -124,7 +122,7 @@ class CentralDifference(WorkingStrategy):
         return list(found.values())
 
     def _of_linear(
-        self, place: Place, passed: ForwardPass, masks: dict[int, Mask] | None, described: dict[str, Any] | None
+        self, place: Place, passed: ForwardPass, masks: dict[int, Mask] | None, described: Described | None
     ) -> Work | None:
         """Return the work for all parameters of a linear layer together; None where there is no such way."""
         link, above = place

@@ -23,6 +23,7 @@ from nnframe.kernels import _kernels
 from nnframe.layers.linear import Linear
 
 HAS_DOUBTFUL, HAS_BEND = 1, 2  # of a unit's curves: see csrc/nnframe.h
+Described = tuple[dict[str, Any], float]
 COLUMN_BYTES = 1 << 25  # of the columns that custom elementwise layers are given at a time
 
 
@@ -205,7 +206,7 @@ def is_linear(link: Link) -> bool:
     return isinstance(link.layer, Linear) and link.traits.stage
 
 
-def above_in_c(place: Place, described: dict[str, Any] | None, passed: ForwardPass) -> InC | None:
+def above_in_c(place: Place, described: Described | None, passed: ForwardPass) -> InC | None:
     """Describe what stands above a linear layer for C; None where C cannot take it.
 
     described : what `describe_loss` returned
@@ -220,14 +221,14 @@ def above_in_c(place: Place, described: dict[str, Any] | None, passed: ForwardPa
     if not all(couples_of(one, passed.run) == "entries" for one in columns):
         return None
     stages = [one.layer.stage(one.x, one.y) for one in above[first_stage:]]
-    scale = passed.loss.row_scale(passed.output, passed.labels)
-    return InC(_kernels.Above(link.y.shape[1], stages, **described), columns, scale)
+    loss, scale = described
+    return InC(_kernels.Above(link.y.shape[1], stages, **loss), columns, scale)
 
 
-def describe_loss(passed: ForwardPass) -> dict[str, Any] | None:
-    """Return the arguments of `_kernels.Above` for a loss that describes itself; None for any other."""
+def describe_loss(passed: ForwardPass) -> Described | None:
+    """Return the arguments of `_kernels.Above` for a loss that describes itself, and its scale; None for any other."""
     loss = passed.loss
     if not loss._traits.stage or passed.output.ndim != 2:
         return None
     found: dict[str, Any] | None = loss.stage(passed.output, passed.labels)
-    return found
+    return None if found is None else (found, loss.row_scale(passed.output, passed.labels))

@@ -91,7 +91,7 @@ class SPSA:
                 slope = (sides[0] - sides[1]) / (2 * step) / self.samples
                 for total, direction in zip(totals, self.directions(seed, parameters), strict=True):
                     total += slope * direction
-        for parameter in model.parameters():
+        for parameter in passed.parameters:
             parameter.grad.fill(0)
         for parameter, total in zip(parameters, totals, strict=True):
             parameter.grad[...] = total

@@ -120,7 +120,7 @@ def joint(link: Link, which: int) -> list[Link]:
     if link.layer.join == "add":
         return []
     outputs = [branch.y for branch in link.inner]
-    return [Link(Joint(link.layer, outputs, which), [], outputs[which], link.y)]
+    return [Link(Joint(link.layer, outputs, which), Joint._traits, [], outputs[which], link.y)]
 
 
 def warn_of_price(link: Link, evaluations: int, memory: Memory) -> None:
@@ -181,9 +181,9 @@ class WorkingStrategy:
             for piece in pieces:
                 for parameter, gradient in piece.gradients():
                     found[id(parameter)] = found[id(parameter)] + gradient if id(parameter) in found else gradient
-            for parameter in model.parameters():
+            for parameter in passed.parameters:
                 parameter.grad[...] = found.get(id(parameter), 0) if parameter.trainable else 0
-            if getattr(self, "only", None) is None:
+            if self.memory.passing.due() and getattr(self, "only", None) is None:
                 self.see_whether_something_passes(passed)
         return Measured(passed)
 
@@ -200,13 +200,12 @@ class WorkingStrategy:
 
     def see_whether_something_passes(self, passed: ForwardPass) -> None:
         """Warn, once, of a layer without a derivative through which no change passes at this step."""
-        for i, link in enumerate(passed.links):
-            if not link.parameters or any(p.grad.any() for p in link.parameters):
-                continue
-            stuck = next((above for above in passed.links[i:] if self._is_stuck(above)), None)
-            if stuck is not None:
-                warn_nothing_passes(stuck, self.step)
-                return
+        lowest = next((i for i, link in enumerate(passed.links) if link.parameters), None)
+        if lowest is None or any(p.grad.any() for p in reversed(passed.links[lowest].parameters)):
+            return
+        stuck = next((above for above in passed.links[lowest:] if self._is_stuck(above)), None)
+        if stuck is not None:
+            warn_nothing_passes(stuck, self.step)
 
     def _is_stuck(self, link: Link) -> bool:
         return not link.traits.backward and self.memory.first_time("nothing passes", link.layer)

@@ -77,23 +77,22 @@ class Linear(Layer):
         return kernels.linear(x, self.weight.value, None if self.bias is None else self.bias.value)
 
     def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
-        dx = self._gradients(x, dy, input_gradient=True)
-        assert dx is not None
-        return dx.reshape(x.shape)
+        dx = self._gradients(x, dy, True)
+        return dx if x.ndim == 2 else dx.reshape(x.shape)  # type: ignore[union-attr, return-value]
 
     def backward_parameters(self, x: Array, y: Array, dy: Array, *saved: object) -> None:
-        self._gradients(x, dy, input_gradient=False)
+        self._gradients(x, dy, False)
 
     def _gradients(self, x: Array, dy: Array, input_gradient: bool) -> Array | None:
+        weight, bias = self.weight, self.bias
         if x.ndim != 2:
             x, dy = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
-        bias_grad = None if self.bias is None else self.bias.grad
         return kernels.linear_backward(
             x,
-            self.weight.value,
+            weight.value,
             dy,
-            weight_grad=self.weight.grad,
-            bias_grad=bias_grad,
+            weight_grad=weight.grad,
+            bias_grad=None if bias is None else bias.grad,
             input_gradient=input_gradient,
         )
 

@@ -31,6 +31,7 @@ class Traits(NamedTuple):
     row_differences: bool
     divisor: bool
     stage: bool
+    own: bool
 
 
 class Loss:
@@ -159,7 +160,8 @@ def _traits_of_class(cls: type[Loss]) -> Traits:
         found = depth(name)
         return found is not None and found <= lead
 
-    found = {name: counts(name) for name in Traits._fields}
+    found = {name: counts(name) for name in Traits._fields if name != "own"}
+    found["own"] = not cls.__module__.startswith("nnframe.")
     # a gradient in one pass stands for the loss and for its backward
     found["forward_backward"] &= depth("backward") is None or (depth("forward_backward") or 0) <= (
         depth("backward") or 0
@@ -192,7 +194,7 @@ def as_labels(loss: Loss, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
 
 def value_of(loss: Loss, y: Array, t: npt.NDArray[Any]) -> float:
     """The loss of prepared labels, as a float."""
-    given = read_only(y) if not _built_in(loss) else y
+    given = read_only(y) if loss._traits.own else y
     if loss._traits.forward or not loss._traits.rows:
         return as_float(loss.forward(given, t), loss)
     return Loss.forward(loss, given, t)
@@ -200,7 +202,7 @@ def value_of(loss: Loss, y: Array, t: npt.NDArray[Any]) -> float:
 
 def value_and_gradient(loss: Loss, y: Array, t: npt.NDArray[Any], step: float | None) -> tuple[float, Array]:
     """The loss, and its gradient with respect to y: written, or by differences."""
-    if _built_in(loss) and loss._traits.forward_backward:
+    if loss._traits.forward_backward and not loss._traits.own:
         return loss.forward_backward(y, t)
     if not loss._traits.backward:
         return value_of(loss, y, t), gradient_by_differences(loss, y, t, step)
@@ -256,10 +258,6 @@ def _rows_of(loss: Loss, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.floati
             + ("; do y and t have the same shape?" if rows.ndim > 1 else "")
         )
     return rows.astype(np.float64, copy=False)
-
-
-def _built_in(loss: Loss) -> bool:
-    return type(loss).__module__.startswith("nnframe.")
 
 
 def gradient_by_differences(loss: Loss, y: Array, t: npt.NDArray[Any], step: float | None) -> Array:

@@ -68,8 +68,10 @@ class CrossEntropyLoss(Loss):
 
     def divisor(self, y: Array, t: npt.NDArray[Any]) -> float:
         """Return what the mean divides by: N, or with class indices the sum of the weights of those that count."""
+        if self.weight is None and self.ignore_index is None:
+            return float(len(y))
         labels = self.prepare(y, t)
-        if labels.ndim == 2 or (self.weight is None and self.ignore_index is None):
+        if labels.ndim == 2:
             return float(len(y))
         counted = labels[labels != self.ignore_index] if self.ignore_index is not None else labels
         return float(len(counted) if self.weight is None else self.weight[counted].sum())
@@ -81,7 +83,14 @@ class CrossEntropyLoss(Loss):
         return found
 
     def forward(self, y: Array, t: npt.NDArray[Any]) -> float:
-        return kernels.softmax_cross_entropy_loss(y, t, **self.options())
+        return kernels.softmax_cross_entropy_loss(
+            y,
+            t,
+            reduction=self.reduction,
+            weight=self.weight,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+        )
 
     def total(self, y: Array, t: npt.NDArray[Any]) -> tuple[float, float]:
         if not self._traits.forward:
@@ -94,7 +103,14 @@ class CrossEntropyLoss(Loss):
         return self.forward_backward(y, t)[1]
 
     def forward_backward(self, y: Array, t: npt.NDArray[Any]) -> tuple[float, Array]:
-        return kernels.softmax_cross_entropy(y, t, **self.options())
+        return kernels.softmax_cross_entropy(
+            y,
+            t,
+            reduction=self.reduction,
+            weight=self.weight,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+        )
 
     def targets(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return q (N, C), a row's loss being sum_c q_c (log(sum_k exp(y_k)) - y_c), up to `row_scale`."""
@@ -120,11 +136,12 @@ class CrossEntropyLoss(Loss):
         """Return what C is told of this loss, see `kernels._kernels.Above`; None where rows have different weights."""
         if self.weight is not None or self.ignore_index is not None:
             return None
+        smoothing = self.label_smoothing
         return {
             "loss": "cross_entropy",
             "probabilities": kernels.softmax(y),
-            "targets": self.targets(y, t).astype(y.dtype),
-            "residual": kernels.softmax_cross_entropy(y, t, **(self.options() | {"reduction": "sum"}))[1],
+            "targets": cross_entropy_targets(y.shape[1], t, None, smoothing, None).astype(y.dtype),
+            "residual": kernels.softmax_cross_entropy(y, t, reduction="sum", label_smoothing=smoothing)[1],
         }
 
     def __repr__(self) -> str:
