@@ -17,7 +17,7 @@ class Offset(nn.Layer):
 
 
 @pytest.mark.parametrize("strategy", [nn.CentralDifference, nn.Backprop, nn.NodePerturbation])
-@pytest.mark.parametrize("step", [None, 1e-2, 3e-6])
+@pytest.mark.parametrize("step", [1e-4, 3e-6])
 def test_a_step_that_rounding_changes(strategy, step, dtype):
     # 1e8 + 3e-6 is 1e8 + 2.98e-6: the quotient by 3e-6 would be 0.7 % off
     rng = np.random.default_rng(0)
