@@ -161,16 +161,27 @@ def _run(layer: Layer, x: Any, links: list[Link], run: Run) -> Array:
         link = _run_branches(layer, t, x, run)
     elif t.own and (kinds := _held_kinds(layer.__dict__.values())) & LAYERS:
         return _run_composite(layer, t, x, links, run, kinds)
-    elif t.forward_saving:
-        link = _run_saving(layer, t, x, run)
     else:
-        link = Link(layer, t, _trainable(layer, run), x, run_layer(layer, x))
+        values = _values_before(layer, run) if t.own else None
+        if t.forward_saving:
+            link = _run_saving(layer, t, x, run)
+        else:
+            link = Link(layer, t, _trainable(layer, run), x, run_layer(layer, x))
+        if values is not None:
+            refuse_changed(layer, values, run)
     links.append(link)
     if t.own:
         run.own = True
         if run.memory is not None:
             run.memory.meet(link, run)
     return link.y
+
+
+def _values_before(layer: Layer, run: Run) -> list[tuple[Parameter, Array]] | None:
+    """Copies of a layer's parameters when it is met for the first time, to see whether forward changes them."""
+    if run.memory is None or not run.memory.first_time("met", layer):
+        return None
+    return [(parameter, parameter.value.copy()) for parameter in layer.parameters()]
 
 
 _link = functools.partial(tuple.__new__, Link)
@@ -203,9 +214,7 @@ def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run,
     """Run a layer that holds layers as it is written, and see whether it is a chain of them."""
     given = read_only(x)
     run.own = True
-    values = None
-    if run.memory is not None and run.memory.first_time("met", layer):
-        values = [(parameter, parameter.value.copy()) for parameter in layer.parameters()]
+    values = _values_before(layer, run)
     outer, run.frames = run.frames, []
     try:
         y = layer.forward(given)

@@ -32,11 +32,6 @@ class Colour(NamedTuple):
         """Sum (..., O) over the outputs of each column, (..., columns)."""
         return np.add.reduceat(products[..., self.outputs], self.starts, axis=-1)  # type: ignore[no-any-return]
 
-    def owners(self) -> Indices:
-        """The position in `columns` of what moves each of `outputs`."""
-        sizes = np.diff(np.append(self.starts, len(self.outputs)))
-        return np.repeat(np.arange(len(self.columns)), sizes)
-
 
 def colour(touched: Sequence[Indices], outputs: int) -> list[Colour]:
     """Give columns colours, greedily in their order; `touched` holds the outputs that each of them moves.
@@ -63,6 +58,35 @@ def colour(touched: Sequence[Indices], outputs: int) -> list[Colour]:
         starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.intp)
         found.append(Colour(np.array(columns, np.intp), np.concatenate([touched[c] for c in columns]), starts))
     return found
+
+
+class Pattern(NamedTuple):
+    """Which inputs move which outputs.
+
+    touched : for each column the outputs that it moves
+    colours : the columns that move some, coloured
+    silent : those that have been seen to move none
+    outputs : how many there are
+    """
+
+    touched: Sequence[Indices]
+    colours: list[Colour]
+    silent: Indices
+    outputs: int
+
+    def unexpected(self, moved: npt.NDArray[np.bool_], own: Indices | None) -> bool:
+        """Whether outputs have moved, (rows, outputs), that the moved columns were not seen to move; `own` are theirs."""
+        if own is None:
+            return bool(moved.any())
+        others = np.ones(self.outputs, bool)
+        others[own] = False
+        return bool(moved[:, others].any())
+
+
+def pattern_from(touched: Sequence[Indices], outputs: int) -> Pattern:
+    """Colour a pattern."""
+    silent = np.flatnonzero([not len(own) for own in touched])
+    return Pattern(touched, colour(touched, outputs), silent, outputs)
 
 
 def joined(first: Sequence[Indices], second: Sequence[Indices]) -> list[Indices]:

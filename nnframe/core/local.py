@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.core.coloring import Colour, colour, joined, pattern_of
+from nnframe.core.coloring import Pattern, joined, pattern_from, pattern_of
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import LayerError, named
 from nnframe.core.run import Run, current_run, noted, read_only
@@ -327,7 +327,10 @@ def backward_by_differences(link: Link, dy: Array, step: float | None, input_gra
     """Do what a written backward would: add to each parameter's gradient, and return that with respect to x."""
     run = the_run()
     for parameter in link.parameters:
-        parameter.grad += parameter_gradient(link, parameter, dy, step)
+        gradient = parameter_gradient(link, parameter, dy, step)
+        parameter.grad += gradient
+        if not gradient.any() and dy.any():
+            warn_parameter_stands_still(link, parameter, STEP if step is None else step)
     if not input_gradient:
         return None
     if isinstance(link.x, tuple):
@@ -337,9 +340,12 @@ def backward_by_differences(link: Link, dy: Array, step: float | None, input_gra
     if couples == "entries":
         dx = _of_entries(link, wide, step)
     else:
-        pattern = input_pattern(link, run, couples)
         take = _of_rows if couples == "rows" else _of_batch
-        dx = take(link, wide, step, pattern)
+        try:
+            dx = take(link, wide, step, input_pattern(link, run, couples))
+        except NotThere:
+            forget_pattern(link, run)
+            dx = take(link, wide, step, None)
     if not dx.any() and dy.any() and link.x.size:
         warn_nothing_passes(link, STEP if step is None else step)
     return dx.astype(link.x.dtype)
@@ -355,6 +361,20 @@ def warn_nothing_passes(link: Link, step: float) -> None:
     )
 
 
+def warn_parameter_stands_still(link: Link, parameter: Parameter, step: float) -> None:
+    """Say once that a layer's output does not move with one of its parameters."""
+    run = the_run()
+    if run.memory is not None and not run.memory.first_time("stands still", parameter):
+        return
+    which = next((name for name, p in link.layer.named_parameters() if p is parameter), "a parameter")
+    warnings.warn(
+        f"{_name(link)}: its output does not move with {which}, whose gradient is 0; a parameter that forward rounds needs "
+        f"a larger step than {step:g}",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
 def parameter_gradient(link: Link, parameter: Parameter, dy: Array, step: float | None = None) -> Doubles:
     """Gradient of sum(dy * forward(x)) with respect to one parameter, of its shape."""
     run = the_run()
@@ -363,7 +383,10 @@ def parameter_gradient(link: Link, parameter: Parameter, dy: Array, step: float 
     if not link.traits.perturb and not _seen_through(link):
         pattern = parameter_pattern(link, parameter, run)
     if pattern is not None:
-        return _of_parameter(link, parameter, weights, step, pattern)
+        try:
+            return _of_parameter(link, parameter, weights, step, pattern)
+        except NotThere:
+            forget_pattern(link, run)
     gradient = np.zeros(parameter.value.size)
     for indices in chunks(parameter.value.size, link.y.size):
         up, down, width = perturbations(link, parameter, indices, STEP if step is None else step, step is None)
@@ -418,7 +441,7 @@ def _of_entries(link: Link, dy: Doubles, step: float | None) -> Doubles:
     return dy * _central_difference(link, h) / (2 * h)
 
 
-def _of_rows(link: Link, dy: Doubles, step: float | None, pattern: list[Colour] | None) -> Doubles:
+def _of_rows(link: Link, dy: Doubles, step: float | None, pattern: Pattern | None) -> Doubles:
     x, y = link.x, link.y
     h = _moved_by(link, steps_of(x, step)).reshape(len(x), -1)
     if pattern is not None:
@@ -433,7 +456,7 @@ def _of_rows(link: Link, dy: Doubles, step: float | None, pattern: list[Colour] 
     return dx.reshape(x.shape)
 
 
-def _of_batch(link: Link, dy: Doubles, step: float | None, pattern: list[Colour] | None) -> Doubles:
+def _of_batch(link: Link, dy: Doubles, step: float | None, pattern: Pattern | None) -> Doubles:
     x, y = link.x, link.y
     h = _moved_by(link, steps_of(x, step)).reshape(1, -1)
     if pattern is not None:
@@ -447,28 +470,57 @@ def _of_batch(link: Link, dy: Doubles, step: float | None, pattern: list[Colour]
     return dx.reshape(x.shape)
 
 
-def _coloured(link: Link, dy: Doubles, h: Doubles, pattern: list[Colour]) -> Doubles:
-    """Gradient with respect to x, (rows, columns), h being of that shape: one row of all entries for a whole batch."""
+def _coloured(link: Link, dy: Doubles, h: Doubles, pattern: Pattern) -> Doubles:
+    """Gradient with respect to x, (rows, columns), h being of that shape: one row of all entries for a whole batch.
+
+    Outputs that move unexpectedly tell that the pattern does not hold here: NotThere.
+    """
     dx = np.zeros(h.shape)
-    for group in pattern:
-        moved = np.zeros(h.shape)
-        moved[:, group.columns] = h[:, group.columns]
-        change = _central_difference(link, moved.reshape(link.x.shape))
-        products = (change * dy).reshape(len(h), -1)
+    for group in pattern.colours:
+        change = _moved_columns(link, h, group.columns)
+        _see_whether_it_holds(link, pattern, change, group.outputs)
+        products = change * dy.reshape(len(h), -1)
         dx[:, group.columns] = group.gathered(products) / (2 * h[:, group.columns])
+    if len(pattern.silent):
+        _see_whether_it_holds(link, pattern, _moved_columns(link, h, pattern.silent), None)
     return dx
 
 
-def _of_parameter(link: Link, parameter: Parameter, dy: Doubles, step: float | None, pattern: list[Colour]) -> Doubles:
+def _moved_columns(link: Link, h: Doubles, columns: Rows) -> Doubles:
+    """Central difference, (rows, outputs), where some columns of x are moved by h."""
+    moved = np.zeros(h.shape)
+    moved[:, columns] = h[:, columns]
+    return _central_difference(link, moved.reshape(link.x.shape)).reshape(len(h), -1)
+
+
+class NotThere(Exception):
+    """A pattern that was found does not hold for this mini-batch."""
+
+
+def _see_whether_it_holds(link: Link, pattern: Pattern, change: Doubles, own: Rows | None) -> None:
+    bound = CHANGED * float(np.abs(change[np.isfinite(change)]).max(initial=0))
+    floor = 1e-13 * float(np.abs(link.y[np.isfinite(link.y)]).max(initial=0))
+    with np.errstate(invalid="ignore"):
+        moved = ~(np.abs(change) <= max(bound, floor))
+    if pattern.unexpected(moved, own):
+        raise NotThere
+
+
+def _of_parameter(link: Link, parameter: Parameter, dy: Doubles, step: float | None, pattern: Pattern) -> Doubles:
     run = the_run()
     by_row = couples_of(link, run) != "batch"
     gradient = np.zeros(parameter.value.size)
     start = parameter.value.astype(np.float64).reshape(-1)
     h = steps_of(start, step)
-    for group in pattern:
+    shape = (len(link.y) if by_row else 1, -1)
+    for group in pattern.colours:
         change, width = _moved_together(link, parameter, group.columns, h, run)
-        products = (change * dy).reshape(len(link.y) if by_row else 1, -1).sum(axis=0)
+        _see_whether_it_holds(link, pattern, change.reshape(shape), group.outputs)
+        products = (change * dy).reshape(shape).sum(axis=0)
         gradient[group.columns] = group.gathered(products) / width
+    if len(pattern.silent):
+        change, _ = _moved_together(link, parameter, pattern.silent, h, run)
+        _see_whether_it_holds(link, pattern, change.reshape(shape), None)
     return gradient.reshape(parameter.value.shape)
 
 
@@ -494,12 +546,12 @@ def _moved_together(
 # ---- patterns: which inputs move which outputs ----
 
 
-def input_pattern(link: Link, run: Run, couples: str) -> list[Colour] | None:
+def input_pattern(link: Link, run: Run, couples: str) -> Pattern | None:
     """Colours of a layer's inputs, found once for each shape; None where each input must be moved alone."""
     by_row = couples == "rows"
     columns = math.prod(link.x.shape[1:]) if by_row else link.x.size
     found = run.memory.of(link.layer) if run.memory is not None else None
-    if found is None or columns <= FEW_COLUMNS or _seen_through(link):
+    if found is None or found.contradicted > 1 or columns <= FEW_COLUMNS or _seen_through(link):
         return None
     key = ("x", link.x.shape[1:] if by_row else link.x.shape)
     if key not in found.patterns:
@@ -507,10 +559,18 @@ def input_pattern(link: Link, run: Run, couples: str) -> list[Colour] | None:
     return found.patterns[key]  # type: ignore[no-any-return]
 
 
-def parameter_pattern(link: Link, parameter: Parameter, run: Run) -> list[Colour] | None:
+def forget_pattern(link: Link, run: Run) -> None:
+    """Forget a layer's patterns, as one of them did not hold: it is looked for once more, and then no longer."""
+    found = run.memory.of(link.layer) if run.memory is not None else None
+    if found is not None:
+        found.patterns.clear()
+        found.contradicted += 1
+
+
+def parameter_pattern(link: Link, parameter: Parameter, run: Run) -> Pattern | None:
     """Colours of the entries of one of a layer's parameters; None where each must be moved alone."""
     found = run.memory.of(link.layer) if run.memory is not None else None
-    if found is None or parameter.value.size <= FEW_COLUMNS or isinstance(link.x, tuple):
+    if found is None or found.contradicted > 1 or parameter.value.size <= FEW_COLUMNS or isinstance(link.x, tuple):
         return None
     by_row = couples_of(link, run) != "batch"
     shape = link.x.shape[1:] if by_row else link.x.shape
@@ -543,27 +603,29 @@ class _Search:
         _refuse_coarse(link, run)
         self.x = link.x if link.x.dtype.kind != "f" else link.x.astype(np.float64)
         self.base = evaluated(link, self.x, run)
-        self.threshold = CHANGED * float(np.abs(self.base[np.isfinite(self.base)]).max(initial=0))
+        # of each output by itself, as outputs may be of different units
+        sizes = np.abs(np.where(np.isfinite(self.base), self.base, 0)).reshape(len(self.base) if by_row else 1, -1)
+        self.threshold = np.maximum(CHANGED * sizes.max(axis=0, initial=0), 1e-15 * sizes.max(initial=0))
         self.outputs = math.prod(link.y.shape[1:]) if by_row else link.y.size
         self.rows = _row_numbers(len(link.y), run)
 
-    def inputs(self) -> list[Colour] | None:
+    def inputs(self) -> Pattern | None:
         """Colours of the inputs."""
         columns = math.prod(self.link.x.shape[1:]) if self.by_row else self.link.x.size
         return self._search(columns, self._inputs_of_row if self.by_row else self._inputs_of_batch, self._check_inputs)
 
-    def parameter(self, parameter: Parameter) -> list[Colour] | None:
+    def parameter(self, parameter: Parameter) -> Pattern | None:
         """Colours of the entries of a parameter."""
 
         def touched(row: int) -> list[Rows]:
             return self._entries(parameter, row)
 
-        def check(pattern: list[Colour]) -> Rows:
+        def check(pattern: Pattern) -> Rows:
             return self._check_parameter(parameter, pattern)
 
         return self._search(parameter.value.size, touched, check)
 
-    def _search(self, columns: int, touched_by: Any, check: Any) -> list[Colour] | None:
+    def _search(self, columns: int, touched_by: Any, check: Any) -> Pattern | None:
         samples = [0, len(self.x) // 2] if self.by_row and len(self.x) > 1 else [0]
         seen = set(samples)
         touched = touched_by(samples[0])
@@ -572,17 +634,20 @@ class _Search:
         for _ in range(self.MOST_ROUNDS):
             if sum(map(len, touched)) > self.MOST_ENTRIES:
                 return None
-            pattern = colour(touched, self.outputs)
-            if 2 * len(pattern) > columns:
+            pattern = pattern_from(touched, self.outputs)
+            if 2 * len(pattern.colours) > columns:
                 return None
             wrong = [int(row) for row in check(pattern) if int(row) not in seen]
             if not wrong:
                 return pattern
             if not self.by_row:
                 return None
+            before = sum(map(len, touched))
             for row in wrong[: self.ROWS_A_ROUND]:
                 seen.add(row)
                 touched = joined(touched, touched_by(row))
+            if sum(map(len, touched)) == before:  # kinks, not outputs that had been missed
+                return pattern
         return None
 
     # ---- one column at a time ----
@@ -595,7 +660,7 @@ class _Search:
 
     def _changed(self, y: Doubles, base: Doubles) -> npt.NDArray[np.bool_]:
         with np.errstate(invalid="ignore"):
-            return ~(np.abs(y - base) <= self.threshold).reshape(len(y), -1)
+            return ~(np.abs(y - base).reshape(len(y), -1) <= self.threshold)
 
     def _inputs_of_row(self, row: int) -> list[Rows]:
         x = self.x[row].reshape(-1)
@@ -662,20 +727,20 @@ class _Search:
 
     # ---- against a random direction ----
 
-    def _check_inputs(self, pattern: list[Colour]) -> Rows:
+    def _check_inputs(self, pattern: Pattern) -> Rows:
         h = steps_of(self.link.x, None).reshape(len(self.x) if self.by_row else 1, -1)
         way = self.rng.choice([-1.0, 1.0], h.shape[1]) * h
         with np.errstate(all="ignore"):
             true = _central_difference(self.link, way.reshape(self.link.x.shape)).reshape(len(h), -1)
             predicted = np.zeros(true.shape)
-            for group in pattern:
+            for group in pattern.colours:
                 moved = np.zeros(h.shape)
                 moved[:, group.columns] = way[:, group.columns]
                 change = _central_difference(self.link, moved.reshape(self.link.x.shape)).reshape(len(h), -1)
                 predicted[:, group.outputs] += change[:, group.outputs]
         return self._contradicting(true, predicted)
 
-    def _check_parameter(self, parameter: Parameter, pattern: list[Colour]) -> Rows:
+    def _check_parameter(self, parameter: Parameter, pattern: Pattern) -> Rows:
         h = steps_of(parameter.value, None).reshape(-1)
         signs = self.rng.choice([-1.0, 1.0], h.shape)
         shape = (len(self.x) if self.by_row else 1, -1)
@@ -683,15 +748,16 @@ class _Search:
         with np.errstate(all="ignore"):
             true = _moved_together(self.link, parameter, every, h, self.run, signs)[0].reshape(shape)
             predicted = np.zeros(true.shape)
-            for group in pattern:
+            for group in pattern.colours:
                 columns = group.columns
                 change = _moved_together(self.link, parameter, columns, h, self.run, signs[columns])[0].reshape(shape)
                 predicted[:, group.outputs] += change[:, group.outputs]
         return self._contradicting(true, predicted)
 
     def _contradicting(self, true: Doubles, predicted: Doubles) -> Rows:
-        """Rows in which the two are apart."""
-        bound = 1e-4 * float(np.abs(true[np.isfinite(true)]).max(initial=0))
-        with np.errstate(invalid="ignore"):
-            off = np.where(np.isfinite(true), np.abs(true - predicted), 0).max(axis=1, initial=0)
-        return np.flatnonzero(~(off <= bound))
+        """Rows in which the two are apart, each output measured by itself."""
+        finite = np.isfinite(true) & np.isfinite(predicted)
+        sizes = np.abs(np.where(finite, true, 0)).max(axis=0, initial=0)
+        bound = np.maximum(1e-4 * sizes, 1e-12 * sizes.max(initial=0))
+        off = np.abs(np.where(finite, true - predicted, 0))
+        return np.flatnonzero((off > bound).any(axis=1))

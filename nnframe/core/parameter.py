@@ -30,7 +30,7 @@ class Parameter:
         A value or gradient of another shape is assigned. One of another dtype or memory order is converted.
     """
 
-    __slots__ = ("grad", "trainable", "value")
+    __slots__ = ("__weakref__", "grad", "trainable", "value")
 
     value: Array
     grad: Array

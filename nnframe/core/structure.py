@@ -39,15 +39,21 @@ class Findings:
         Why differences of its float64 values cannot be trusted; empty where they can.
     patterns : dict
         Which inputs move which outputs, by what was moved and the shape of the input.
+    contradicted : int
+        How often a pattern has not held.
+    rows : int
+        How many rows were looked at.
     """
 
-    __slots__ = ("coarse", "couples", "layer", "patterns", "pauses")
+    __slots__ = ("coarse", "contradicted", "couples", "layer", "patterns", "pauses", "rows")
 
     def __init__(self, layer: Layer) -> None:
         self.layer = weakref.ref(layer)
         self.couples = "batch"
         self.coarse = ""
         self.patterns: dict[Any, Any] = {}
+        self.contradicted = 0
+        self.rows = 0
         self.pauses = Pauses()
         self.pauses.due()
 
@@ -76,13 +82,15 @@ class Memory:
         self.known: dict[int, Findings] = {}
         self.passing = Pauses()  # of looks at whether any gradient passes
         self.whole = Pauses()  # of looks at the model as a whole
-        self.said: set[tuple[str, int]] = set()  # what has been said of which layer, once
+        self.said: dict[tuple[str, int], Any] = {}  # what has been said of which layer or parameter, once
 
     def first_time(self, what: str, layer: Any) -> bool:
         """Whether something is said of a layer for the first time."""
-        new = (what, id(layer)) not in self.said
-        self.said.add((what, id(layer)))
-        return new
+        key = (what, id(layer))
+        if key in self.said and self.said[key]() is layer:
+            return False
+        self.said[key] = weakref.ref(layer)
+        return True
 
     def meet(self, link: Link, run: Run) -> Findings:
         """Ask a layer, at the first meeting and now and then; LayerError where it is no pure function."""
@@ -90,7 +98,7 @@ class Memory:
         if found is None:
             found = ask(link, run)
             self.known[id(link.layer)] = found
-        elif found.pauses.due():
+        elif found.pauses.due() or len(link.y) > found.rows:
             look_again(link, found, run)
         return found
 
@@ -138,6 +146,7 @@ def refuse_changed(layer: Layer, values: list[tuple[Parameter, npt.NDArray[Any]]
 def ask(link: Link, run: Run) -> Findings:
     """Find out what a layer is, from its input and output in this run."""
     found = Findings(link.layer)
+    found.rows = len(link.y)
     inquiry = Inquiry(link, run)
     if isinstance(link.x, tuple) or not link.y.size:
         return found
@@ -155,13 +164,17 @@ def look_again(link: Link, found: Findings, run: Run) -> None:
         return
     inquiry = Inquiry(link, run, found.pauses.count)
     inquiry.repeats()
+    more, found.rows = len(link.y) > found.rows, max(len(link.y), found.rows)
     if found.couples == "batch":
         return
-    if not inquiry.keeps(inquiry.half_of_rows()) or (
-        found.couples == "entries" and not inquiry.keeps(inquiry.half_of_entries())
+    if (
+        more
+        or not inquiry.keeps(inquiry.half_of_rows())
+        or (found.couples == "entries" and not inquiry.keeps(inquiry.half_of_entries()))
     ):
-        found.couples = inquiry.couples()
-        found.patterns.clear()
+        before, found.couples = found.couples, inquiry.couples()
+        if found.couples != before:
+            found.patterns.clear()
         _compare_with_claim(link, found, inquiry)
 
 
@@ -414,7 +427,7 @@ class Inquiry:
 
     def _forward(self, layer: Layer, x: Any, rows: npt.NDArray[np.intp] | None = None) -> npt.NDArray[Any]:
         try:
-            y = np.asarray(self.run.evaluate(layer, x, rows))
+            y = np.asarray(self.run.evaluate(layer, x, rows))  # a derived class of arrays as well
         except ValueError as error:
             if "read-only" in str(error):
                 self._refuse("forward writes into its input", "compute into a new array, or into a copy of x", error)
@@ -466,6 +479,8 @@ def _contents(value: Any, depth: int = 0) -> Any:
     """A trace of what an object holds, by which a change of contents is seen; other objects count as one thing."""
     if isinstance(value, np.ndarray):
         return (value.shape, zlib.crc32(np.ascontiguousarray(value).view(np.uint8))) if value.dtype != object else 0
+    if isinstance(value, int | float | np.number):
+        return ("number", float(value)) if value == value else 0
     if depth < 3 and isinstance(value, dict):
         return {str(key): _contents(item, depth + 1) for key, item in value.items()}
     if depth < 3 and isinstance(value, list | tuple | set):

@@ -40,12 +40,12 @@ def evaluations_of(link: Link, run: Run) -> Evaluations:
         else:
             pattern = input_pattern(link, run, couples)
             columns = link.x[0].size * (1 if couples == "rows" else len(link.x))
-            inputs = 2 * (columns if pattern is None else len(pattern))
+            inputs = 2 * (columns if pattern is None else len(pattern.colours))
             inputs = inputs if couples == "rows" else -(-inputs // len(link.x))
     count = 0
     for parameter in link.parameters:
         pattern = parameter_pattern(link, parameter, run)
-        count += 2 * (parameter.value.size if pattern is None else len(pattern))
+        count += 2 * (parameter.value.size if pattern is None else len(pattern.colours))
     return Evaluations(couples, inputs, count)
 
 

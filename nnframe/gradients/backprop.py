@@ -10,6 +10,7 @@ from nnframe.core.local import as_step, backward_through
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory
 from nnframe.core.summary import evaluations_of
+from nnframe.gradients.whole import look_at_the_whole
 from nnframe.gradients.work import Measured, warn_of_price
 from nnframe.losses.base import Loss, as_labels, value_and_gradient
 
@@ -58,11 +59,11 @@ class Backprop:
             if not len(passed.output) and loss.reduction != "sum":
                 raise ValueError("x: expected at least one row, got none, of which there is no mean")
             passed.value, dy = value_and_gradient(loss, passed.output, passed.labels, self.step)
-            for link in passed.links:
-                for parameter in link.parameters:
-                    parameter.grad.fill(0)
+            for parameter in passed.parameters:
+                parameter.grad.fill(0)
             backward_through(passed.links, dy, self.step, input_gradient=False)
             self._finish(passed)
+            look_at_the_whole(passed, self.memory, self.step, written=True)
         return Measured(passed)
 
     def _finish(self, passed: ForwardPass) -> None:

@@ -58,7 +58,7 @@ class StackedCurves:
         self.evaluations = 2 * sum(p.value.size for p in link.parameters)
         self.to_weight = np.zeros(self.weight.value.shape)
         self.to_bias = np.zeros(self.units)
-        self.scale = passed.loss.row_scale(place.top, passed.labels)
+        self.scale = passed.loss.row_scale(passed.output, passed.labels)
         self.tolerance = tolerance_below(place.above, link.y)
 
     def run(self, units: range) -> None:
@@ -84,7 +84,7 @@ class StackedCurves:
             moved[i, :, :, unit] = np.multiply.outer(np.array(NODES, y.dtype), distance)
         dy = run_differences(self.place.above, moved.reshape(-1, *y.shape))
         loss, labels = self.passed.loss, self.passed.labels
-        change = row_changes(loss, self.place.top, labels, dy).reshape(len(units), len(NODES) // 2, 2, len(y))
+        change = row_changes(loss, self.passed.output, labels, dy).reshape(len(units), len(NODES) // 2, 2, len(y))
         at = np.array(NODES[::2])[:, None] * distance.astype(np.float64)
         inverse = np.divide(0.5, at, out=np.zeros_like(at), where=at > 0)
         value = (change[:, :, 0] - change[:, :, 1]) * inverse

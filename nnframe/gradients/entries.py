@@ -51,7 +51,7 @@ class StackedEntries:
             change = np.zeros(len(indices))
             for sign, side in ((1, up), (-1, down)):
                 moved = run_differences(place.above, side.astype(dtype, copy=False))
-                change = change + sign * change_of(passed.loss, place.top, passed.labels, moved)
+                change = change + sign * change_of(passed.loss, passed.output, passed.labels, moved)
             self.gradient[indices] = change / width
 
     def gradients(self) -> list[tuple[Parameter, Array]]:
@@ -94,7 +94,7 @@ class SharedEntries:
             width = 0.0
             for side in (0, 1):
                 moved, width = self._moved(index, side)
-                loss, top = self.passed.loss, self.places[0].top
+                loss, top = self.passed.loss, self.passed.output
                 changes.append(float(change_of(loss, top, self.passed.labels, moved[None])[0]))
             self.gradient[index] = (changes[0] - changes[1]) / width
 

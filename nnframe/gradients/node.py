@@ -92,7 +92,7 @@ class MovedOutputs:
             change = np.zeros(len(entries))
             for sign in (1, -1):
                 dy = run_differences(self.place.above, (sign * moved).reshape(-1, *y.shape))
-                change = change + sign * change_of(self.passed.loss, self.place.top, self.passed.labels, dy)
+                change = change + sign * change_of(self.passed.loss, self.passed.output, self.passed.labels, dy)
             self.g.reshape(-1)[entries] = change / (2 * self.step)
 
     def gradients(self) -> list[tuple[Parameter, Array]]:

@@ -16,6 +16,7 @@ from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import CostWarning
 from nnframe.core.run import Run, current_run
 from nnframe.core.structure import Memory
+from nnframe.gradients.whole import look_at_the_whole
 from nnframe.layers.containers import Joint
 from nnframe.losses.base import Loss, as_labels, value_of
 
@@ -89,11 +90,6 @@ class Place(NamedTuple):
 
     link: Link
     above: list[Link]
-
-    @property
-    def top(self) -> Array:
-        """The output that the loss is measured of."""
-        return (self.above or [self.link])[-1].y
 
     @property
     def widest(self) -> int:
@@ -183,8 +179,10 @@ class WorkingStrategy:
                     found[id(parameter)] = found[id(parameter)] + gradient if id(parameter) in found else gradient
             for parameter in passed.parameters:
                 parameter.grad[...] = found.get(id(parameter), 0) if parameter.trainable else 0
-            if self.memory.passing.due() and getattr(self, "only", None) is None:
-                self.see_whether_something_passes(passed)
+            if getattr(self, "only", None) is None:
+                if self.memory.passing.due():
+                    self.see_whether_something_passes(passed)
+                look_at_the_whole(passed, self.memory, self.step, written=False)
         return Measured(passed)
 
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
