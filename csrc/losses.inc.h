@@ -1,6 +1,6 @@
 /* losses.inc.h - softmax, and cross-entropy with its gradient, row by row.
  *
- * A row is read once from memory: its maximum, then exp(x - max) stored and summed, then scaled, while it lies in the
+ * A row is read once from memory: its maximum, then exp(x - max) stored and summed, then scaled, while it is in the
  * cache. With few classes a row would leave most lanes of a vector empty; then LANES rows are transposed in registers
  * and go side by side, one row a lane, labels included. A NaN needs no care: it may slip past the maximum, but not past
  * the sum of the exponentials.
