@@ -33,8 +33,6 @@ STEP = 1.0  # in a weight; pixels go up to 1, and the comparators' inputs to som
 class Quantiser(nn.Layer):
     """Rounds to the nearest of a few levels between -1 and 1."""
 
-    elementwise = True
-
     def __init__(self, levels: int = 4) -> None:
         self.levels = levels
 
@@ -45,8 +43,6 @@ class Quantiser(nn.Layer):
 
 class LookupTable(nn.Layer):
     """Answers with the value that was measured nearest to its input: 24 noisy samples of some device."""
-
-    elementwise = True
 
     def __init__(self) -> None:
         rng = np.random.default_rng(7)
@@ -79,8 +75,6 @@ void convert(const double *x, double *y, size_t n) {
 
 class Converter(nn.Layer):
     """A simulator in C, compiled here and called through ctypes."""
-
-    elementwise = True
 
     def __init__(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -14,17 +14,16 @@ from nnframe._version import __version__
 try:
     from nnframe.kernels import _kernels as _kernels
 except ImportError as error:
-    raise ImportError(
-        f"nnframe's compiled kernels (nnframe.kernels._kernels) cannot be loaded: {error}\n"
-        "They are built when nnframe is installed, for one Python and one machine. With a C compiler present:\n"
-        "    pip install --force-reinstall --no-deps nnframe\n"
-        "In the folder of the source, where Python finds this copy of nnframe first, build it in place:\n"
-        "    pip install -e ."
-    ) from error
+    from nnframe._build import advice
+
+    raise ImportError(advice(error)) from error
 
 from nnframe import data, kernels
 from nnframe.config import config_info, default_num_threads, get_num_threads, set_num_threads, show_config
-from nnframe.core.layer import Layer, Parameter, Sequential
+from nnframe.core.layer import Layer
+from nnframe.core.parameter import Buffer, Parameter
+from nnframe.core.protocol import CostWarning, LayerError
+from nnframe.core.random import Random
 from nnframe.data import DataLoader, train_test_split
 from nnframe.gradients import (
     SPSA,
@@ -33,12 +32,31 @@ from nnframe.gradients import (
     CentralDifference,
     Check,
     Cost,
+    Measured,
     NodePerturbation,
     check_gradients,
 )
 from nnframe.initializers import He, Normal, Xavier, Zeros
 from nnframe.io import load, save
-from nnframe.layers import ELU, GELU, LeakyReLU, Linear, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh
+from nnframe.layers import (
+    ELU,
+    GELU,
+    BatchNorm1d,
+    Branches,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    LeakyReLU,
+    Linear,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Step,
+    Tanh,
+)
 from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
 from nnframe.numerical import numerical_gradient, numerical_hessian, numerical_jacobian
 from nnframe.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
@@ -56,25 +74,36 @@ __all__ = [
     "Adam",
     "AdamW",
     "Backprop",
+    "BatchNorm1d",
     "Blocks",
+    "Branches",
+    "Buffer",
     "CentralDifference",
     "Check",
     "Cost",
+    "CostWarning",
     "CrossEntropyLoss",
     "DataLoader",
+    "Dropout",
+    "Embedding",
     "He",
     "History",
     "Layer",
+    "LayerError",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "Loss",
     "MSELoss",
+    "Measured",
     "NodePerturbation",
     "Normal",
     "Optimizer",
     "Parameter",
     "RMSprop",
+    "Random",
     "ReLU",
+    "Residual",
     "Sequential",
     "SiLU",
     "Sigmoid",

@@ -26,6 +26,13 @@ def as_count(name: str, value: int) -> int:
     return int(value)
 
 
+def as_flag(name: str, value: bool) -> bool:
+    """`value` as a bool; an error that names the argument for anything but True and False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
 def as_generator(rng: np.random.Generator | int | None) -> np.random.Generator:
     """`rng` itself, a generator seeded by an int, or a fresh one; never NumPy's global random state."""
     if rng is None or isinstance(rng, int | np.integer | np.random.Generator):

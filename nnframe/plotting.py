@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from nnframe.training.history import History
+from nnframe._files import as_path, replaceable, write_atomically
 
 TRAIN, VALIDATION = "#1f5fa8", "#d9622b"
 
 
-def plot_history(history: History, path: str | os.PathLike[str] | None = None) -> Any:
+class Columns(Protocol):
+    """What is drawn: `nn.History`, or any other table whose columns are found by name."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, column: str, /) -> list[Any]: ...
+
+
+def plot_history(history: Columns, path: str | os.PathLike[str] | None = None) -> Any:
     """Draw loss and accuracy against epochs, for training and validation data.
 
     Parameters
@@ -19,7 +26,8 @@ def plot_history(history: History, path: str | os.PathLike[str] | None = None) -
     history : History
         Of at least one epoch.
     path : path, optional
-        Where to write the picture; its ending says in which format.
+        Where to write the picture; its ending says in which format, .png is added where it has none. The file is
+        replaced as a whole.
 
     Returns
     -------
@@ -29,9 +37,32 @@ def plot_history(history: History, path: str | os.PathLike[str] | None = None) -
     ------
     ImportError
         matplotlib is not installed.
+    OSError
+        The file cannot be written; found before anything is drawn.
     ValueError
-        The history has no epoch.
+        The history has no epoch, or matplotlib writes no such format.
     """
+    if path is None:
+        return _draw(history)
+    target = as_path(path)
+    target = target if target.suffix or target.is_dir() else target.with_name(f"{target.name}.png")
+    replaceable(target)
+    figure = _draw(history)
+    write_atomically(target, to_bytes(figure, target.suffix[1:]))
+    return figure
+
+
+def to_bytes(figure: Any, ending: str) -> bytes:
+    """Return a figure as the content of a file with this ending, such as "png"."""
+    content = io.BytesIO()
+    known = figure.canvas.get_supported_filetypes()
+    if ending.lower() not in known:
+        raise ValueError(f"path: expected a file ending in one of {', '.join(sorted(known))}, got {ending!r}")
+    figure.savefig(content, format=ending)
+    return content.getvalue()
+
+
+def _draw(history: Columns) -> Any:
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -59,11 +90,10 @@ def plot_history(history: History, path: str | os.PathLike[str] | None = None) -
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        if axes.lines:
+            axes.legend(frameon=False)
         if name == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        else:
+        elif all(min(line.get_ydata()) >= 0 for line in axes.lines):
             axes.set_ylim(bottom=0)
-    if path is not None:
-        figure.savefig(path)
     return figure

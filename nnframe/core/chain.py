@@ -1,80 +1,337 @@
-"""A model as a chain of layers, run once with every input and output kept: where all strategies start."""
+"""A model run once, seen as a chain of layers: where all strategies start.
+
+The order of layers is seen, not declared. A `Sequential` says its order; any other layer that holds layers is run as it
+is written, and the calls of the layers inside it are noted. Where each of them was given what the one before it returned,
+the run is a chain, found anew at each run; otherwise the layer stays one link, opaque.
+"""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.core.layer import Array, Layer, Parameter, Sequential, as_input, common_dtype, run_layer
-from nnframe.losses import Loss
+from nnframe.core.parameter import Array, Parameter
+from nnframe.core.protocol import FORWARD_ONLY, NOTHING, Traits, traits
+from nnframe.core.run import Run, at_the_door, checked_output, dtype_of, noted, read_only, run_layer
+from nnframe.core.structure import refuse_changed
+from nnframe.core.tree import _BARE, Tree, common_dtype, survey
+
+if TYPE_CHECKING:
+    from nnframe.core.layer import Layer
 
 
 class Link(NamedTuple):
-    """One layer of the chain with its parameters, and what it read and gave."""
+    """One layer of the chain, its input and its output.
 
-    name: str
+    traits : which of the layer's helpers count
+    parameters : those of the layer that are trainable
+    x, y : input and output
+    saved : what `forward_saving` returned for the backward pass
+    inner : the runs of a container's branches; the calls that were noted inside an opaque layer; else empty
+    chain : whether `inner` is one run that computes the same as the layer, whose backward was written
+    """
+
     layer: Layer
+    traits: Traits
     parameters: list[Parameter]
-    x: Array
+    x: Any
     y: Array
+    saved: Any = None
+    inner: tuple[Branch, ...] = ()
+    chain: bool = False
 
-    def __str__(self) -> str:
-        return f"layer {self.name}: {self.layer!r}" if self.name else repr(self.layer)
+
+class Branch(NamedTuple):
+    """A run inside a layer: what it was given, what it returned, and the links between."""
+
+    x: Any
+    y: Array
+    links: list[Link]
 
 
-def flatten(model: Layer, prefix: str = "") -> list[tuple[str, Layer]]:
-    """Layers of a model one after another, nested Sequentials unpacked, each with its name."""
-    if type(model) is not Sequential:
-        return [(prefix, model)]
-    found: list[tuple[str, Layer]] = []
-    for i, layer in enumerate(model.layers):
-        name = f"{prefix}.{i}" if prefix else str(i)
-        if type(layer) is Sequential:
-            found += flatten(layer, name)
-        else:
-            found.append((name, layer))
+class ForwardPass:
+    """A finished forward pass of a model, and the loss of its output.
+
+    Attributes
+    ----------
+    model : Layer
+    run : Run
+    x : array, or tuple of arrays
+        The input, as the model takes it.
+    links : list of Link
+        From the input to the output.
+    parameters : list of Parameter
+        Those of the model.
+    loss, labels, value :
+        Set by `measure`: the loss, the labels as it takes them, its value as a float.
+    """
+
+    loss: Any = None
+    labels: npt.NDArray[Any]
+    value = np.nan
+
+    def __init__(self, model: Layer, run: Run, x: Any, links: list[Link], parameters: list[Parameter]) -> None:
+        self.model, self.run, self.x, self.links, self.parameters = model, run, x, links, parameters
+
+    @property
+    def output(self) -> Array:
+        """What the model returned."""
+        return self.links[-1].y
+
+    def name(self, link: Link) -> str:
+        """Words for a link's layer in a message: its path in the model, and itself."""
+        path = self.model.path_of(link.layer)
+        return f"layer {path}: {link.layer!r}" if path else repr(link.layer)
+
+    def observe(self) -> None:
+        """Let every layer that keeps statistics see its input and output, and random layers go on to new numbers.
+
+        What a trainer calls once a step, after the optimizer: the one moment at which buffers change.
+        """
+        _observe(self.links)
+        for _, tree in self.model.named_trees():
+            advance = getattr(tree, "advance", None)
+            if advance is not None:
+                advance()
+
+
+def _observe(links: list[Link]) -> None:
+    for link in links:
+        if link.traits.observe:
+            link.layer.observe(read_only(link.x), read_only(link.y))
+        for branch in link.inner:
+            _observe(branch.links)
+
+
+def run_forward(model: Layer, x: Any, run: Run) -> ForwardPass:
+    """Run a model, layer by layer, inside `run`; x is converted as the model's own call converts it."""
+    parameters, run.held = survey(model)
+    inputs = at_the_door(model, x, common_dtype(model, parameters) if parameters else None)
+    run.dtype = dtype_of(inputs, model)
+    links: list[Link] = []
+    _run(model, inputs, links, run)
+    return ForwardPass(model, run, inputs, links, parameters)
+
+
+def ordered(layer: Layer) -> list[Layer] | None:
+    """Layers of a Sequential, those inside it included; None for any other layer."""
+    if not traits(layer).order:
+        return None
+    found: list[Layer] = []
+    for child in layer.order():
+        inner = ordered(child)
+        found += [child] if inner is None else inner
     return found
 
 
-def run_chain(model: Layer, x: npt.ArrayLike) -> list[Link]:
-    """Run a model forward, layer by layer; x is converted to the model's dtype."""
-    layers = flatten(model)
-    held = [layer.parameters() for _, layer in layers]
-    inputs = as_input(x, common_dtype(model, [parameter for parameters in held for parameter in parameters]))
-    links = []
-    for (name, layer), parameters in zip(layers, held, strict=True):
-        outputs = run_layer(layer, inputs, name)
-        links.append(Link(name, layer, parameters, inputs, outputs))
-        inputs = outputs
+def _trainable(layer: Layer, run: Run) -> list[Parameter]:
+    """Parameters of a layer that are trained."""
+    parameters = run.held.get(id(layer))
+    if parameters is None:
+        parameters = layer.parameters()
+    for parameter in parameters:
+        if not parameter.trainable:
+            return [p for p in parameters if p.trainable]
+    return parameters
+
+
+def _run(layer: Layer, x: Any, links: list[Link], run: Run) -> Array:
+    """Run one layer and append its link, or those of the layers inside it; returns the output."""
+    t = layer._traits if "forward" not in layer.__dict__ else FORWARD_ONLY
+    if t.order:
+        for child in layer.order():
+            x = _run(child, x, links, run)
+        return x  # type: ignore[no-any-return]
+    if t.plain:
+        try:
+            y = layer.forward(x)
+        except Exception as error:
+            raise noted(error, layer)  # noqa: B904
+        if y.dtype is not x.dtype:
+            y = checked_output(layer, x, y)
+        parameters = run.held.get(id(layer))
+        if parameters is None or not all([p.trainable for p in parameters]):  # noqa: C419 - a list is faster
+            parameters = _trainable(layer, run)
+        links.append(_link((layer, t, parameters, x, y, None, (), False)))
+        return y
+    if t.branches:
+        link = _run_branches(layer, t, x, run)
+    elif t.own and (kinds := _held_kinds(layer.__dict__.values())) & LAYERS:
+        return _run_composite(layer, t, x, links, run, kinds)
+    else:
+        values = _values_before(layer, run) if t.own else None
+        if t.forward_saving:
+            link = _run_saving(layer, t, x, run)
+        else:
+            link = Link(layer, t, _trainable(layer, run), x, run_layer(layer, x))
+        if values is not None:
+            refuse_changed(layer, values, run)
+    links.append(link)
+    if t.own:
+        run.own = True
+        if run.memory is not None:
+            run.memory.meet(link, run)
+    return link.y
+
+
+def _values_before(layer: Layer, run: Run) -> list[tuple[Parameter, Array]] | None:
+    """Copies of a layer's parameters when it is met for the first time, to see whether forward changes them."""
+    if run.memory is None or not run.memory.first_time("met", layer):
+        return None
+    return [(parameter, parameter.value.copy()) for parameter in layer.parameters()]
+
+
+_link = functools.partial(tuple.__new__, Link)
+
+
+def _run_saving(layer: Layer, t: Traits, x: Any, run: Run) -> Link:
+    try:
+        found = layer.forward_saving(read_only(x))
+        if not isinstance(found, tuple) or len(found) != 2:
+            raise TypeError(f"forward_saving: expected a pair (y, saved), got {type(found).__name__}")
+        return Link(layer, t, _trainable(layer, run), x, checked_output(layer, x, found[0]), found[1])
+    except Exception as error:
+        raise noted(error, layer)  # noqa: B904
+
+
+def _run_branches(layer: Layer, t: Traits, x: Any, run: Run) -> Link:
+    branches = []
+    for child, given in layer.branches(x):
+        inner: list[Link] = []
+        y = given if child is None else _run(child, given, inner, run)
+        branches.append(Branch(given, y, inner))
+    try:
+        y = layer.join_outputs([branch.y for branch in branches])
+    except Exception as error:
+        raise noted(error, layer)  # noqa: B904
+    return Link(layer, t, _trainable(layer, run), x, y, None, tuple(branches))
+
+
+def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run, kinds: int) -> Array:
+    """Run a layer that holds layers as it is written, and see whether it is a chain of them."""
+    given = read_only(x)
+    run.own = True
+    values = _values_before(layer, run)
+    outer, run.frames = run.frames, []
+    try:
+        y = layer.forward(given)
+        if type(y) is not np.ndarray or y.dtype is not getattr(x, "dtype", None) or not y.ndim or len(y) != len(x):
+            y = checked_output(layer, x, y)
+    except Exception as error:
+        raise noted(error, layer)  # noqa: B904
+    finally:
+        frames, run.frames = run.frames, outer
+    if values is not None:
+        refuse_changed(layer, values, run)
+    # what it does with a parameter of its own is seen by nobody
+    chain = None if kinds & PARAMETERS else _as_chain(frames, given, y)
+    if chain is not None and not t.backward:
+        links += chain
+        return y
+    inner = tuple(frames) if chain is None else (Branch(given, y, chain),)
+    link = Link(layer, t, _trainable(layer, run), x, y, None, inner, chain is not None)
+    links.append(link)
+    if run.memory is not None:
+        run.memory.meet(link, run)
+    return y
+
+
+def call_inside(layer: Layer, x: Any, run: Run) -> Array:
+    """Run a layer that another one has called in its forward pass, and note the call."""
+    links: list[Link] = []
+    given = x
+    if type(x) is not np.ndarray or x.dtype is not run.dtype or not x.ndim:
+        given = at_the_door(layer, x, run.dtype)
+    y = read_only(_run(layer, given, links, run))
+    run.frames.append(_branch((given, y, links)))  # type: ignore[union-attr]
+    return y  # type: ignore[no-any-return]
+
+
+_branch = functools.partial(tuple.__new__, Branch)
+
+
+def _as_chain(frames: list[Branch], x: Any, y: Array) -> list[Link] | None:
+    """Links of calls that hand on to each other what they return, from x to y; None where they do not."""
+    if not frames:
+        return None
+    links: list[Link] = []
+    current = x
+    for branch in frames:
+        if branch.x is not current and not _append_reshaped(current, branch.x, links):
+            return None
+        links += branch.links
+        current = branch.y
+    if y is not current and not _append_reshaped(current, y, links):
+        return None
     return links
 
 
-def run_differences(links: list[Link], dx: Array, rows: npt.NDArray[np.intp] | None = None) -> Array:
-    """How the output of the last link changes when the input of the first changes by dx, or a stack of them.
+def _append_reshaped(x: Any, y: Any, links: list[Link]) -> bool:
+    """Append a link where y is x in another shape, row by row, and not another array; returns whether it is."""
+    if not isinstance(x, np.ndarray) or not isinstance(y, np.ndarray) or y.dtype != x.dtype or y.size != x.size:
+        return False
+    same = y.__array_interface__["data"][0] == x.__array_interface__["data"][0]
+    if not same or y.ndim == 0 or len(y) != len(x) or not (x.flags.c_contiguous and y.flags.c_contiguous):
+        return False
+    if y.shape != x.shape:
+        links.append(Link(Reshaped(y.shape[1:]), Reshaped._traits, [], x, y))  # type: ignore[arg-type]
+    return True
 
-    rows: which rows of the mini-batch those of dx belong to, where they are others than its own.
-    """
+
+class Reshaped(Tree):
+    """What `x.reshape(len(x), ...)` between two layers is in a chain."""
+
+    couples = "rows"
+    takes_integers = False
+    _traits = NOTHING._replace(backward=True, difference=True, couples=True)
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+
+    def forward(self, x: Array) -> Array:
+        """Return x in the other shape."""
+        return x.reshape(len(x), *self.shape)
+
+    def backward(self, x: Array, y: Array, dy: Array) -> Array:
+        """Return the gradient in the shape of x."""
+        return dy.reshape(x.shape)
+
+    def difference(self, x: Array, y: Array, dx: Array) -> Array:
+        """Return the change in the shape of y."""
+        return dx.reshape(*dx.shape[: dx.ndim - x.ndim], *y.shape)
+
+    def __repr__(self) -> str:
+        return f"reshape(len(x), {', '.join(map(str, self.shape))})"
+
+
+LAYERS, PARAMETERS = 1, 2
+
+
+def _held_kinds(values: Any) -> int:
+    """What is among some attributes, alone or in lists and dicts: LAYERS, PARAMETERS that are trained, or both."""
+    kinds = 0
+    for value in values:
+        if type(value) in _BARE:
+            continue
+        if isinstance(value, Parameter):
+            kinds |= PARAMETERS if value.trainable else 0
+        elif isinstance(value, Tree):
+            kinds |= LAYERS if hasattr(value, "forward") else 0
+        elif isinstance(value, list | tuple):
+            kinds |= _held_kinds(value)
+        elif isinstance(value, dict):
+            kinds |= _held_kinds(value.values())
+    return kinds
+
+
+def expanded(links: list[Link]) -> list[Link]:
+    """Return the links, with layers whose backward was written taken apart into the chain that they are."""
+    if not any(link.chain for link in links):
+        return links
+    found: list[Link] = []
     for link in links:
-        x, y = (link.x, link.y) if rows is None else (link.x[rows], link.y[rows])
-        dx = link.layer.difference(x, y, dx).astype(link.y.dtype, copy=False)
-    return dx
-
-
-def run_loss(loss: Loss, y: Array, t: npt.ArrayLike) -> tuple[float, npt.NDArray[Any]]:
-    """Return the loss of an output as a float, and the labels checked and prepared."""
-    if not isinstance(loss, Loss):
-        raise TypeError(f"loss: expected a Loss such as nn.CrossEntropyLoss(), got {loss!r}")
-    labels = loss.prepare(y, t)
-    return as_loss(loss.forward(y, labels), loss), labels
-
-
-def as_loss(value: object, loss: Loss) -> float:
-    """`value` as a float; TypeError where a loss returned something else."""
-    if type(value) is float:
-        return value
-    array = np.asarray(value)
-    if array.size != 1 or array.dtype.kind not in "biuf":
-        raise TypeError(f"{loss!r}: expected a single number, got {type(value).__name__} of shape {array.shape}")
-    return float(array.reshape(()))
+        found += expanded(link.inner[0].links) if link.chain else [link]
+    return found

@@ -1,52 +1,113 @@
-"""A model as a table."""
+"""A model as a table: its layers, what was found about them, and what their gradients cost."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 import numpy as np
 
-from nnframe.core.chain import flatten
-from nnframe.core.layer import Array, Layer, run_layer
-from nnframe.layers import Linear
+from nnframe.core.chain import Link, ordered, run_forward
+from nnframe.core.local import input_pattern, parameter_pattern
+from nnframe.core.run import Run
+from nnframe.core.structure import Memory, couples_of
+
+if TYPE_CHECKING:
+    from nnframe.core.layer import Layer
+
+ROWS = 4  # of the mini-batch that layers are looked at with
+
+
+class Evaluations(NamedTuple):
+    """How often a hybrid gradient evaluates a layer without a backward, for a mini-batch.
+
+    inputs : for the gradient of its input; for a layer that couples rows, per row
+    parameters : for that of its parameters
+    """
+
+    couples: str
+    inputs: int
+    parameters: int
+
+
+def evaluations_of(link: Link, run: Run) -> Evaluations:
+    """Count the evaluations of a layer that `Backprop` needs in place of its backward."""
+    if isinstance(link.x, tuple) or link.x.dtype.kind != "f":
+        couples, inputs = "rows", 0
+    else:
+        couples = couples_of(link, run)
+        if couples == "entries":
+            inputs = 2
+        else:
+            pattern = input_pattern(link, run, couples)
+            columns = link.x[0].size * (1 if couples == "rows" else len(link.x))
+            inputs = 2 * (columns if pattern is None else len(pattern.colours))
+            inputs = inputs if couples == "rows" else -(-inputs // len(link.x))
+    count = 0
+    for parameter in link.parameters:
+        pattern = parameter_pattern(link, parameter, run)
+        count += 2 * (parameter.value.size if pattern is None else len(pattern.colours))
+    return Evaluations(couples, inputs, count)
 
 
 def summarize(model: Layer, input_shape: tuple[int, ...] | None = None) -> str:
     """Return a table of the model's layers: output shape of one row, parameters, and where its gradient comes from.
 
-    `input_shape` is that of one row of the input; where it is not given, that of a first `Linear` is known. The column
+    `input_shape` is that of one row of the input; where it is not given, that of a first `Linear` is known. The model
+    is run on a few rows of random numbers, as it is written, to see its layers and what they couple. The column
     `gradient` tells what `Backprop` does: "written" (a backward pass), "verified" (one that `check_gradients` found
-    right), or "numerical" and how often the layer is evaluated for a mini-batch.
+    right), or "numerical", with what the layer couples and how often it is evaluated for a mini-batch.
     """
-    layers = flatten(model)
-    if input_shape is None and isinstance(layers[0][1], Linear):
-        input_shape = (layers[0][1].in_features,)
-    x = None if input_shape is None else np.zeros((1, *input_shape), model.dtype)
     lines = [("", "layer", "output", "parameters", "gradient")]
     counted: set[int] = set()
-    for name, layer in layers:
-        gradient = _gradient(layer, x)
-        x = None if x is None else run_layer(layer, x, name)
+    for name, layer, shape, gradient in _rows(model, input_shape):
         parameters = [p for p in layer.parameters() if id(p) not in counted]
         counted |= {id(p) for p in parameters}
-        count = sum(p.value.size for p in parameters)
-        shape = "" if x is None else str(x.shape[1:] if x.ndim > 2 else x.shape[1])
-        lines.append((name, repr(layer), shape, f"{count:,}", gradient))
+        lines.append(
+            (name, repr(layer).replace("\n", " "), shape, f"{sum(p.value.size for p in parameters):,}", gradient)
+        )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    total = sum(p.value.size for p in model.parameters())
-    size = sum(p.value.nbytes for p in model.parameters())
+    everything = model.parameters()
+    total, fixed = (
+        sum(p.value.size for p in some) for some in (everything, [p for p in everything if not p.trainable])
+    )
+    size = sum(p.value.nbytes for p in everything)
     table = [
         f"{name:<{widths[0]}}  {layer:<{widths[1]}}  {shape:>{widths[2]}}  {count:>{widths[3]}}  {back}".rstrip()
         for (name, layer, shape, count, back) in lines
     ]
-    return "\n".join([*table, f"{total:,} parameters, {model.dtype}, {size / 1024:,.1f} KiB"])
+    frozen = f" ({fixed:,} not trainable)" if fixed else ""
+    return "\n".join([*table, f"{total:,} parameters{frozen}, {model.dtype}, {size / 1024:,.1f} KiB"])
 
 
-def _gradient(layer: Layer, x: Array | None) -> str:
-    if layer.has_backward:
-        return "verified" if layer.verified else "written"
-    count = sum(p.value.size for p in layer.parameters())
-    if layer.elementwise:
-        return f"numerical, {2 + 2 * count:,} forwards"
-    if x is None:
-        return "numerical"
-    each = x[0].size + count if layer.rowwise else count
-    return f"numerical, {2 * each:,} forwards" + ("" if layer.rowwise else f" and {2 * x[0].size:,} a row")
+def _rows(model: Layer, input_shape: tuple[int, ...] | None) -> list[tuple[str, Any, str, str]]:
+    """Name, layer, shape and gradient of each layer."""
+    if input_shape is None:
+        inputs = next((tree.in_features for _, tree in model.named_trees() if hasattr(tree, "in_features")), None)
+        input_shape = None if inputs is None else (int(inputs),)
+    if input_shape is None:
+        return [(model.path_of(layer), layer, "", _known(layer)) for layer in ordered(model) or [model]]
+    if model.takes_integers:
+        x = np.zeros((ROWS, *input_shape), np.int64)
+    else:
+        x = np.random.default_rng(0).standard_normal((ROWS, *input_shape)).astype(model.dtype)
+    run = Run(True, Memory(), root=model)
+    with run:
+        links = run_forward(model, x, run).links
+        return [(model.path_of(link.layer), link.layer, _shape(link), _gradient(link, run)) for link in links]
+
+
+def _shape(link: Link) -> str:
+    return str(link.y.shape[1:] if link.y.ndim != 2 else link.y.shape[1])
+
+
+def _known(layer: Layer) -> str:
+    return ("verified" if layer.verified else "written") if layer.has_backward else "numerical"
+
+
+def _gradient(link: Link, run: Run) -> str:
+    if link.traits.backward or link.traits.branches:
+        return _known(link.layer)
+    found = evaluations_of(link, run)
+    per_row = f" and {found.inputs:,} per row" if found.couples == "batch" else ""
+    count = found.parameters + (0 if per_row else found.inputs)
+    return f"numerical ({found.couples}), {count:,} forwards{per_row}"

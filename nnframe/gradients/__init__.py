@@ -6,7 +6,7 @@ from nnframe.gradients.check import Check, check_gradients
 from nnframe.gradients.node import NodePerturbation
 from nnframe.gradients.selection import Blocks
 from nnframe.gradients.spsa import SPSA
-from nnframe.gradients.work import Cost
+from nnframe.gradients.work import Cost, Measured
 
 __all__ = [
     "SPSA",
@@ -15,6 +15,7 @@ __all__ = [
     "CentralDifference",
     "Check",
     "Cost",
+    "Measured",
     "NodePerturbation",
     "check_gradients",
 ]

@@ -4,78 +4,95 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
-from nnframe.core.chain import Link, as_loss, run_chain
-from nnframe.core.layer import Array, Layer
-from nnframe.gradients import local
-from nnframe.losses import Loss
+from nnframe.core.chain import ForwardPass, run_forward
+from nnframe.core.layer import Layer
+from nnframe.core.local import as_step, backward_through
+from nnframe.core.protocol import LayerError
+from nnframe.core.run import Run
+from nnframe.core.structure import Memory
+from nnframe.core.summary import evaluations_of
+from nnframe.gradients.whole import what_does_not_fit
+from nnframe.gradients.work import Measured, warn_of_price
+from nnframe.losses.base import Loss, as_labels, value_and_gradient
 
 
 class Backprop:
     """Backpropagation: the chain rule from the loss down, through each layer's `backward`.
 
     A layer without one is differentiated by itself, by central differences of its `forward` (its `difference`, where it
-    has one): two evaluations for an elementwise layer, two for each column of its input for a rowwise one, two for each
-    entry of its input for any other, and two for each entry of its parameters. `model.summary()` shows which layers
-    these are. A loss without `backward` is differentiated by each entry of the output.
+    has one). Which inputs move which outputs is found out at its first gradient, and those that do not meet are moved
+    together: two evaluations for a layer that keeps entries apart, 18 for each channel of a 3x3 convolution, at most two
+    for each column of its input where it keeps rows apart, or for each entry where it does not; and the same for its
+    parameters. `model.summary()` shows which layers these are. A loss without `backward` is differentiated by each entry
+    of the output.
 
     Parameters
     ----------
     step : float, optional
         Of those differences; eps^(1/3) max(1, |x|), with the eps of float64, if not given. A layer that is constant
         almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
-
-    Attributes
-    ----------
-    output : array
-        What the model gave in the last call.
     """
 
-    output: Array | None = None
-
     def __init__(self, step: float | None = None) -> None:
-        self.step = local.as_step(step)
+        self.step = as_step(step)
+        self.memory = Memory()
 
-    def __call__(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> float:
+    def __call__(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Measured:
         """Return the loss of a mini-batch, and overwrite the gradient of every parameter of the model.
 
         Parameters
         ----------
         model : Layer
         loss : Loss
-        x : array (N, ...)
+        x : array (N, ...), or a tuple of arrays
             Converted to the model's dtype.
         t : array
             Labels, as the loss takes them.
-        """
-        links = run_chain(model, x)
-        lowest = next((i for i, link in enumerate(links) if link.parameters), len(links))
-        self.output = y = links[-1].y
-        labels = loss.prepare(y, t)
-        if loss.has_backward:
-            value, dy = loss.forward_backward(y, labels)
-        else:
-            value, dy = loss.forward(y, labels), local.loss_gradient(loss, y, labels, self.step)
-        for link in links:
-            for parameter in link.parameters:
-                parameter.grad.fill(0)
-        for i in range(len(links) - 1, lowest - 1, -1):
-            try:
-                dy = self._through(links[i], dy, i == lowest)
-            except Exception as error:
-                error.add_note(f"in the backward pass of {links[i]}")
-                raise
-        return as_loss(value, loss)
 
-    def _through(self, link: Link, dy: Array, lowest: bool) -> Array:
-        """Gradient below a layer; the lowest one need not have it."""
-        layer = link.layer
-        if not layer.has_backward:
-            below = local.backward(layer, link.x, link.y, dy, self.step, input_gradient=not lowest)
-            return dy if below is None else below
-        if lowest:
-            layer.backward_parameters(link.x, link.y, dy)
-            return dy
-        return layer.backward(link.x, link.y, dy)
+        Returns
+        -------
+        Measured
+            A float that also has the model's output and the forward pass.
+        """
+        passed, wrong = self._take(model, loss, x, t)
+        if wrong:  # something has changed since it was found, or was never what it seemed: all is asked anew
+            self.memory.forget()
+            passed, wrong = self._take(model, loss, x, t, again=True)
+        if wrong:
+            raise LayerError(wrong)
+        return Measured(passed)
+
+    def _take(
+        self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike, again: bool = False
+    ) -> tuple[ForwardPass, str]:
+        """Take a gradient; returns the forward pass, and what does not fit where the model is looked at as a whole."""
+        with Run(True, self.memory, self.step, model) as run:
+            passed = run_forward(model, x, run)
+            passed.loss, passed.labels = loss, as_labels(loss, passed.output, t)
+            if not len(passed.output) and loss.reduction != "sum":
+                raise ValueError("x: expected at least one row, got none, of which there is no mean")
+            passed.value, dy = value_and_gradient(loss, passed.output, passed.labels, self.step)
+            for parameter in passed.parameters:
+                parameter.grad.fill(0)
+            backward_through(passed.links, dy, self.step, input_gradient=False)
+            self._finish(passed)
+            count = self.memory.look_due(model)
+            if not (count or again):
+                return passed, ""
+            return passed, what_does_not_fit(passed, self.memory, self.step, count, written=True)
+
+    def _finish(self, passed: ForwardPass) -> None:
+        """Set what is not trainable to 0, and say what was dear."""
+        for link in passed.links:
+            t = link.traits
+            if t.own and not t.backward:
+                if link.inner:
+                    found = evaluations_of(link, passed.run)
+                    inputs = found.inputs * (len(link.y) if found.couples == "batch" else 1)
+                    warn_of_price(link, inputs + found.parameters, self.memory)
+        for parameter in passed.parameters:
+            if not parameter.trainable:
+                parameter.grad.fill(0)
 
     def __repr__(self) -> str:
         return "Backprop()" if self.step is None else f"Backprop(step={self.step:g})"

@@ -1,13 +1,12 @@
 """`CentralDifference`: the weight-by-weight central difference of a model, from forward passes alone.
 
 Differences are propagated, not values (see docs/derivations/differences.md): the model runs once, and what a moved
-weight changes travels upwards through each layer's `difference`. The work is cut into pieces, each with gradients that
-can be had for some units at a time:
+weight changes travels upwards through each layer's `difference`. Each part of the work has its own way:
 
-    FusedLinear    a linear layer with built-in layers above it, in C; between the two may be custom elementwise layers
-    StackedCurves  a linear layer with other rowwise layers above it
-    StackedEntries any other parameter: `perturb`, then `difference` of each layer above, for many entries at a time
-    SharedEntries  a parameter that several layers hold: by running all of them again
+    FusedLinear    a linear layer with built-in layers above it, in C; between the two may be elementwise layers of others
+    StackedCurves  a linear layer with any layers above it that keep rows apart
+    StackedEntries any other parameter: moved, then `difference` of each layer above, for many entries at a time
+    SharedEntries  a parameter that several layers hold
 """
 
 from __future__ import annotations
@@ -19,33 +18,30 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.core.chain import Link
-from nnframe.core.layer import Layer, Parameter
-from nnframe.gradients.in_c import FusedLinear, above_in_c, describe_loss
-from nnframe.gradients.local import as_step
+from nnframe.core.chain import ForwardPass, expanded
+from nnframe.core.layer import Layer
+from nnframe.core.local import as_step
+from nnframe.core.parameter import Parameter
+from nnframe.core.structure import Memory, couples_of
+from nnframe.gradients.curves import StackedCurves, curves_pay
+from nnframe.gradients.entries import SharedEntries, StackedEntries
+from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
 from nnframe.gradients.selection import Blocks, Mask, Only, choose
-from nnframe.gradients.work import (
-    Cost,
-    Piece,
-    PiecewiseStrategy,
-    SharedEntries,
-    StackedCurves,
-    StackedEntries,
-    curves_pay,
-)
-from nnframe.layers import Linear
-from nnframe.losses import Loss
+from nnframe.gradients.work import Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
+from nnframe.losses.base import Loss
 
 
-class CentralDifference(PiecewiseStrategy):
+class CentralDifference(WorkingStrategy):
     """(L(w + h) - L(w - h)) / 2h for every entry w of every parameter, made fast by the structure of the network.
 
-    Works with every layer and every loss: a custom one needs `forward` only.
+    Works with every layer and every loss: a custom one needs `forward` only. What there is to know about a layer is found
+    out at its first gradient, and looked at again now and then; a layer that is no pure function is refused.
 
     Parameters
     ----------
     step : float, optional
-        h, the same for every entry; 1e-5 if not given. As differences are propagated without cancellation, a small step
+        h, the same for every entry; 1e-5 if not given, and for the parameters of layers without a `perturb`
+        1e-5 max(1, |entry|). As differences are propagated without cancellation, a small step
         costs no digits, in float32 either. Layers without a `difference` are evaluated in float64. A layer that is
         constant almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
     interpolate : bool
@@ -67,6 +63,8 @@ class CentralDifference(PiecewiseStrategy):
 
     def __init__(self, step: float | None = None, *, interpolate: bool = True, only: Only | None = None) -> None:
         self.step = as_step(step) or 1e-5
+        self.scaled = step is None
+        self.memory = Memory()
         self.interpolate = bool(interpolate)
         self.only = list(only) if isinstance(only, Iterator) else only
 
@@ -81,58 +79,66 @@ class CentralDifference(PiecewiseStrategy):
         twin.only = copy.deepcopy(self.only)  # the next block stays the next one
         return super(CentralDifference, twin).cost(model, loss, x, t)
 
-    def pieces(self, model: Layer, links: list[Link], loss: Loss, labels: npt.NDArray[Any]) -> list[Piece]:
+    def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
-        masks = choose(self.only, model)
-        in_c = describe_loss(links[-1].y, loss, labels)
-        places: dict[int, list[int]] = {}
-        for i, link in enumerate(links):
-            for parameter in link.parameters:
-                places.setdefault(id(parameter), []).append(i)
-        pieces: list[Piece] = []
-        for i, link in enumerate(links):
-            asked = [p for p in link.parameters if masks is None or masks[id(p)].any()]
-            shared = [p for p in asked if len(places[id(p)]) > 1]
-            pieces += [
-                SharedEntries(p, links[i:], loss, labels, self.step, _wanted(p, masks))
-                for p in shared
-                if places[id(p)][0] == i
-            ]
-            above = links[i + 1 :]
-            whole = None if shared or not asked else self._of_linear(link, above, loss, labels, masks, in_c)
+        masks = choose(self.only, passed.model)
+        described = describe_loss(passed)
+        places = places_of(passed.links)
+        shared = self._shared(passed, places, masks)
+        known = {id(piece.parameter) for piece in shared}
+        pieces: list[Work] = list(shared)
+        for place in places:
+            parameters = place.link.parameters
+            selected = [p for p in parameters if id(p) not in known and (masks is None or masks[id(p)].any())]
+            if not selected:
+                continue
+            whole = (
+                None
+                if len(known) and any(id(p) in known for p in parameters)
+                else self._of_linear(place, passed, masks, described)
+            )
             if whole is not None:
                 pieces.append(whole)
-            else:
-                pieces += [
-                    StackedEntries(p, link, above, loss, labels, self.step, _wanted(p, masks))
-                    for p in asked
-                    if p not in shared
-                ]
+                continue
+            entries = [StackedEntries(p, place, passed, self.step, _selected(p, masks), self.scaled) for p in selected]
+            warn_of_price(place.link, sum(piece.evaluations for piece in entries), self.memory)
+            pieces += entries
         return pieces
 
+    def _shared(self, passed: ForwardPass, places: list[Place], masks: dict[int, Mask] | None) -> list[SharedEntries]:
+        """Return the work for parameters that several layers hold, seen from the outermost layers that hold them."""
+        held = [id(parameter) for place in places for parameter in place.link.parameters]
+        if len(set(held)) == len(held):
+            return []
+        count = {one: held.count(one) for one in set(held)}
+        links = expanded(passed.links)
+        outer = [Place(link, links[i + 1 :]) for i, link in enumerate(links)]
+        found: dict[int, SharedEntries] = {}
+        for place in places:
+            for p in place.link.parameters:
+                if count[id(p)] > 1 and id(p) not in found and (masks is None or masks[id(p)].any()):
+                    holders = [one for one in outer if any(q is p for q in one.link.parameters)]
+                    found[id(p)] = SharedEntries(p, holders, passed, self.step, _selected(p, masks), self.scaled)
+        return list(found.values())
+
     def _of_linear(
-        self,
-        link: Link,
-        above: list[Link],
-        loss: Loss,
-        labels: npt.NDArray[Any],
-        masks: dict[int, Mask] | None,
-        described: dict[str, Any] | None,
-    ) -> Piece | None:
-        """Return the piece for all parameters of a linear layer together; None where there is no such way."""
-        layer = link.layer
-        if type(layer) is not Linear or link.x.ndim != 2:
+        self, place: Place, passed: ForwardPass, masks: dict[int, Mask] | None, described: Described | None
+    ) -> Work | None:
+        """Return the work for all parameters of a linear layer together; None where there is no such way."""
+        link, above = place
+        if not is_linear(link) or link.x.ndim != 2:
             return None
-        in_c = above_in_c(link, above, described)
+        layer: Any = link.layer
+        in_c = above_in_c(place, described, passed)
         if in_c is not None:
-            wanted = None
+            selected = None
             if masks is not None:
                 bias = np.zeros(layer.out_features, bool) if layer.bias is None else masks[id(layer.bias)]
-                wanted = np.concatenate([masks[id(layer.weight)], bias[:, None]], axis=1)
-            return FusedLinear(link, in_c, self.step, wanted, self.interpolate)
-        rowwise = all(one.layer.rowwise or one.layer.elementwise for one in above)
-        if self.interpolate and masks is None and loss.is_sum_over_rows and rowwise and curves_pay(link.x):
-            return StackedCurves(link, above, loss, labels, self.step)
+                selected = np.concatenate([masks[id(layer.weight)], bias[:, None]], axis=1)
+            return FusedLinear(link, in_c, self.step, selected, self.interpolate)
+        by_rows = all(couples_of(one, passed.run) != "batch" for one in above)
+        if self.interpolate and masks is None and passed.loss.is_sum_over_rows and by_rows and curves_pay(link.x):
+            return StackedCurves(place, passed, self.step)
         return None
 
     def __repr__(self) -> str:
@@ -144,6 +150,6 @@ class CentralDifference(PiecewiseStrategy):
         return f"CentralDifference({', '.join(parts)})"
 
 
-def _wanted(parameter: Parameter, masks: dict[int, Mask] | None) -> npt.NDArray[np.intp]:
-    """Flat indices of the entries that are asked for."""
+def _selected(parameter: Parameter, masks: dict[int, Mask] | None) -> npt.NDArray[np.intp]:
+    """Flat indices of the entries to take."""
     return np.arange(parameter.value.size) if masks is None else np.flatnonzero(masks[id(parameter)])

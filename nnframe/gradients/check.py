@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe._checks import as_generator
-from nnframe.core.chain import flatten
-from nnframe.core.layer import Layer, as_input, run_layer
-from nnframe.gradients import local
+from nnframe.core.chain import Link, run_forward
+from nnframe.core.layer import Layer
+from nnframe.core.local import as_step, backward_by_differences, backward_of
+from nnframe.core.run import Run
+from nnframe.core.structure import Memory
 
 
 class Check(NamedTuple):
@@ -70,39 +72,38 @@ def check_gradients(
     """
     checks: list[Check] = []
     generator = as_generator(rng)
-    step = local.as_step(step)
-    inputs = as_input(x, np.dtype(np.float64))
-    for name, layer in flatten(model):
-        twin = layer.astype(np.float64)
-        y = run_layer(twin, inputs, name)
-        if layer.has_backward:
-            title = f"{name}: {layer!r}" if name else repr(layer)
-            found = _check_layer(title, twin, inputs, y, generator.standard_normal(y.shape), tolerance, step)
-            layer.verified = all(check.right for check in found)
+    step = as_step(step)
+    memo: dict[int, object] = {}
+    double = model.astype(np.float64, memo)
+    originals = {id(memo[id(layer)]): layer for _, layer in model.named_trees() if isinstance(layer, Layer)}
+    with Run(True, Memory(), step, double) as run:
+        for link in run_forward(double, x, run).links:
+            if not link.traits.backward:
+                continue
+            path = double.path_of(link.layer)
+            title = f"{path}: {link.layer!r}" if path else repr(link.layer)
+            found = _check_layer(title, link, generator.standard_normal(link.y.shape), tolerance, step)
+            original = originals.get(id(link.layer))
+            if original is not None:
+                original.verified = all(check.right for check in found)
             checks += found
-        inputs = y
     return checks
 
 
 def _check_layer(
-    title: str,
-    layer: Layer,
-    x: npt.NDArray[np.floating],
-    y: npt.NDArray[np.floating],
-    dy: npt.NDArray[np.floating],
-    tolerance: float,
-    step: float | None,
+    title: str, link: Link, dy: npt.NDArray[np.floating], tolerance: float, step: float | None
 ) -> list[Check]:
-    parameters = list(layer.named_parameters())
+    parameters = [(name, parameter) for name, parameter in link.layer.named_parameters() if parameter.trainable]
     for _, parameter in parameters:
         parameter.grad.fill(0)
-    arrays = {"x": np.asarray(layer.backward(x, y, dy))}
+    moves = not isinstance(link.x, tuple) and link.x.dtype.kind == "f"  # ids have no gradient
+    dx = backward_of(link, dy, step, moves)
+    arrays = {"x": np.asarray(dx)} if moves else {}
     arrays |= {name: parameter.grad.copy() for name, parameter in parameters}
     for _, parameter in parameters:
         parameter.grad.fill(0)
-    dx = local.backward(layer, x, y, dy, step)
-    assert dx is not None
-    numerical = {"x": dx} | {name: parameter.grad for name, parameter in parameters}
+    dx = backward_by_differences(link, dy, step, moves)
+    numerical = ({} if dx is None else {"x": dx}) | {name: parameter.grad for name, parameter in parameters}
     return [_compare(title, what, arrays[what], numerical[what], tolerance) for what in arrays]
 
 

@@ -1,8 +1,8 @@
 """The part of `CentralDifference` that runs in C: a linear layer with built-in layers and a built-in loss above it.
 
 Two ways to the same numbers, both in docs/derivations/differences.md: weight by weight, or through the curve that the
-loss of each row is above each unit. A class takes part only as itself: one derived from it may have overridden what
-C assumes.
+loss of each row is above each unit. Layers and losses describe themselves (`stage`); the description counts only where no
+more derived class has changed what C assumes.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe import kernels
-from nnframe.core.chain import Link, run_differences
-from nnframe.core.layer import Array, Parameter
-from nnframe.gradients.work import NODES, curves_pay, tolerance_below
+from nnframe.core.chain import ForwardPass, Link
+from nnframe.core.local import run_differences
+from nnframe.core.parameter import Array, Parameter
+from nnframe.core.structure import couples_of
+from nnframe.gradients.curves import NODES, curves_pay, tolerance_below
+from nnframe.gradients.work import Place
 from nnframe.kernels import _kernels
-from nnframe.layers import ELU, GELU, Activation, LeakyReLU, Linear, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh
-from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
+from nnframe.layers.linear import Linear
 
-ACTIVATIONS = (ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh)
 HAS_DOUBTFUL, HAS_BEND = 1, 2  # of a unit's curves: see csrc/nnframe.h
+Described = tuple[dict[str, Any], float]
 COLUMN_BYTES = 1 << 25  # of the columns that custom elementwise layers are given at a time
 
 
@@ -50,26 +52,26 @@ class FusedLinear:
         The layer, with what it read and gave.
     in_c : InC
     step : float
-    wanted : array (O, I + 1) of bool, or None
+    selected : array (O, I + 1) of bool, or None
         Which entries are asked for, the bias last.
     interpolate : bool
         Whether curves may be used.
     """
 
     def __init__(
-        self, link: Link, in_c: InC, step: float, wanted: npt.NDArray[np.bool_] | None, interpolate: bool
+        self, link: Link, in_c: InC, step: float, selected: npt.NDArray[np.bool_] | None, interpolate: bool
     ) -> None:
         layer = link.layer
         assert isinstance(layer, Linear)
         self.link, self.step = link, step
         self.above, self.columns, self.scale = in_c
         self.x = np.ascontiguousarray(link.x)
-        self.wanted = wanted
+        self.selected = selected
         self.weight = np.zeros_like(layer.weight.value)
         self.bias = None if layer.bias is None else np.zeros_like(layer.bias.value)
         self.units = len(self.weight)
         count = self.weight.size + (0 if self.bias is None else self.bias.size)
-        asked = count if wanted is None else int(np.count_nonzero(wanted))
+        asked = count if selected is None else int(np.count_nonzero(selected))
         self.evaluations = 2 * asked
         self.interpolate = interpolate and curves_pay(self.x, asked / count)
 
@@ -88,10 +90,10 @@ class FusedLinear:
             self._by_curves(units)
         else:
             self._by_weight(units, None)
-        if self.wanted is not None:
-            self.weight[units.start : units.stop] *= self.wanted[units.start : units.stop, :-1]
+        if self.selected is not None:
+            self.weight[units.start : units.stop] *= self.selected[units.start : units.stop, :-1]
             if self.bias is not None:
-                self.bias[units.start : units.stop] *= self.wanted[units.start : units.stop, -1]
+                self.bias[units.start : units.stop] *= self.selected[units.start : units.stop, -1]
 
     # ---- weight by weight ----
 
@@ -106,7 +108,7 @@ class FusedLinear:
             scale=self.scale,
             grad_weight=self.weight,
             grad_bias=self.bias,
-            wanted=self.wanted,
+            wanted=self.selected,
             counted=counted,
             units=units,
         )
@@ -199,53 +201,34 @@ class FusedLinear:
         return np.ascontiguousarray(run_differences(self.columns, d).transpose(2, 0, 1))
 
 
-def above_in_c(link: Link, above: list[Link], loss: dict[str, Any] | None) -> InC | None:
-    """Describe what stands above the linear layer `link` for C; None where C cannot take it.
+def is_linear(link: Link) -> bool:
+    """Whether a layer is a linear one, as C knows it."""
+    return isinstance(link.layer, Linear) and link.traits.stage
 
-    loss: what `describe_loss` gave.
+
+def above_in_c(place: Place, described: Described | None, passed: ForwardPass) -> InC | None:
+    """Describe what stands above a linear layer for C; None where C cannot take it.
+
+    described : what `describe_loss` returned
     """
-    if loss is None or any(one.y.ndim != 2 for one in (link, *above)):
+    link, above = place
+    rows = len(passed.output)
+    if described is None or any(one.y.ndim != 2 or len(one.y) != rows for one in (link, *above)):
         return None
-    # Python runs the elementwise layers up to the last custom one; all above must be built in.
-    first_built_in = max((i + 1 for i, one in enumerate(above) if not _is_built_in(one)), default=0)
-    columns = above[:first_built_in]
-    if not all(one.layer.elementwise for one in columns):
+    # Python runs the elementwise layers up to the last one that C does not know; all above that one describe themselves.
+    first_stage = max((i + 1 for i, one in enumerate(above) if not one.traits.stage), default=0)
+    columns = above[:first_stage]
+    if not all(couples_of(one, passed.run) == "entries" for one in columns):
         return None
-    stages = [_describe(one) for one in above[first_built_in:]]
-    arguments = {name: value for name, value in loss.items() if name != "scale"}
-    return InC(_kernels.Above(link.y.shape[1], stages, **arguments), columns, loss["scale"])
+    stages = [one.layer.stage(one.x, one.y) for one in above[first_stage:]]
+    loss, scale = described
+    return InC(_kernels.Above(link.y.shape[1], stages, **loss), columns, scale)
 
 
-def _describe(link: Link) -> tuple[Any, ...]:
-    """Describe a built-in layer as a stage of `_kernels.Above`."""
-    if isinstance(link.layer, Linear):
-        return (link.layer.weight.value,)
-    assert isinstance(link.layer, Activation)
-    return (link.layer.name, link.layer.alpha, link.x, link.y)
-
-
-def _is_built_in(link: Link) -> bool:
-    return type(link.layer) is Linear or type(link.layer) in ACTIVATIONS
-
-
-def describe_loss(y: Array, loss: Loss, labels: npt.NDArray[Any]) -> dict[str, Any] | None:
-    """Return the arguments of `_kernels.Above` for a built-in loss, and its scale; None for any other."""
-    if type(loss) is CrossEntropyLoss:
-        if loss.weight is not None or loss.ignore_index is not None:
-            return None  # C takes rows of equal weight
-        return {
-            "loss": "cross_entropy",
-            "probabilities": kernels.softmax(y),
-            "targets": loss.targets(y, labels).astype(y.dtype),
-            "residual": kernels.softmax_cross_entropy(y, labels, **(loss.options() | {"reduction": "sum"}))[1],
-            "scale": loss.row_scale(y, labels),
-        }
-    if type(loss) is MSELoss:
-        return {
-            "loss": "squared_error",
-            "probabilities": None,
-            "targets": None,
-            "residual": y - labels,
-            "scale": loss.row_scale(y, labels),
-        }
-    return None
+def describe_loss(passed: ForwardPass) -> Described | None:
+    """Return the arguments of `_kernels.Above` for a loss that describes itself, and its scale; None for any other."""
+    loss = passed.loss
+    if not loss._traits.stage or passed.output.ndim != 2:
+        return None
+    found: dict[str, Any] | None = loss.stage(passed.output, passed.labels)
+    return None if found is None else (found, loss.row_scale(passed.output, passed.labels))

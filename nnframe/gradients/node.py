@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from nnframe import kernels
-from nnframe.core.chain import Link, run_differences
-from nnframe.core.layer import Array, Layer, Parameter
-from nnframe.gradients.in_c import InC, above_in_c, describe_loss
-from nnframe.gradients.local import as_step, chunks
-from nnframe.gradients.work import Piece, PiecewiseStrategy, StackedEntries, widest
+from nnframe.core.chain import ForwardPass
+from nnframe.core.local import as_step, chunks, run_differences
+from nnframe.core.parameter import Array, Parameter
+from nnframe.core.structure import Memory
+from nnframe.gradients.entries import StackedEntries
+from nnframe.gradients.in_c import InC, above_in_c, describe_loss, is_linear
+from nnframe.gradients.work import Place, Work, WorkingStrategy, places_of, warn_of_price
 from nnframe.kernels import _kernels
-from nnframe.layers import Linear
-from nnframe.losses import Loss
+from nnframe.losses.base import change_of
 
 
-class NodePerturbation(PiecewiseStrategy):
+class NodePerturbation(WorkingStrategy):
     """Node perturbation: each output of a linear layer is moved, and the loss's answer multiplied by the layer's input.
 
     For output o of a `Linear` layer and row n of the mini-batch
@@ -43,24 +43,28 @@ class NodePerturbation(PiecewiseStrategy):
 
     def __init__(self, step: float | None = None) -> None:
         self.step = as_step(step) or 1e-5
+        self.scaled = step is None
+        self.memory = Memory()
 
-    def pieces(self, model: Layer, links: list[Link], loss: Loss, labels: npt.NDArray[Any]) -> list[Piece]:
+    def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
-        found: list[Piece] = []
-        described = describe_loss(links[-1].y, loss, labels)
-        for i, link in enumerate(links):
-            above = links[i + 1 :]
-            if not isinstance(link.layer, Linear):
-                found += [
-                    StackedEntries(p, link, above, loss, labels, self.step, np.arange(p.value.size))
+        found: list[Work] = []
+        described = describe_loss(passed)
+        for place in places_of(passed.links):
+            link = place.link
+            if not is_linear(link):
+                entries = [
+                    StackedEntries(p, place, passed, self.step, np.arange(p.value.size), self.scaled)
                     for p in link.parameters
                 ]
+                warn_of_price(link, sum(piece.evaluations for piece in entries), self.memory)
+                found += entries
                 continue
-            in_c = above_in_c(link, above, described) if type(link.layer) is Linear and link.x.ndim == 2 else None
+            in_c = above_in_c(place, described, passed) if link.x.ndim == 2 else None
             if in_c is not None and not in_c.columns:
-                found.append(MovedUnits(link, self.step, above, loss, labels, in_c))
+                found.append(MovedUnits(place, passed, self.step, in_c))
             else:
-                found.append(MovedOutputs(link, self.step, above, loss, labels))
+                found.append(MovedOutputs(place, passed, self.step))
         return found
 
     def __repr__(self) -> str:
@@ -70,26 +74,25 @@ class NodePerturbation(PiecewiseStrategy):
 class MovedOutputs:
     """The gradient of a linear layer from its outputs, one of them in one row at a time."""
 
-    def __init__(self, link: Link, step: float, above: list[Link], loss: Loss, labels: npt.NDArray[Any]) -> None:
-        assert isinstance(link.layer, Linear)
-        self.link, self.layer, self.step, self.above, self.loss, self.labels = (
-            link, link.layer, step, above, loss, labels
-        )  # fmt: skip
-        self.units = link.y.size
-        self.evaluations = 2 * link.y.size
-        self.g = np.zeros(link.y.shape, link.y.dtype)  # of the loss with respect to the layer's output
+    def __init__(self, place: Place, passed: ForwardPass, step: float) -> None:
+        self.place, self.passed, self.step = place, passed, step
+        self.link = place.link
+        self.layer: Any = self.link.layer
+        self.units = self.link.y.size
+        self.evaluations = 2 * self.link.y.size
+        self.g = np.zeros(self.link.y.shape, self.link.y.dtype)  # of the loss with respect to the layer's output
 
     def run(self, units: range) -> None:
         """Compute what some outputs do."""
-        y, top = self.link.y, (self.above or [self.link])[-1].y
-        for some in chunks(len(units), widest(self.link, self.above)):
+        y = self.link.y
+        for some in chunks(len(units), self.place.widest):
             entries = some + units.start
             moved = np.zeros((len(entries), y.size), y.dtype)
             moved[np.arange(len(entries)), entries] = self.step
             change = np.zeros(len(entries))
             for sign in (1, -1):
-                dy = run_differences(self.above, (sign * moved).reshape(-1, *y.shape))
-                change = change + sign * self.loss.difference(top, self.labels, dy)
+                dy = run_differences(self.place.above, (sign * moved).reshape(-1, *y.shape))
+                change = change + sign * change_of(self.passed.loss, self.passed.output, self.passed.labels, dy)
             self.g.reshape(-1)[entries] = change / (2 * self.step)
 
     def gradients(self) -> list[tuple[Parameter, Array]]:
@@ -105,18 +108,10 @@ class MovedOutputs:
 class MovedUnits(MovedOutputs):
     """The same in C: each output in all rows at once, as below built-in layers rows do not depend on each other."""
 
-    def __init__(
-        self,
-        link: Link,
-        step: float,
-        above: list[Link],
-        loss: Loss,
-        labels: npt.NDArray[Any],
-        in_c: InC,
-    ) -> None:
-        super().__init__(link, step, above, loss, labels)
+    def __init__(self, place: Place, passed: ForwardPass, step: float, in_c: InC) -> None:
+        super().__init__(place, passed, step)
         self.in_c = in_c
-        self.units = link.y.shape[1]
+        self.units = self.link.y.shape[1]
 
     def run(self, units: range) -> None:
         """Compute what some units do."""

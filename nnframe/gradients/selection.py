@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe._checks import as_generator
-from nnframe.core.layer import Layer, Parameter
+from nnframe.core.layer import Layer
+from nnframe.core.parameter import Parameter
 
 Mask = npt.NDArray[np.bool_]
 
@@ -66,7 +67,7 @@ Only = Blocks | Parameter | str | Iterable[Parameter | str] | Mapping[Any, Any]
 
 
 def choose(only: Only | None, model: Layer) -> dict[int, Mask] | None:
-    """Return which entries of each parameter `only` asks for, by its `id`; None for all of all.
+    """Return which entries of each parameter `only` asks for, by its `id`; None: every entry of every parameter.
 
     Parameters
     ----------
@@ -76,7 +77,9 @@ def choose(only: Only | None, model: Layer) -> dict[int, Mask] | None:
     if only is None:
         return None
     if isinstance(only, Blocks):
-        return only.masks(model.parameters())
+        trainable = [p for p in model.parameters() if p.trainable]
+        none = {id(p): np.zeros(p.value.shape, bool) for p in model.parameters()}
+        return none | only.masks(trainable)
     by_name = dict(model.named_parameters())
     own = {id(p): name for name, p in by_name.items()}
     if isinstance(only, Mapping):

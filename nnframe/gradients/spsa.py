@@ -11,11 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe._checks import as_generator
-from nnframe.core.chain import as_loss
-from nnframe.core.layer import Array, Layer, Parameter, as_input, run_layer
-from nnframe.gradients import local
-from nnframe.gradients.work import Cost
-from nnframe.losses import Loss
+from nnframe.core.chain import run_forward
+from nnframe.core.layer import Layer
+from nnframe.core.local import as_step
+from nnframe.core.parameter import Array, Parameter
+from nnframe.core.run import Run, run_layer
+from nnframe.core.structure import Memory
+from nnframe.gradients.work import Cost, Measured, measure
+from nnframe.losses.base import Loss, value_of
 
 
 class SPSA:
@@ -44,8 +47,6 @@ class SPSA:
         Draws a seed for each direction; an int makes runs repeat.
     """
 
-    output: Array | None = None  # what the model gave in the last call
-
     def __init__(
         self,
         step: float | None = None,
@@ -54,7 +55,7 @@ class SPSA:
         distribution: Literal["rademacher", "gaussian"] = "rademacher",
         rng: np.random.Generator | int | None = None,
     ) -> None:
-        self.step = local.as_step(step)
+        self.step = as_step(step)
         if not isinstance(samples, int | np.integer) or isinstance(samples, bool) or samples < 1:
             raise ValueError(f"samples: expected an integer of at least 1, got {samples!r}")
         if distribution not in ("rademacher", "gaussian"):
@@ -62,36 +63,39 @@ class SPSA:
         self.samples = int(samples)
         self.distribution = distribution
         self.rng = as_generator(rng)
+        self.memory = Memory()
 
-    def __call__(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> float:
+    def __call__(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Measured:
         """Return the loss of a mini-batch, and overwrite the gradient of every parameter of the model.
 
-        Arguments as `CentralDifference`.
+        Arguments and result as `CentralDifference`.
         """
         dtype = model.dtype
-        inputs = as_input(x, dtype)
-        parameters = model.parameters()
-        memo: dict[int, object] = {}
-        twin = model.astype(dtype, memo)
-        moved = [p for p in (memo[id(parameter)] for parameter in parameters) if isinstance(p, Parameter)]
-        self.output = y = run_layer(twin, inputs)
-        labels = loss.prepare(y, t)
-        value = as_loss(loss.forward(y, labels), loss)
+        parameters = [p for p in model.parameters() if p.trainable]
         step = self.step or float(np.finfo(dtype).eps) ** (1 / 3)
-        totals = [np.zeros(p.value.shape) for p in parameters]
-        for seed in self.rng.integers(0, 2**63, self.samples):
-            sides = []
-            for sign in (step, -step):
-                for original, copy, direction in zip(parameters, moved, self.directions(seed, parameters), strict=True):
-                    np.multiply(direction, dtype.type(sign), out=direction)
-                    np.add(original.value, direction, out=copy.value)
-                sides.append(as_loss(loss.forward(run_layer(twin, inputs), labels), loss))
-            slope = (sides[0] - sides[1]) / (2 * step) / self.samples
-            for total, direction in zip(totals, self.directions(seed, parameters), strict=True):
-                total += slope * direction
+        with Run(True, self.memory, step, model) as run:
+            passed = measure(run_forward(model, x, run), loss, t)
+            memo: dict[int, object] = {}
+            private = model.astype(dtype, memo)
+            moved = [p for p in (memo[id(parameter)] for parameter in parameters) if isinstance(p, Parameter)]
+            totals = [np.zeros(p.value.shape) for p in parameters]
+            for seed in self.rng.integers(0, 2**63, self.samples):
+                sides = []
+                for sign in (step, -step):
+                    for original, copy, direction in zip(
+                        parameters, moved, self.directions(seed, parameters), strict=True
+                    ):
+                        np.multiply(direction, dtype.type(sign), out=direction)
+                        np.add(original.value, direction, out=copy.value)
+                    sides.append(value_of(loss, run_layer(private, passed.x), passed.labels))
+                slope = (sides[0] - sides[1]) / (2 * step) / self.samples
+                for total, direction in zip(totals, self.directions(seed, parameters), strict=True):
+                    total += slope * direction
+        for parameter in passed.parameters:
+            parameter.grad.fill(0)
         for parameter, total in zip(parameters, totals, strict=True):
             parameter.grad[...] = total
-        return value
+        return Measured(passed)
 
     def directions(self, seed: int, parameters: list[Parameter]) -> Iterator[Array]:
         """Draw the direction that belongs to a seed, one parameter after another, the same each time."""

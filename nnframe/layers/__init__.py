@@ -1,15 +1,26 @@
 """The built-in layers, one small file for each kind."""
 
 from nnframe.layers.activations import ELU, GELU, Activation, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh
+from nnframe.layers.containers import Branches, Residual, Sequential
+from nnframe.layers.dropout import Dropout
+from nnframe.layers.embedding import Embedding
 from nnframe.layers.linear import Linear
+from nnframe.layers.normalization import BatchNorm1d, LayerNorm
 
 __all__ = [
     "ELU",
     "GELU",
     "Activation",
+    "BatchNorm1d",
+    "Branches",
+    "Dropout",
+    "Embedding",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "ReLU",
+    "Residual",
+    "Sequential",
     "SiLU",
     "Sigmoid",
     "Softplus",

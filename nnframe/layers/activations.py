@@ -5,24 +5,29 @@ from __future__ import annotations
 import math
 
 from nnframe import kernels
-from nnframe.core.layer import Array, Layer
+from nnframe.core.layer import Layer
+from nnframe.core.parameter import Array
 
 
 class Activation(Layer):
     """What elementwise layers share: y = f(x) for the kernel's function called `name` with its parameter `alpha`."""
 
-    elementwise = True
+    couples = "entries"
     name: str
     alpha = 0.0
 
     def forward(self, x: Array) -> Array:
         return kernels.activation(self.name, x, alpha=self.alpha)
 
-    def backward(self, x: Array, y: Array, dy: Array) -> Array:
+    def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
         return kernels.activation_backward(self.name, x, y, dy, alpha=self.alpha)
 
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         return kernels.activation_difference(self.name, x, y, dx, alpha=self.alpha)
+
+    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return what C is told of this layer: see `kernels._kernels.Above`."""
+        return (self.name, self.alpha, x, y)
 
 
 class Sigmoid(Activation):
@@ -108,7 +113,7 @@ class Step(Activation):
     """
 
     name = "step"
-    backward = Layer.backward
+    backward = Layer.backward  # none was written: it is found by differences
 
 
 def _finite(name: str, value: float) -> float:

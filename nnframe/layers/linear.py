@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from nnframe import kernels
 from nnframe._checks import as_dtype, as_generator
-from nnframe.core.layer import Array, Layer, Parameter
+from nnframe.core.layer import Layer
+from nnframe.core.parameter import Array, Parameter
 from nnframe.initializers import Xavier
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Linear(Layer):
     weight : Parameter (out_features, in_features)
     bias : Parameter (out_features,), or None
     """
+
+    couples = "rows"
 
     def __init__(
         self,
@@ -73,27 +76,23 @@ class Linear(Layer):
     def forward(self, x: Array) -> Array:
         return kernels.linear(x, self.weight.value, None if self.bias is None else self.bias.value)
 
-    def backward(self, x: Array, y: Array, dy: Array) -> Array:
-        dx = self._gradients(x, dy, input_gradient=True)
-        assert dx is not None
-        return dx.reshape(x.shape)
+    def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
+        dx = self._gradients(x, dy, True)
+        return dx if x.ndim == 2 else dx.reshape(x.shape)  # type: ignore[union-attr, return-value]
 
-    def backward_parameters(self, x: Array, y: Array, dy: Array) -> None:
-        if type(self).backward is Linear.backward:
-            self._gradients(x, dy, input_gradient=False)
-        else:
-            self.backward(x, y, dy)
+    def backward_parameters(self, x: Array, y: Array, dy: Array, *saved: object) -> None:
+        self._gradients(x, dy, False)
 
     def _gradients(self, x: Array, dy: Array, input_gradient: bool) -> Array | None:
+        weight, bias = self.weight, self.bias
         if x.ndim != 2:
             x, dy = x.reshape(-1, self.in_features), dy.reshape(-1, self.out_features)
-        bias_grad = None if self.bias is None else self.bias.grad
         return kernels.linear_backward(
             x,
-            self.weight.value,
+            weight.value,
             dy,
-            weight_grad=self.weight.grad,
-            bias_grad=bias_grad,
+            weight_grad=weight.grad,
+            bias_grad=None if bias is None else bias.grad,
             input_gradient=input_gradient,
         )
 
@@ -111,5 +110,9 @@ class Linear(Layer):
             dy[every, ..., indices] = step
         return dy
 
+    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return what C is told of this layer: see `kernels._kernels.Above`."""
+        return (self.weight.value,)
+
     def __repr__(self) -> str:
-        return f"Linear({self.in_features}, {self.out_features}{', bias=False' if self.bias is None else ''})"
+        return f"{type(self).__name__}({self.in_features}, {self.out_features}{', bias=False' if self.bias is None else ''})"

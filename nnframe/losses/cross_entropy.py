@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nnframe import kernels
-from nnframe.core.layer import Array
+from nnframe.core.parameter import Array
 from nnframe.kernels.reference import cross_entropy_targets
 from nnframe.losses.base import Loss
 
@@ -57,21 +56,68 @@ class CrossEntropyLoss(Loss):
     def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
         return kernels.check_labels(y, t, ignore_index=self.ignore_index)
 
-    def forward(self, y: Array, t: npt.ArrayLike) -> float:
-        return kernels.softmax_cross_entropy_loss(y, t, **self.options())
+    def rows(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+        # sum_c q_c (log(sum_k exp(y_k)) - y_c), shifted by the largest logit
+        q = self.targets(y, t)
+        shifted = y.astype(np.float64, copy=False)
+        shifted = shifted - shifted.max(axis=1, keepdims=True)
+        with np.errstate(invalid="ignore"):
+            weighted = np.where(q > 0, q * shifted, 0).sum(axis=1)
+            found: npt.NDArray[np.floating] = q.sum(axis=1) * np.log(np.exp(shifted).sum(axis=1)) - weighted
+        return found
 
-    def backward(self, y: Array, t: npt.ArrayLike) -> Array:
+    def divisor(self, y: Array, t: npt.NDArray[Any]) -> float:
+        """Return what the mean divides by: N, or with class indices the sum of the weights of those that count."""
+        if self.weight is None and self.ignore_index is None:
+            return float(len(y))
+        labels = self.prepare(y, t)
+        if labels.ndim == 2:
+            return float(len(y))
+        counted = labels[labels != self.ignore_index] if self.ignore_index is not None else labels
+        return float(len(counted) if self.weight is None else self.weight[counted].sum())
+
+    def counted(self, t: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+        if self.ignore_index is None or t.ndim != 1:
+            return None
+        found: npt.NDArray[np.bool_] = t != self.ignore_index
+        return found
+
+    def forward(self, y: Array, t: npt.NDArray[Any]) -> float:
+        return kernels.softmax_cross_entropy_loss(
+            y,
+            t,
+            reduction=self.reduction,
+            weight=self.weight,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+        )
+
+    def total(self, y: Array, t: npt.NDArray[Any]) -> tuple[float, float]:
+        if not self._traits.forward:
+            return super().total(y, t)
+        return kernels.softmax_cross_entropy_loss(y, t, **(self.options() | {"reduction": "sum"})), self.total_divisor(
+            y, t
+        )
+
+    def backward(self, y: Array, t: npt.NDArray[Any]) -> Array:
         return self.forward_backward(y, t)[1]
 
-    def forward_backward(self, y: Array, t: npt.ArrayLike) -> tuple[float, Array]:
-        return kernels.softmax_cross_entropy(y, t, **self.options())
+    def forward_backward(self, y: Array, t: npt.NDArray[Any]) -> tuple[float, Array]:
+        return kernels.softmax_cross_entropy(
+            y,
+            t,
+            reduction=self.reduction,
+            weight=self.weight,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+        )
 
-    def targets(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def targets(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Return q (N, C), a row's loss being sum_c q_c (log(sum_k exp(y_k)) - y_c), up to `row_scale`."""
         labels = self.prepare(y, t)
         return cross_entropy_targets(y.shape[1], labels, self.weight, self.label_smoothing, self.ignore_index)
 
-    def row_differences(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
+    def row_differences(self, y: Array, t: npt.NDArray[Any], dy: Array) -> npt.NDArray[np.float64]:
         # sum(q) log1p(sum_k p_k expm1(d_k)) - sum_k q_k d_k; beyond 1 by log(sum_k p_k exp(d_k)), shifted
         q = self.targets(y, t)
         p = kernels.softmax(y.astype(np.float64, copy=False))
@@ -86,13 +132,17 @@ class CrossEntropyLoss(Loss):
         rows: npt.NDArray[np.float64] = q.sum(axis=1) * change - np.einsum("nk,...nk->...n", q, dy)
         return rows
 
-    def row_scale(self, y: Array, t: npt.ArrayLike) -> float:
-        labels = self.prepare(y, t)
-        if self.reduction == "sum" or labels.ndim == 2 or (self.weight is None and self.ignore_index is None):
-            return super().row_scale(y, labels)
-        counted = labels[labels != self.ignore_index] if self.ignore_index is not None else labels
-        total = len(counted) if self.weight is None else self.weight[counted].sum()
-        return 1 / total if total else math.nan
+    def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any] | None:
+        """Return what C is told of this loss, see `kernels._kernels.Above`; None where rows have different weights."""
+        if self.weight is not None or self.ignore_index is not None:
+            return None
+        smoothing = self.label_smoothing
+        return {
+            "loss": "cross_entropy",
+            "probabilities": kernels.softmax(y),
+            "targets": cross_entropy_targets(y.shape[1], t, None, smoothing, None).astype(y.dtype),
+            "residual": kernels.softmax_cross_entropy(y, t, reduction="sum", label_smoothing=smoothing)[1],
+        }
 
     def __repr__(self) -> str:
         default = {"reduction": "mean", "weight": None, "label_smoothing": 0.0, "ignore_index": None}

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.core.layer import Array
+from nnframe.core.parameter import Array
 from nnframe.losses.base import Loss
 
 
 class MSELoss(Loss):
     """Squared error: the mean of (y - t)^2 over all entries (or the sum).
 
-    `t` has the shape of `y`.
+    `t` has the shape of `y`, and holds finite numbers.
     """
 
     def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
@@ -25,20 +25,28 @@ class MSELoss(Loss):
             raise ValueError(f"labels: expected the shape of the output {y.shape}, got {targets.shape}")
         return targets.astype(y.dtype, copy=False)
 
-    def forward(self, y: Array, t: npt.ArrayLike) -> float:
+    def rows(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+        residual = (y - self.prepare(y, t)).reshape(len(y), -1)
+        return np.einsum("ni,ni->n", residual, residual, dtype=np.float64)  # type: ignore[no-any-return]
+
+    def divisor(self, y: Array, t: npt.NDArray[Any]) -> float:
+        return float(y.size)
+
+    def forward(self, y: Array, t: npt.NDArray[Any]) -> float:
         residual = y - self.prepare(y, t)
         return float(np.vdot(residual, residual)) * self.row_scale(y, t)
 
-    def backward(self, y: Array, t: npt.ArrayLike) -> Array:
+    def backward(self, y: Array, t: npt.NDArray[Any]) -> Array:
         gradient: Array = (y - self.prepare(y, t)) * y.dtype.type(2 * self.row_scale(y, t))
         return gradient
 
-    def row_differences(self, y: Array, t: npt.ArrayLike, dy: Array) -> npt.NDArray[np.float64]:
+    def row_differences(self, y: Array, t: npt.NDArray[Any], dy: Array) -> npt.NDArray[np.float64]:
         # (r + d)^2 - r^2 = d (2 r + d)
         residual = y - self.prepare(y, t)
         change = dy * (2 * residual + dy)
         rows: npt.NDArray[np.float64] = change.reshape(*change.shape[:2], -1).sum(axis=-1, dtype=np.float64)
         return rows
 
-    def row_scale(self, y: Array, t: npt.ArrayLike) -> float:
-        return 1 / y.size if self.reduction == "mean" else 1.0
+    def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any]:
+        """Return what C is told of this loss: see `kernels._kernels.Above`."""
+        return {"loss": "squared_error", "probabilities": None, "targets": None, "residual": y - t}

@@ -8,7 +8,7 @@ import numpy as np
 
 from nnframe import kernels
 from nnframe._checks import in_range
-from nnframe.core.layer import Array, Parameter
+from nnframe.core.parameter import Array, Parameter
 
 
 class Optimizer:
@@ -42,7 +42,8 @@ class Optimizer:
             parameter.grad[...] = 0
 
     def step(self) -> None:
-        """Change every parameter by its gradient; nothing is changed when a gradient does not fit its parameter."""
+        """Change every trainable parameter by its gradient; nothing is changed when something does not fit."""
+        in_range("lr", self.lr)
         for i, parameter in enumerate(self.parameters):
             if parameter.grad.shape != parameter.value.shape:
                 raise ValueError(
@@ -60,10 +61,15 @@ class Optimizer:
 
     def apply(self, rule: str, rate: float, means: list[Array], squares: list[Array], **constants: float) -> None:
         """Run the kernel of a rule over all parameters."""
+        parameters = self.parameters
+        if not all(p.trainable for p in parameters):
+            kept = [i for i, p in enumerate(parameters) if p.trainable]
+            parameters = [parameters[i] for i in kept]
+            means, squares = ([arrays[i] for i in kept] if arrays else [] for arrays in (means, squares))
         kernels.optimizer_update(
             rule,
-            [p.value for p in self.parameters],
-            [p.grad for p in self.parameters],
+            [p.value for p in parameters],
+            [p.grad for p in parameters],
             means,
             squares,
             rate=rate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from nnframe._checks import in_range
-from nnframe.core.layer import Parameter
+from nnframe.core.parameter import Parameter
 from nnframe.optimizers.base import Optimizer
 
 

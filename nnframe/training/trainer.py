@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,19 +13,23 @@ import numpy.typing as npt
 
 from nnframe import kernels
 from nnframe._checks import as_count
-from nnframe.core.layer import Array, Layer, as_input, run_layer
-from nnframe.data.loader import DataLoader, Pair, as_pair
-from nnframe.gradients import CentralDifference
-from nnframe.gradients.work import PiecewiseStrategy
-from nnframe.losses import Loss
+from nnframe.core.chain import ForwardPass, run_forward
+from nnframe.core.layer import Layer
+from nnframe.core.parameter import Array
+from nnframe.core.run import Run, rows_of
+from nnframe.data.loader import DataLoader, as_pair
+from nnframe.gradients import CentralDifference, Measured
+from nnframe.losses.base import Loss, as_float, value_of
 from nnframe.optimizers import Optimizer
-from nnframe.training.history import History, format_row, header
+from nnframe.training.history import History
 from nnframe.training.interrupts import DeferredInterrupt
 from nnframe.training.metrics import accuracy
+from nnframe.training.progress import Report
 
-LONG_GRADIENT = 1.0  # seconds from which on a gradient has a progress bar of its own
+Strategy = Callable[..., float]
+Inputs = Any  # an array, or a tuple of arrays of equally many rows
 
-Strategy = Callable[[Layer, Loss, npt.NDArray[Any], npt.NDArray[Any]], float]
+MOST_NUMBERS = 1 << 24  # of outputs that stand in for those of a whole data set when its labels are checked
 
 
 class Trainer:
@@ -36,11 +40,11 @@ class Trainer:
     model : Layer
     loss : Loss
     optimizer : Optimizer
-        Over the parameters of the model.
+        Over parameters of the model.
     gradient : callable
         A strategy, called as `gradient(model, loss, x, t)`: returns the loss and overwrites every `.grad`.
-        `CentralDifference()` if not given, which works with every layer. One that leaves the model's output in
-        `.output` saves the trainer a forward pass; one with a `cost` has it shown in the progress bar.
+        `CentralDifference()` if not given, which works with every layer. One that returns a `Measured` loss saves the
+        trainer a forward pass; one with a `cost` has it shown in the progress bar.
     """
 
     def __init__(self, model: Layer, loss: Loss, optimizer: Optimizer, gradient: Strategy | None = None) -> None:
@@ -51,22 +55,23 @@ class Trainer:
         ):
             if not isinstance(value, kind):
                 raise TypeError(f"{name}: expected a {kind.__name__}, got {value!r}")
-        own = {id(parameter) for parameter in model.parameters()}
-        if not all(id(parameter) in own for parameter in optimizer.parameters):
-            raise ValueError("optimizer: expected parameters of this model, got others (made before model.astype?)")
+        if gradient is not None and (isinstance(gradient, type) or not callable(gradient)):
+            hint = f"; did you mean {gradient.__name__}()?" if isinstance(gradient, type) else ""
+            raise TypeError(f"gradient: expected a strategy such as nn.Backprop(), got {gradient!r}{hint}")
         self.model = model
         self.loss = loss
         self.optimizer = optimizer
         self.gradient: Strategy = CentralDifference() if gradient is None else gradient
+        self._refuse_strange_parameters()
 
     def fit(
         self,
-        x: npt.ArrayLike,
+        x: Any,
         t: npt.ArrayLike,
         *,
         epochs: int = 1,
         batch_size: int = 32,
-        validation_data: tuple[npt.ArrayLike, npt.ArrayLike] | None = None,
+        validation_data: tuple[Any, npt.ArrayLike] | None = None,
         shuffle: bool = True,
         replacement: bool = False,
         rng: np.random.Generator | int | None = None,
@@ -78,10 +83,10 @@ class Trainer:
 
         Parameters
         ----------
-        x : array (N, ...)
-            Finite numbers.
+        x : array (N, ...), or a tuple of arrays of N rows
+            Finite numbers; converted to the model's dtype a mini-batch at a time.
         t : array of N rows
-            Labels, as the loss takes them.
+            Labels, as the loss takes them. All of them are checked before the first step.
         epochs, batch_size : int
         validation_data : (x, t), optional
             Measured after each epoch.
@@ -97,12 +102,13 @@ class Trainer:
         TypeError, ValueError
             An argument that does not fit; nothing has been changed.
         """
-        inputs, labels = self._checked(x, t, "x, t")
-        epochs = as_count("epochs", epochs)
-        validation = self._checked_validation(validation_data)
+        epochs, batch_size = as_count("epochs", epochs), as_count("batch_size", batch_size)
+        self._refuse_strange_parameters()
+        inputs, labels = self._checked(x, t, "x, t", batch_size)
+        validation = self._checked_validation(validation_data, batch_size)
         loader = DataLoader(inputs, labels, batch_size, shuffle=shuffle, replacement=replacement, rng=rng)
         history = History()
-        report = _Report(progress, len(loader))
+        report = Report(progress, len(loader))
         with DeferredInterrupt() as interrupt:
             try:
                 for epoch in range(1, epochs + 1):
@@ -120,157 +126,200 @@ class Trainer:
         self,
         epoch: int,
         loader: DataLoader,
-        validation: Pair | None,
+        validation: tuple[Inputs, npt.NDArray[Any]] | None,
         interrupt: DeferredInterrupt,
-        report: _Report,
+        report: Report,
     ) -> dict[str, Any]:
         start = time.perf_counter()
-        sums = {"loss": 0.0, "accuracy": 0.0}
-        rows = 0
+        sums = _Sums(self.loss)
         report.begin(epoch)
         for step, (x, t) in enumerate(loader, 1):
-            if hasattr(self.gradient, "output"):
-                self.gradient.output = None  # an old one would be taken for this mini-batch's
-            loss = report.gradient(self, x, t)
-            self._refuse_non_finite(loss, epoch, step)
-            output = getattr(self.gradient, "output", None)
-            right = self._accuracy(self.model(x) if output is None else output, t)
-            interrupt.hold()
-            self.optimizer.step()
-            interrupt.release()
-            rows += len(x)
-            sums["loss"] += loss * len(x)
-            sums["accuracy"] += math.nan if right is None else right * len(x)
-            report.step({name: value / rows for name, value in sums.items()})
-        row = {"epoch": epoch, **{name: None if math.isnan(s) else s / rows for name, s in sums.items()}}
+            measured = self._take_gradient(x, t, report)
+            passed = measured.forward_pass
+            divisor = sums.divisor_of(passed)
+            if divisor != 0:
+                self._refuse_non_finite(measured, epoch, step)
+                interrupt.hold()
+                self.optimizer.step()
+                passed.observe()
+                interrupt.release()
+            sums.add(passed, float(measured), divisor)
+            report.step(sums.means())
+        means = sums.means()
+        row = {"epoch": epoch, **{name: None if math.isnan(value) else value for name, value in means.items()}}
         if validation is not None:
-            measured = self.evaluate(*validation)
-            row |= {f"val_{name}": value for name, value in measured.items()}
+            found = self.evaluate(*validation)
+            row |= {f"val_{name}": value for name, value in found.items()}
         return row | {"seconds": time.perf_counter() - start}
+
+    def _take_gradient(self, x: Inputs, t: npt.NDArray[Any], report: Report) -> Measured:
+        """Take a gradient; where a strategy returns a plain number, the forward pass is made up for."""
+        strategy: Any = self.gradient
+        if report.wants_cost and hasattr(strategy, "cost"):
+            report.tell_cost(strategy.cost(self.model, self.loss, x, t))
+        told = report.gradient_progress()
+        if told is not None and "progress" in inspect.signature(strategy).parameters:
+            found = strategy(self.model, self.loss, x, t, progress=told)
+        else:
+            found = strategy(self.model, self.loss, x, t)
+        if isinstance(found, Measured):
+            return found
+        with Run(True, root=self.model) as run:
+            passed = run_forward(self.model, x, run)
+        passed.loss, passed.labels = self.loss, self.loss.prepare(passed.output, t)
+        passed.value = as_float(found, self.loss)
+        return Measured(passed)
 
     def _refuse_non_finite(self, loss: float, epoch: int, step: int) -> None:
         if math.isfinite(loss) and all(kernels.all_finite(p.grad) for p in self.optimizer.parameters):
             return
-        what = "gradient" if math.isfinite(loss) else f"loss ({loss})"
+        what = "gradient" if math.isfinite(loss) else f"loss ({float(loss)})"
         raise FloatingPointError(
             f"epoch {epoch}, step {step}: expected a finite loss and gradient, got a {what} that is not; the "
             f"parameters are those from before this step. A smaller learning rate than {self.optimizer.lr:g} may help."
         )
 
-    def evaluate(self, x: npt.ArrayLike, t: npt.ArrayLike, *, batch_size: int = 1000) -> dict[str, float | None]:
+    def evaluate(self, x: Any, t: npt.ArrayLike, *, batch_size: int = 1000) -> dict[str, float | None]:
         """Measure the model on (x, t): {"loss": ..., "accuracy": ...}, accuracy None where labels are no classes.
 
-        Works through `batch_size` rows at a time, which bounds memory and changes no result beyond rounding.
+        Works through `batch_size` rows at a time, which bounds memory and changes no result beyond rounding: what the
+        rows give is added up and divided once. A loss that writes `forward` alone is measured of all outputs together.
         """
-        inputs, labels = self._checked(x, t, "x, t")
-        total, right = 0.0, 0.0
-        for rows in _slices(len(inputs), as_count("batch_size", batch_size)):
-            y = self.model(inputs[rows])
-            loss = float(self.loss(y, labels[rows]))
-            found = self._accuracy(y, labels[rows])
-            total += loss * (len(y) if self.loss.reduction == "mean" else 1)
-            right += math.nan if found is None else found * len(y)
-        return {
-            "loss": total / len(inputs) if self.loss.reduction == "mean" else total,
-            "accuracy": None if math.isnan(right) else right / len(inputs),
-        }
-
-    def predict(self, x: npt.ArrayLike, *, batch_size: int = 1000) -> Array:
-        """Return the model's output for x, `batch_size` rows at a time."""
-        inputs = as_input(x, self.model.dtype)
         size = as_count("batch_size", batch_size)
-        if len(inputs) <= size:
-            return run_layer(self.model, inputs)
-        slices = _slices(len(inputs), size)
-        return np.concatenate([self.model(inputs[rows]) for rows in slices])
+        inputs, labels = self._checked(x, t, "x, t", size)
+        count = len(labels)
+        total = divisor = right = counted = 0.0
+        outputs = []
+        for rows in _slices(count, size):
+            y = self.model(_part(inputs, rows))
+            some = self.loss.prepare(y, labels[rows])
+            if self.loss.is_sum_over_rows:
+                added = self.loss.total(y, some)
+                total, divisor = total + added[0], divisor + added[1]
+            else:
+                outputs.append(y)
+            found = self._right(y, some)
+            right, counted = right + found[0], counted + found[1]
+        if outputs:
+            everything = np.concatenate(outputs)
+            value = value_of(self.loss, everything, self.loss.prepare(everything, labels))
+        else:
+            value = total if self.loss.reduction == "sum" else total / divisor if divisor else math.nan
+        return {"loss": value, "accuracy": right / counted if counted and not math.isnan(right) else None}
 
-    def _accuracy(self, y: Array, t: npt.NDArray[Any]) -> float | None:
-        """Accuracy where labels are classes, or rows of class probabilities; else None."""
-        classes = t.ndim == 1 and t.dtype.kind in "iu"
-        if y.ndim != 2 or not (classes or (t.shape == y.shape and self._is_one_hot(t))):
-            return None
-        return accuracy(y, t)
+    def predict(self, x: Any, *, batch_size: int = 1000) -> Array:
+        """Return the model's output for x, `batch_size` rows at a time."""
+        size = as_count("batch_size", batch_size)
+        inputs = tuple(np.asarray(one) for one in x) if isinstance(x, tuple) else np.asarray(x)
+        first = inputs[0] if isinstance(inputs, tuple) else inputs
+        if first.ndim == 0 or rows_of(inputs) <= size:
+            return self.model(inputs)
+        return np.concatenate([self.model(_part(inputs, rows)) for rows in _slices(rows_of(inputs), size)])
 
-    @staticmethod
-    def _is_one_hot(t: npt.NDArray[Any]) -> bool:
-        return t.shape[1] > 1 and bool(((t == 0) | (t == 1)).all() and (t.sum(axis=1) == 1).all())
+    def _right(self, y: Array, t: npt.NDArray[Any]) -> tuple[float, float]:
+        """How many rows are right, and of how many; NaN where labels are no classes."""
+        return rows_right(self.loss, y, t)
 
-    def _checked(self, x: npt.ArrayLike, t: npt.ArrayLike, name: str) -> Pair:
-        """`x` in the model's dtype and `t`, checked against each other and against the model."""
+    def _refuse_strange_parameters(self) -> None:
+        own = {id(parameter) for parameter in self.model.parameters()}
+        strange = [i for i, p in enumerate(self.optimizer.parameters) if id(p) not in own]
+        if strange:
+            raise ValueError(
+                f"optimizer: expected parameters of this model, got others (number {strange[0]} of "
+                f"{len(self.optimizer.parameters)}); was a layer or Parameter replaced, or the optimizer made before "
+                "model.astype? Make the optimizer anew, from model.parameters()"
+            )
+
+    def _checked(self, x: Any, t: npt.ArrayLike, name: str, batch_size: int) -> tuple[Inputs, npt.NDArray[Any]]:
+        """`x` and `t` checked against each other, against the model and against the loss, before anything is changed."""
         inputs, labels = as_pair(x, t, name)
-        inputs = as_input(inputs, self.model.dtype)
-        if not np.isfinite(inputs).all():
-            row = int((~np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1)).argmax())
-            raise ValueError(f"{name}: expected finite numbers in x, got NaN or infinity in row {row}")
+        for one in inputs if isinstance(inputs, tuple) else (inputs,):
+            _refuse_numbers(one, name, "x")
+        _refuse_numbers(labels, name, "t", kinds=None)
+        sample = self.model(_part(inputs, slice(0, batch_size)))
+        shape = sample.shape[1:]
+        many = max(1, MOST_NUMBERS // max(1, math.prod(shape)))
+        for rows in _slices(len(labels), many):
+            some = labels[rows]
+            self.loss.prepare(np.broadcast_to(sample[:1], (len(some), *shape)), some)
         return inputs, labels
 
-    def _checked_validation(self, data: tuple[npt.ArrayLike, npt.ArrayLike] | None) -> Pair | None:
+    def _checked_validation(
+        self, data: tuple[Any, npt.ArrayLike] | None, batch_size: int
+    ) -> tuple[Inputs, npt.NDArray[Any]] | None:
         if data is None:
             return None
         if not isinstance(data, tuple | list) or len(data) != 2:
             raise ValueError(f"validation_data: expected a pair (x, t), got {type(data).__name__}")
-        return self._checked(data[0], data[1], "validation_data")
+        return self._checked(data[0], data[1], "validation_data", batch_size)
 
     def __repr__(self) -> str:
         return f"Trainer({self.model!r}, {self.loss!r}, {type(self.optimizer).__name__}, {self.gradient!r})"
 
 
-class _Report:
-    """The progress bar of an epoch, and the table below which it runs."""
+class _Sums:
+    """What adds up over the mini-batches of an epoch."""
 
-    def __init__(self, show: bool, steps: int) -> None:
-        self.show = show
-        self.live = show and sys.stderr.isatty()  # only then tqdm draws anything
-        self.steps = steps
-        self.bar: Any = None
-        self.shown = 0.0
-        self.cost: Any = None
-        if show:
-            print(header(), flush=True)
+    def __init__(self, loss: Loss) -> None:
+        self.loss = loss
+        self.total = self.divisor = self.right = self.counted = 0.0
 
-    def begin(self, epoch: int) -> None:
-        if self.live:
-            from tqdm import tqdm
+    def divisor_of(self, passed: ForwardPass) -> float:
+        """What a mini-batch's mean was divided by; 1 for a sum."""
+        if self.loss.reduction == "sum":
+            return 1.0
+        if self.loss.is_sum_over_rows:
+            return self.loss.total_divisor(passed.output, passed.labels)
+        return float(len(passed.output))
 
-            # On stderr, and gone when the epoch is over: what stays is the table on stdout.
-            cost = "" if self.cost is None else f" (gradient: {self.cost})"
-            self.bar = tqdm(total=self.steps, desc=f"epoch {epoch}{cost}", unit="step", leave=False, dynamic_ncols=True)
+    def add(self, passed: ForwardPass, loss: float, divisor: float) -> None:
+        """Add a mini-batch."""
+        if divisor:
+            self.total += loss * divisor
+            self.divisor += divisor
+        right, counted = rows_right(self.loss, passed.output, passed.labels)
+        self.right += right
+        self.counted += counted
 
-    def gradient(self, trainer: Trainer, x: npt.NDArray[Any], t: npt.NDArray[Any]) -> float:
-        """Take a gradient; a long one, of a strategy that tells its cost, with a bar of its own."""
-        strategy: Any = trainer.gradient
-        if self.bar is None or not hasattr(strategy, "cost"):
-            return trainer.gradient(trainer.model, trainer.loss, x, t)
-        if self.cost is None:
-            self.cost = strategy.cost(trainer.model, trainer.loss, x, t)
-            self.bar.set_description(f"{self.bar.desc.rstrip(': ')} (gradient: {self.cost})")
-        if self.cost.seconds < LONG_GRADIENT or not isinstance(strategy, PiecewiseStrategy):
-            return trainer.gradient(trainer.model, trainer.loss, x, t)
-        from tqdm import tqdm
+    def means(self) -> dict[str, float]:
+        """Loss and accuracy so far; the loss itself where it is a sum."""
+        if self.loss.reduction == "sum" and self.loss.is_sum_over_rows:
+            loss = self.total
+        else:
+            loss = self.total / self.divisor if self.divisor else math.nan
+        return {"loss": loss, "accuracy": self.right / self.counted if self.counted else math.nan}
 
-        options = {"unit": " evaluations", "unit_scale": True, "leave": False, "position": 1, "dynamic_ncols": True}
-        with tqdm(total=self.cost.evaluations, desc="gradient", **options) as bar:
-            return strategy(trainer.model, trainer.loss, x, t, progress=lambda done, total: bar.update(done - bar.n))
 
-    def step(self, means: dict[str, float]) -> None:
-        if self.bar is None:
-            return
-        now = time.perf_counter()
-        if now - self.shown > 0.1:  # what tqdm itself redraws at
-            self.shown = now
-            texts = {"loss": f"{means['loss']:.4f}", "accuracy": f"{means['accuracy']:.2%}"}
-            self.bar.set_postfix({k: v for k, v in texts.items() if "nan" not in v}, refresh=False)
-        self.bar.update()
+def rows_right(loss: Loss, y: Array, t: npt.NDArray[Any]) -> tuple[float, float]:
+    """How many rows have the right class, and of how many; NaN where labels are no classes."""
+    classes = t.ndim == 1 and t.dtype.kind in "iu"
+    if y.ndim != 2 or y.shape[1] < 2 or not (classes or (t.shape == y.shape and _is_one_hot(t))):
+        return math.nan, float(len(y))
+    counted = loss.counted(t)
+    if counted is not None and not counted.all():
+        y, t = y[counted], t[counted]
+    return (accuracy(y, t) * len(y) if len(y) else 0.0), float(len(y))
 
-    def epoch(self, history: History) -> None:
-        self.close()
-        if self.show:
-            print(format_row(history.rows[-1]), flush=True)
 
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-            self.bar = None
+def _is_one_hot(t: npt.NDArray[Any]) -> bool:
+    return t.shape[1] > 1 and bool(((t == 0) | (t == 1)).all() and (t.sum(axis=1) == 1).all())
+
+
+def _refuse_numbers(a: npt.NDArray[Any], name: str, which: str, kinds: str | None = "biuf") -> None:
+    """Refuse what is no number, or not finite; looks at some rows at a time."""
+    if kinds is not None and a.dtype.kind not in kinds:
+        raise TypeError(f"{which}: expected real numbers, got dtype {a.dtype}")
+    if a.dtype.kind != "f":
+        return
+    for rows in _slices(len(a), max(1, (1 << 20) // max(1, a[0].size if len(a) else 1))):
+        finite = np.isfinite(a[rows])
+        if not finite.all():
+            row = rows.start + int((~finite.reshape(len(finite), -1).all(axis=1)).argmax())
+            raise ValueError(f"{name}: expected finite numbers in {which}, got NaN or infinity in row {row}")
+
+
+def _part(x: Inputs, rows: slice) -> Inputs:
+    return tuple(one[rows] for one in x) if isinstance(x, tuple) else x[rows]
 
 
 def _slices(rows: int, size: int) -> Iterator[slice]:

@@ -1,13 +1,11 @@
-"""Mini-batches, splits, the shipped digits, and MNIST files good and bad."""
+"""Mini-batches, splits and the shipped digits."""
 
-import gzip
-import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 
 import nnframe as nn
-from nnframe.data.mnist import FILES
 
 
 def test_digits():
@@ -77,82 +75,109 @@ def test_train_test_split():
             nn.train_test_split(x, t, test_size=size)
 
 
-def test_accuracy():
-    logits = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]])
-    assert nn.accuracy(logits, [1, 0, 0]) == pytest.approx(2 / 3)
-    assert nn.accuracy(np.array([1, 0, 1]), np.eye(2)[[1, 0, 0]]) == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="equally many rows"):
-        nn.accuracy(logits, [1, 0])
-    with pytest.raises(ValueError, match=r"t: expected shape \(N, C\), or \(N,\) of integers, got float64"):
-        nn.accuracy(logits, np.zeros(3))
+def test_several_inputs():
+    pictures, ages, t = np.arange(20).reshape(10, 2), np.arange(10.0), np.arange(10)
+    loader = nn.DataLoader((pictures, ages), t, 4, rng=3)
+    assert len(loader) == 3
+    assert repr(loader) == "DataLoader(10 rows in 3 batches of 4)"
+    batches = list(loader)
+    assert all(isinstance(x, tuple) for x, _ in batches), "two inputs in, two inputs out"
+    for (picture, age), labels in batches:
+        np.testing.assert_array_equal(picture[:, 0], 2 * labels)
+        np.testing.assert_array_equal(age, labels)
+    assert sorted(np.concatenate([labels for _, labels in batches])) == list(range(10))
+    ((train, train_ages), t_train), (test, t_test) = nn.train_test_split((pictures, ages), t, test_size=3, rng=0)
+    np.testing.assert_array_equal(train_ages, t_train)
+    np.testing.assert_array_equal(train[:, 0], 2 * t_train)
+    np.testing.assert_array_equal(test[1], t_test)
+    assert (len(t_train), len(t_test)) == (7, 3)
+    nested = nn.DataLoader(((1, 2), (3, 4)), (0, 1), 2, shuffle=False)
+    np.testing.assert_array_equal(next(iter(nested))[0], [[1, 2], [3, 4]], "a tuple of numbers is one array, as ever")
 
 
-def idx(array, magic=None):
-    head = magic if magic is not None else bytes((0, 0, 8, array.ndim))
-    return head + struct.pack(f">{array.ndim}I", *array.shape) + array.astype(np.uint8).tobytes()
+def test_data_are_not_converted_as_a_whole():
+    x, t = np.zeros((1000, 1000), np.uint8), np.zeros(1000, np.int64)
+    tracemalloc.start()
+    try:
+        loader = nn.DataLoader(x, t, 10)
+        batch, _ = next(iter(loader))
+        pair, _ = next(iter(nn.DataLoader((x, x), t, 10)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert loader.x is x
+    assert loader.t is t
+    assert batch.dtype == pair[1].dtype == np.uint8
+    assert peak < x.nbytes / 5, f"{peak} bytes for batches of {batch.nbytes}"
 
 
-@pytest.fixture
-def folder(tmp_path):
-    rng = np.random.default_rng(0)
-    for (images, labels), n in zip(FILES.values(), (6, 4), strict=True):
-        (tmp_path / f"{images}.gz").write_bytes(gzip.compress(idx(rng.integers(0, 256, (n, 28, 28)))))
-        (tmp_path / f"{labels}.gz").write_bytes(gzip.compress(idx(np.arange(n))))
-    return tmp_path
+class Frame:
+    """Whatever has columns, such as a pandas.DataFrame."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array.astype(dtype) if dtype else self.array
 
 
-def test_mnist(folder, monkeypatch):
-    (x, t), (x_test, t_test) = nn.data.mnist(folder)
-    assert x.shape == (6, 784)
-    assert x_test.shape == (4, 784)
-    assert x.dtype == np.float32
-    assert 0.9 < x.max() <= 1
-    assert x.min() == 0
-    np.testing.assert_array_equal(t, np.arange(6))
-    np.testing.assert_array_equal(t_test, np.arange(4))
-    monkeypatch.setenv("NNFRAME_DATA", str(folder))
-    images = nn.data.mnist(flatten=False, dtype=np.float64)[0][0]
-    assert images.shape == (6, 28, 28)
-    np.testing.assert_allclose(images.reshape(6, 784), x, rtol=1e-6)
-    plain = folder / FILES["test"][1]
-    plain.write_bytes(gzip.decompress((folder / f"{plain.name}.gz").read_bytes()))
-    (folder / f"{plain.name}.gz").unlink()
-    np.testing.assert_array_equal(nn.data.mnist(folder)[1][1], np.arange(4))
+class csr_array:
+    shape = (3, 2)
+
+    def toarray(self):
+        return np.zeros((3, 2))
 
 
-IMAGES, LABELS = FILES["train"]
-GOOD = idx(np.zeros((6, 28, 28)))
+def test_frames_are_arrays():
+    hot = np.eye(2, dtype=bool)[[0, 1, 1]]
+    loader = nn.DataLoader(Frame(np.arange(6.0).reshape(3, 2)), Frame(hot), shuffle=False)
+    (x, t), *_ = loader
+    np.testing.assert_array_equal(x, [[0, 1], [2, 3], [4, 5]])
+    np.testing.assert_array_equal(t, hot, strict=True)
+    assert nn.CrossEntropyLoss()(x, t) == pytest.approx(nn.CrossEntropyLoss()(x, np.array([0, 1, 1])))
+
+
+X, T = np.zeros((3, 2)), np.zeros(3, int)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("x", "t", "error", "message"),
     [
-        (IMAGES, gzip.compress(GOOD)[:-20], "a whole gzip file, got a truncated or damaged one"),
-        (IMAGES, gzip.compress(GOOD)[:30], "a whole gzip file"),
-        (IMAGES, b"not gzip", "a whole gzip file"),
-        (IMAGES, b"", "expected"),
-        (IMAGES, gzip.compress(idx(np.zeros((6, 28, 28)), b"\0\0\x0d\3")), "magic number 00000803, got 00000d03"),
-        (LABELS, gzip.compress(GOOD), "magic number 00000801, got 00000803"),
-        (IMAGES, gzip.compress(GOOD[:10]), "a header of 16 bytes, got a file of 10"),
-        (IMAGES, gzip.compress(GOOD[:-1]), r"expected 4704 bytes for shape \(6, 28, 28\), got 4703"),
-        (IMAGES, gzip.compress(GOOD + b"\0"), "got 4705"),
-        (LABELS, gzip.compress(idx(np.zeros(5))), f"a label for each of the 6 images of {IMAGES}.gz, got 5"),
-        (LABELS, gzip.compress(idx(np.array([0, 1, 2, 30, 4, 5]))), "labels from 0 to 9, got 30 at position 3"),
+        (csr_array(), T, TypeError, r"x: expected an array, got csr_array, a sparse one; pass its \.toarray\(\)"),
+        (X, csr_array(), TypeError, r"t: expected an array, got csr_array, a sparse one; pass its \.toarray\(\)"),
+        ((X, csr_array()), T, TypeError, r"x\[1\]: expected an array, got csr_array"),
+        (X, ["cat", "dog", "cat"], TypeError, r"t: .* got dtype <U3 \(list\); .* np\.unique\(names, return_inverse"),
+        (X, np.array(["cat", "dog", "cat"], object), TypeError, r"t: .* got dtype object \(ndarray\); .* np\.unique"),
+        (Frame(X.astype(object)), T, TypeError, r"x: .* got dtype object \(Frame\); .* \.astype\(float\)"),
+        (X, None, TypeError, r"t: expected real numbers, got dtype object \(NoneType\)$"),
+        (X.astype(complex), T, TypeError, "x: expected real numbers, got dtype complex128"),
+        ((X, X.astype("datetime64[s]")), T, TypeError, r"x\[1\]: expected real numbers, got dtype datetime64"),
+        ([[1, 2], [3]], [0, 1], ValueError, "x: expected an array, got list: .*inhomogeneous"),
+        ((X, X[:2]), T, ValueError, r"got shapes \(3, 2\) and \(2, 2\) and \(3,\)$"),
+        (tuple(np.zeros((3, 4))), T, ValueError, r"a tuple holds several inputs: stack samples .* np\.stack\(x\)"),
+        ([X, X], T, ValueError, r"several inputs are a tuple: tuple\(x\)"),
+        (X[0], 1, ValueError, r"shapes \(2,\) and \(\); one sample is a mini-batch of one row: x\[None\]"),
+        (X[0], [1], ValueError, r"shapes \(2,\) and \(1,\); one sample is a mini-batch of one row"),
+        ((), [], ValueError, "at least one"),
+        ((X, np.float64(1)), T, ValueError, "inhomogeneous"),
     ],
 )
-def test_bad_files_are_refused_by_name(folder, name, content, message):
-    (folder / f"{name}.gz").write_bytes(content)
-    with pytest.raises(ValueError, match=message) as caught:
-        nn.data.mnist(folder)
-    assert str(folder / name) in str(caught.value)
+def test_what_is_no_data_is_refused_by_name(x, t, error, message):
+    for use in (nn.DataLoader, nn.train_test_split):
+        with pytest.raises(error, match=message):
+            use(x, t)
 
 
-def test_missing_files(folder, monkeypatch):
-    monkeypatch.delenv("NNFRAME_DATA", raising=False)
-    with pytest.raises(FileNotFoundError, match="as an argument or in NNFRAME_DATA"):
-        nn.data.mnist()
-    (folder / f"{LABELS}.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=f"{LABELS}.gz: no such file"):
-        nn.data.mnist(folder)
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        nn.data.mnist(folder / "nowhere")
+def test_flags_and_shares():
+    for name in ("shuffle", "replacement"):
+        with pytest.raises(TypeError, match=f"{name}: expected True or False, got 'no'"):
+            nn.DataLoader(X, T, **{name: "no"})
+    x, t = np.zeros((10, 1)), np.arange(10)
+    for share in (0.3, np.float32(0.3), 3, np.int64(3)):
+        assert len(nn.train_test_split(x, t, test_size=share)[1][1]) == 3, share
+    for wrong in ("3", None, True, [3]):
+        with pytest.raises(TypeError, match="test_size: expected a share in"):
+            nn.train_test_split(x, t, test_size=wrong)
+    for wrong in (float("nan"), float("inf"), 2.5):
+        with pytest.raises(ValueError, match="test_size: expected to leave rows on both sides of 10"):
+            nn.train_test_split(x, t, test_size=wrong)

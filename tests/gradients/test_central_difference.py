@@ -115,7 +115,7 @@ def test_only_some_parameters(rng, interpolate):
 @pytest.mark.parametrize("only", ["0.weight", "0.bias", ["0.bias", "2.weight"], nn.Blocks(50, rng=0)], ids=repr)
 def test_some_entries_of_built_in_layers_are_taken_in_c(rng, only, monkeypatch):
     model, loss, x, t = model_and_batch(rng)
-    monkeypatch.setattr("nnframe.gradients.work.StackedEntries.run", lambda *_: pytest.fail("taken entry by entry"))
+    monkeypatch.setattr("nnframe.gradients.central.StackedEntries.run", lambda *_: pytest.fail("taken entry by entry"))
     nn.CentralDifference(only=only)(model, loss, x, t)
     assert any(p.grad.any() for p in model.parameters())
 

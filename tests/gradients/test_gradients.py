@@ -10,16 +10,12 @@ import nnframe as nn
 
 
 class Swish(nn.Layer):
-    elementwise = True
-
     def forward(self, x):
         return x / (1 + np.exp(-x))
 
 
 class LearnedSwish(nn.Layer):
     """With a parameter, one for each unit."""
-
-    elementwise = True
 
     def __init__(self, n, dtype):
         self.beta = nn.Parameter(np.linspace(0.5, 1.5, n), dtype)
@@ -34,8 +30,6 @@ class RowNorm(nn.Layer):
 
 
 class BatchCentre(nn.Layer):
-    rowwise = False
-
     def forward(self, x):
         return x - x.mean(axis=0, keepdims=True) ** 2
 

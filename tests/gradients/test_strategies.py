@@ -42,18 +42,34 @@ def test_hybrid_counts_its_forwards(rng):
             type(self).rows += len(x)
             return np.sin(x)
 
-    for flags, expected in (({"elementwise": True}, 2), ({}, 2 * 6), ({"rowwise": False}, 2 * 6 * 10)):
-        kind = type("Kind", (Counting,), flags | {"rows": 0})
-        model = network(np.float64, (4, 6), kind(), (6, 3))
-        nn.Backprop()(model, nn.CrossEntropyLoss(), sparse(rng, 10, 4), rng.integers(0, 3, 10))
+    class Dense(Counting):
+        def forward(self, x):
+            type(self).rows += len(x)
+            return x / np.sqrt((x * x).sum(axis=1, keepdims=True))
+
+    class Centred(Counting):
+        def forward(self, x):
+            type(self).rows += len(x)
+            return x - x.mean(axis=0)
+
+    for base, flags, expected in (
+        (Counting, {}, 2),
+        (Counting, {"couples": "rows"}, 2),  # columns that do not meet are moved together
+        (Counting, {"couples": "batch"}, 2),
+        (Dense, {}, 2 * 6),
+        (Centred, {}, 2 * 10),  # one row of all columns at a time
+    ):
+        kind = type("Kind", (base,), flags | {"rows": 0})
+        model, strategy = network(np.float64, (4, 6), kind(), (6, 3)), nn.Backprop()
+        for _ in range(3):  # it is asked at the first, and looked at again at the second
+            kind.rows = 0
+            strategy(model, nn.CrossEntropyLoss(), sparse(rng, 10, 4), rng.integers(0, 3, 10))
         once = 10  # the forward pass
-        assert kind.rows == once + expected * 10, flags
+        assert kind.rows == once + expected * 10, (base, flags)
 
 
 def test_a_finite_step_passes_a_quantiser(rng):
     class Quantiser(nn.Layer):
-        elementwise = True
-
         def forward(self, x):
             return np.round(4 * x) / 4
 
@@ -205,8 +221,6 @@ def test_bad_arguments():
 
 class Wrong(nn.Layer):
     """tanh with one planted mistake in its backward."""
-
-    elementwise = True
 
     def __init__(self, mistake):
         self.mistake = mistake

@@ -52,16 +52,12 @@ def test_sequential(simd, dtype, rng):
 
 
 class Swish(nn.Layer):
-    elementwise = True
-
     def forward(self, x):
         return x / (1 + np.exp(-x))
 
 
 class Mixer(nn.Layer):
     """Neither elementwise nor row by row; parameters in a list and a dict, a layer inside."""
-
-    rowwise = False
 
     def __init__(self, n, dtype=np.float32):
         self.gains = [nn.Parameter(np.linspace(0.5, 1.5, n), dtype), nn.Parameter(np.ones(n), dtype)]
@@ -126,7 +122,7 @@ def test_errors_name_the_layer():
     model = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.Sigmoid(), nn.Linear(5, 2)))
     with pytest.raises(ValueError, match=r"x: expected shape \(\.\.\., 5\).* got \(4, 2\)") as caught:
         model(np.zeros((4, 3)))
-    assert "in the forward pass of layer 1: Linear(5, 2)" in caught.value.__notes__
+    assert "in the forward pass of layer 1.1: Linear(5, 2)" in caught.value.__notes__
 
     class Wrong(nn.Layer):
         def forward(self, x):
@@ -205,8 +201,6 @@ def test_numpys_global_random_state_is_not_touched():
 
 def test_summary():
     class Centre(nn.Layer):
-        rowwise = False
-
         def __init__(self):
             self.shift = nn.Parameter(np.zeros(10))
 
@@ -220,9 +214,9 @@ def test_summary():
     model = nn.Sequential(nn.Linear(64, 50), Swish(), nn.Linear(50, 10), Sorted(), Centre())
     lines = model.summary().splitlines()
     assert lines[1].split() == ["0", "Linear(64,", "50)", "50", "3,250", "written"]
-    assert lines[2].split() == ["1", "Swish()", "50", "0", "numerical,", "2", "forwards"]
-    assert lines[4].split()[-3:] == ["numerical,", "20", "forwards"]
-    assert lines[5].split()[-7:] == ["numerical,", "20", "forwards", "and", "20", "a", "row"]
+    assert lines[2].split() == ["1", "Swish()", "50", "0", "numerical", "(entries),", "2", "forwards"]
+    assert lines[4].split()[-4:] == ["numerical", "(rows),", "20", "forwards"]
+    assert lines[5].split()[-8:] == ["numerical", "(batch),", "2", "forwards", "and", "2", "per", "row"]
     assert lines[-1] == "3,770 parameters, float32, 14.7 KiB"
     nn.check_gradients(model, np.random.default_rng(0).standard_normal((5, 64)))
     assert model.summary().splitlines()[1].endswith("verified")

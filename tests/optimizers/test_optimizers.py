@@ -159,8 +159,10 @@ def test_a_failed_step_changes_nothing(rng):
     made = parameters(rng, np.float64)
     optimizer = nn.SGD(made, 0.1, 0.9)
     before = made[0].value.copy()
-    made[1].grad = np.zeros(4)
-    with pytest.raises(ValueError, match=r"parameter 1: expected a gradient of shape \(5,\), got \(4,\)"):
+    with pytest.raises(ValueError, match=r"grad: expected shape \(5,\) like the parameter's value, got \(4,\)"):
+        made[1].grad = np.zeros(4)
+    optimizer.lr = float("nan")
+    with pytest.raises(ValueError, match="lr: expected a finite number >= 0, got nan"):
         optimizer.step()
     np.testing.assert_array_equal(made[0].value, before)
     assert not optimizer.velocities[0].any()

@@ -101,7 +101,7 @@ def test_the_bar_shows_the_cost_and_a_long_gradient(digits, monkeypatch, long):
     (x, t), _ = digits
     model = nn.Sequential(nn.Linear(64, 10, rng=0))
     strategy = nn.CentralDifference(interpolate=False)
-    monkeypatch.setattr("nnframe.training.trainer.LONG_GRADIENT", long)
+    monkeypatch.setattr("nnframe.training.progress.LONG_GRADIENT", long)
     monkeypatch.setattr("sys.stderr", Terminal())
     trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.SGD(model.parameters(), 0.1), strategy)
     trainer.fit(x[:64], t[:64], batch_size=32)

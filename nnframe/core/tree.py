@@ -1,0 +1,253 @@
+"""What holds parameters, buffers and layers: found by themselves in attributes, lists and dicts, at any depth."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from nnframe._checks import as_dtype
+from nnframe.core.parameter import Array, Buffer, Parameter
+
+_BARE = frozenset(
+    {type(None), bool, int, float, str, np.ndarray}
+)  # what often stands beside parameters, and holds none
+
+
+class Tree:
+    """An object whose parameters, buffers and layers are found by themselves; no `__init__` has to be called."""
+
+    _own_children = (
+        False  # whether a class says itself, in `children`, what it holds, other than what its attributes hold
+    )
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "children" in vars(cls):
+            cls._own_children = not cls.__module__.startswith("nnframe.")
+        for name, value in vars(cls).items():
+            if isinstance(value, Parameter | Buffer | Tree):
+                raise TypeError(
+                    f"{cls.__name__}.{name}: expected in each object, got a {type(value).__name__} of the class, which "
+                    f"all its objects would share; set self.{name} in __init__"
+                )
+
+    def children(self) -> Iterator[tuple[str, Parameter | Buffer | Tree]]:
+        """Parameters, buffers and layers that this one holds, by name."""
+        for name, value in vars(self).items():
+            yield from _find(name, value)
+
+    def named_trees(self) -> Iterator[tuple[str, Tree]]:
+        """Return this and everything below it that may hold parameters, each once, this one first under the name ""."""
+        return _trees(self, "", set())
+
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Every parameter once, with a name such as `0.weight`; a shared one under its first name."""
+        for name, held in _named(self):
+            if isinstance(held, Parameter):
+                yield name, held
+
+    def named_buffers(self) -> Iterator[tuple[str, Buffer]]:
+        """Every buffer once, with a name such as `1.running_mean`; a shared one under its first name."""
+        for name, held in _named(self):
+            if isinstance(held, Buffer):
+                yield name, held
+
+    def parameters(self) -> list[Parameter]:
+        """Every parameter once, in the order of `named_parameters`."""
+        return list(_survey(self, {}))
+
+    @property
+    def dtype(self) -> np.dtype[np.floating]:
+        """The one dtype of all parameters; float32 where there are none. TypeError where they differ."""
+        return common_dtype(self, self.parameters())
+
+    def astype(self, dtype: npt.DTypeLike, memo: dict[int, Any] | None = None) -> Self:
+        """Copy with every parameter, and every buffer of floating-point numbers, converted.
+
+        Anything that is neither a parameter, a buffer nor a layer is shared with the copy. `memo` receives the copy of
+        each parameter, buffer and layer under the `id` of its original.
+        """
+        made: Self = _converted(self, as_dtype(dtype), {} if memo is None else memo)
+        return made
+
+    def state_dict(self) -> dict[str, npt.NDArray[Any]]:
+        """Return a copy of every parameter's and buffer's value, by name."""
+        return {name: held.value.copy() for name, held in self._state().items()}
+
+    def load_state_dict(self, state: Mapping[str, npt.ArrayLike]) -> None:
+        """Set every parameter and buffer from `state`; nothing is changed unless all names, shapes and kinds fit.
+
+        Raises
+        ------
+        KeyError
+            A name is missing or unknown.
+        TypeError, ValueError
+            A value has another shape, or is no array of numbers of the same kind; or an array here is read-only.
+        """
+        own = self._state()
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise KeyError(
+                f"state: expected {', '.join(own) or '(nothing)'}; missing: "
+                f"{', '.join(missing) or 'none'}; unknown: {', '.join(unknown) or 'none'}"
+            )
+        arrays = {name: np.asarray(state[name]) for name in own}
+        for name, array in arrays.items():
+            _check_loaded(name, array, own[name].value)
+        for name, array in arrays.items():
+            own[name].value[...] = array
+
+    def _state(self) -> dict[str, Parameter | Buffer]:
+        """Every parameter and buffer by name; ValueError where two of them have one name."""
+        found: dict[str, Parameter | Buffer] = {}
+        for name, held in _named(self):
+            if name in found:
+                raise ValueError(f"{type(self).__name__}: expected names that differ, got two arrays named {name!r}")
+            found[name] = held
+        return found
+
+
+def _check_loaded(name: str, given: npt.NDArray[Any], own: npt.NDArray[Any]) -> None:
+    if own.dtype.kind == "f":
+        if given.dtype.kind != "f":
+            raise TypeError(f"{name}: expected floating-point numbers, got {given.dtype}")
+    elif given.dtype != own.dtype:
+        raise TypeError(f"{name}: expected {own.dtype}, got {given.dtype}")
+    if given.shape != own.shape:
+        raise ValueError(f"{name}: expected shape {own.shape}, got {given.shape}")
+    if not own.flags.writeable:
+        raise ValueError(f"{name}: expected an array that can be written, got a read-only one")
+
+
+def common_dtype(tree: Tree, parameters: list[Parameter]) -> np.dtype[np.floating]:
+    """Return `tree.dtype`, where its parameters have been gathered already."""
+    if not parameters:
+        return np.dtype(np.float32)
+    dtype = parameters[0].value.dtype
+    for parameter in parameters:
+        own = parameter.value.dtype
+        if own is not dtype and own != dtype:
+            found = {parameter.value.dtype: name for name, parameter in tree.named_parameters()}
+            which = " and ".join(f"{dtype} ({name})" for dtype, name in found.items())
+            raise TypeError(
+                f"{type(tree).__name__}: expected parameters of one dtype, got {which}; give dtype= to "
+                "each layer and Parameter, or use astype"
+            )
+    return dtype
+
+
+def survey(root: Tree) -> tuple[list[Parameter], dict[int, list[Parameter]]]:
+    """Return what `parameters` returns, for the root and, by its `id`, for every tree in it: one walk for all of them."""
+    held: dict[int, list[Parameter]] = {}
+    return _survey(root, held), held
+
+
+def _survey(tree: Tree, held: dict[int, list[Parameter]]) -> list[Parameter]:
+    mine = held.get(id(tree))
+    if mine is not None:
+        return mine
+    held[id(tree)] = mine = []
+    if tree._own_children:
+        _survey_items([child for _, child in tree.children()], mine, held)
+    else:
+        for value in tree.__dict__.values():
+            kind = type(value)
+            if kind is Parameter:
+                mine.append(value)
+            elif kind not in _BARE:
+                _survey_items((value,), mine, held)
+    if len(mine) > 2 or (len(mine) == 2 and mine[0] is mine[1]):
+        once = {id(parameter): parameter for parameter in mine}
+        if len(once) < len(mine):
+            mine[:] = once.values()
+    return mine
+
+
+def _survey_items(items: Any, mine: list[Parameter], held: dict[int, list[Parameter]]) -> None:
+    for item in items:
+        if isinstance(item, Tree):
+            mine += _survey(item, held)
+        elif isinstance(item, Parameter):
+            mine.append(item)
+        elif isinstance(item, list | tuple):
+            _survey_items(item, mine, held)
+        elif isinstance(item, dict):
+            _survey_items(item.values(), mine, held)
+
+
+def path_of(root: Tree, tree: Tree) -> str:
+    """Return the name of one tree inside another, such as "body.1"; "" for the root and for what is not there."""
+    return next((name for name, found in root.named_trees() if found is tree), "")
+
+
+def _find(name: str, value: object) -> Iterator[tuple[str, Parameter | Buffer | Tree]]:
+    if isinstance(value, Parameter | Buffer | Tree):
+        yield name, value
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _find(f"{name}.{i}", item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _find(f"{name}.{key}", item)
+
+
+def _trees(tree: Tree, name: str, seen: set[int]) -> Iterator[tuple[str, Tree]]:
+    if id(tree) in seen:
+        return
+    seen.add(id(tree))
+    yield name, tree
+    for child_name, child in tree.children():
+        if isinstance(child, Tree):
+            yield from _trees(child, f"{name}.{child_name}" if name else child_name, seen)
+
+
+def _named(tree: Tree) -> Iterator[tuple[str, Parameter | Buffer]]:
+    """Every parameter and buffer once, in order, with its first name."""
+    seen: set[int] = set()
+    for name, held in _walk(tree, "", frozenset()):
+        if id(held) not in seen:
+            seen.add(id(held))
+            yield name, held
+
+
+def _walk(tree: Tree, prefix: str, inside: frozenset[int]) -> Iterator[tuple[str, Parameter | Buffer]]:
+    if id(tree) in inside:
+        return
+    for name, child in tree.children():
+        if isinstance(child, Tree):
+            yield from _walk(child, f"{prefix}{name}.", inside | {id(tree)})
+        else:
+            yield prefix + name, child
+
+
+def _converted(value: Any, dtype: np.dtype[np.floating], memo: dict[int, Any]) -> Any:
+    """`value` with every Parameter, Buffer and Tree in it copied, once each; anything else as it is."""
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, Parameter):
+        memo[id(value)] = Parameter(value.value, dtype, value.trainable)
+        return memo[id(value)]
+    if isinstance(value, Buffer):
+        kept = dtype if value.value.dtype.kind == "f" else value.value.dtype
+        memo[id(value)] = Buffer(value.value, kept)
+        return memo[id(value)]
+    if isinstance(value, Tree):
+        memo[id(value)] = made = copy.copy(value)
+        for name, item in vars(value).items():
+            vars(made)[name] = _converted(item, dtype, memo)
+        return made
+    if isinstance(value, list):
+        return [_converted(item, dtype, memo) for item in value]
+    if isinstance(value, tuple):
+        items = [_converted(item, dtype, memo) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    if isinstance(value, dict):
+        return {key: _converted(item, dtype, memo) for key, item in value.items()}
+    return value
+
+
+__all__ = ["Array", "Buffer", "Parameter", "Tree", "common_dtype", "path_of"]
