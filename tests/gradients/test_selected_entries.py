@@ -1,0 +1,40 @@
+"""`only=`: entries that were not asked for have the gradient 0, whichever way the others are computed."""
+
+import numpy as np
+import pytest
+
+import nnframe as nn
+
+
+def model_and_batch(dtype):
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(
+        nn.Linear(120, 6, dtype=dtype, rng=1), nn.Tanh(), nn.Linear(6, 5, dtype=dtype, rng=2), nn.Tanh(),
+        nn.Linear(5, 3, dtype=dtype, rng=3),
+    )  # fmt: skip
+    return model, nn.CrossEntropyLoss(), rng.standard_normal((9, 120)), rng.integers(0, 3, 9)
+
+
+@pytest.mark.parametrize("interpolate", [True, False])
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.02])
+def test_what_was_not_asked_for_is_zero(dtype, share, interpolate):
+    # 120 inputs that are not zero: with most of them asked for, whole units are answered by curves
+    model, loss, x, t = model_and_batch(dtype)
+    nn.CentralDifference(interpolate=False)(model, loss, x, t)
+    full = {name: p.grad.copy() for name, p in model.named_parameters()}
+    rng = np.random.default_rng(1)
+    masks = {name: rng.random(p.value.shape) < share for name, p in model.named_parameters()}
+    nn.CentralDifference(interpolate=interpolate, only=masks)(model, loss, x, t)
+    for name, parameter in model.named_parameters():
+        mask = masks[name]
+        assert not parameter.grad[~mask].any(), f"{name}: an entry that was not asked for has a gradient"
+        off = np.abs(parameter.grad - full[name])[mask].max(initial=0) / np.abs(full[name]).max()
+        assert off <= (1e-9 if dtype == np.float64 else 5e-6), f"{name}: off by {off:.1e} where it was asked for"
+
+
+def test_a_bias_alone_leaves_the_weight_at_zero(dtype):
+    model, loss, x, t = model_and_batch(dtype)
+    nn.CentralDifference(only="0.bias")(model, loss, x, t)
+    assert model[0].bias.grad.any()
+    for name, parameter in model.named_parameters():
+        assert name == "0.bias" or not parameter.grad.any(), f"{name} was not asked for"

@@ -1,0 +1,585 @@
+"""Mistakes planted one at a time: does a test see each of them?
+
+    python tests/mutations.py            all
+    python tests/mutations.py quota      those whose description or file has these words
+    python tests/mutations.py --list
+
+Each is planted in a copy of the checkout (the compiled kernels come along), and the tests that are about it are run
+there. The exit status is 1 where one survives, where a text to replace is not found exactly once, or where these tests
+fail without a mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 300  # a mutation may make a test run for ever
+
+
+class Mutation(NamedTuple):
+    """A mistake: in `file`, `old` becomes `new`; `breaks` says what is wrong then, `tests` what is run."""
+
+    file: str
+    old: str
+    new: str
+    breaks: str
+    tests: str
+
+
+MUTATIONS: list[Mutation] = [
+    # ---- those that once survived the whole suite ----
+    Mutation(
+        "nnframe/gradients/in_c.py",
+        "        if self.selected is not None:\n            self.weight[",
+        "        if False:\n            self.weight[",
+        "what only= leaves out is not zeroed",
+        "tests/gradients/test_selected_entries.py",
+    ),
+    Mutation(
+        "nnframe/training/trainer.py",
+        "self.total += loss * divisor\n            self.divisor += divisor",
+        "self.total += loss * 32\n            self.divisor += 32",
+        "the training loss of an epoch counts batches, not rows",
+        "tests/training/test_means_of_an_epoch.py",
+    ),
+    Mutation(
+        "nnframe/training/trainer.py",
+        "        self.right += right\n        self.counted += counted",
+        "        self.right += right / counted * 32\n        self.counted += 32",
+        "the training accuracy of an epoch counts batches, not rows",
+        "tests/training/test_means_of_an_epoch.py",
+    ),
+    Mutation(
+        "nnframe/gradients/curves.py",
+        "SUBTRACTED = 1e-8",
+        "SUBTRACTED = 0",
+        "curves below layers whose values are subtracted are always in doubt: right, and slow",
+        "tests/gradients/test_evaluations.py",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "    t = traits(link.layer)\n    if not t.own and t.couples",
+        '    t = traits(link.layer)\n    if t.branches:\n        return "rows"\n    if not t.own and t.couples',
+        "a container of branches always keeps rows apart",
+        "tests/gradients/test_forward_only_layers.py -k Branches",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "    t = traits(link.layer)\n    if not t.own and t.couples",
+        '    t = traits(link.layer)\n    if t.branches:\n        return "entries"\n    if not t.own and t.couples',
+        "a container of branches always keeps entries apart",
+        "tests/gradients/test_forward_only_layers.py -k Branches",
+    ),
+    Mutation(
+        "nnframe/core/layer.py",
+        "        self.backward(x, y, dy, *saved)\n",
+        "        return\n",
+        "the default backward_parameters does nothing",
+        "tests/gradients/test_written_backward.py",
+    ),
+    Mutation(
+        "nnframe/core/protocol.py",
+        '"backward_parameters": ("forward", "backward")',
+        '"backward_parameters": ("forward",)',
+        "the inherited backward_parameters counts beside a derived class's backward",
+        "tests/gradients/test_written_backward.py",
+    ),
+    Mutation(
+        "nnframe/config.py",
+        "min(affinity, _quota(affinity))",
+        "affinity",
+        "a container's CPU quota is ignored",
+        "tests/package/test_cpu_quota.py",
+    ),
+    Mutation(
+        "nnframe/training/trainer.py",
+        "            passed = measured.forward_pass\n",
+        '            passed = self.__dict__.setdefault("kept", measured.forward_pass)\n',
+        "the forward pass of an earlier batch is taken for this one's",
+        "tests/training/test_means_of_an_epoch.py",
+    ),
+    # ---- what is asked of layers ----
+    Mutation(
+        "nnframe/core/structure.py",
+        '            if not self._parts_agree():\n                return "batch"\n',
+        "",
+        "parts of the batch are not compared with the whole",
+        "tests/gradients/test_forward_only_layers.py -k 'OverRows or RowNumber or SeededMask'",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "            if not all(self.keeps(mask) and self.keeps(~mask) for mask in halves):",
+        "            if False:",
+        "rows are not moved while others must stay",
+        "tests/gradients/test_forward_only_layers.py -k 'EveryOtherRow or ZeroGate or BatchMax'",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        'return "entries" if alone else "rows"',
+        'return "entries"',
+        "entries are always apart where rows are",
+        "tests/gradients/test_forward_only_layers.py -k 'Softmax or RollFeatures'",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "        return True\n\n\nclass Memory",
+        "        return False\n\n\nclass Memory",
+        "what was found is never looked at again",
+        "tests/gradients/test_forward_only_layers.py -k 'ZeroGate'",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "    if COUPLES.index(found.couples) > COUPLES.index(claim):",
+        "    if False:",
+        "a wrong claim is believed",
+        "tests/gradients/test_claims.py",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "        if not _same(first, kept, 0.0):",
+        "        if False:",
+        "one output buffer for all calls is not noticed",
+        "tests/gradients/test_forward_only_layers.py -k 'OutputBuffer'",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "        if changed:\n",
+        "        if False:\n",
+        "a layer that changes what it holds is not noticed",
+        "tests/gradients/test_forward_only_layers.py -k 'GrowingList'",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "        if not _same(kept, again, _rounding(kept)) or not _same(self.y, kept, _rounding(self.y)):",
+        "        if False:",
+        "a layer that does not repeat itself is not noticed",
+        "tests/gradients/test_forward_only_layers.py -k 'Counting or GeneratorNoise or RunningMean'",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "        if most > 0 and uneven:",
+        "        if False:",
+        "rounding to float32 inside is not noticed",
+        "tests/gradients/test_forward_only_layers.py -k 'ThroughFloat32'",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "        if single is not None and _differ(base, single):",
+        "        if False:",
+        "a layer that takes float32 alone is not noticed",
+        "tests/gradients/test_forward_only_layers.py -k 'FloatPointer'",
+    ),
+    Mutation(
+        "nnframe/core/local.py",
+        "    if found is not None and found.coarse:",
+        "    if False:",
+        "float64 values that cannot be trusted are subtracted all the same",
+        "tests/gradients/test_forward_only_layers.py -k 'ThroughFloat32'",
+    ),
+    Mutation(
+        "nnframe/core/local.py",
+        "    if pattern.unexpected(moved, own):",
+        "    if False:",
+        "a pattern that no longer holds is kept",
+        "tests/gradients/test_forward_only_layers.py -k 'Lookup or Sort or Embedding'",
+    ),
+    Mutation(
+        "nnframe/gradients/whole.py",
+        "        if not abs(along - expected) > APART * length:\n            return",
+        "        if True:\n            return",
+        "the model is not looked at as a whole",
+        "tests/gradients/test_forward_only_layers.py -k SkipByAttribute",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "    if all(np.array_equal(parameter.value, value, equal_nan=True) for parameter, value in values):",
+        "    if True:",
+        "a composite that changes a parameter is not noticed",
+        "tests/gradients/test_forward_only_layers.py -k 'ClipsItsWeight or WeightNorm'",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "        if key in self.said and self.said[key]() is layer:",
+        "        if key in self.said:",
+        "a new layer is taken for one that is gone",
+        "tests/gradients/test_memory.py",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "elif found.pauses.due() or len(link.y) > found.rows:",
+        "elif found.pauses.due():",
+        "more rows than were looked at are taken for known",
+        "tests/gradients/test_memory.py",
+    ),
+    Mutation(
+        "nnframe/core/structure.py",
+        "        return found if found is not None and found.layer() is layer else None",
+        "        return found",
+        "what was found of a layer that is gone is taken for a new one's",
+        "tests/gradients/test_memory.py",
+    ),
+    # ---- how layers are run ----
+    Mutation(
+        "nnframe/core/run.py",
+        "    view.flags.writeable = False\n",
+        "",
+        "layers can write into what they are given",
+        "tests/gradients/test_forward_only_layers.py -k 'InPlaceReLU or OutIsInput'",
+    ),
+    Mutation(
+        "nnframe/core/chain.py",
+        "    y = read_only(_run(layer, given, links, run))",
+        "    y = _run(layer, given, links, run)",
+        "a composite can write into what a layer in it returned",
+        "tests/gradients/test_forward_only_layers.py -k 'AddedInPlace or RectifiedInPlace'",
+    ),
+    Mutation(
+        "nnframe/core/chain.py",
+        "        if branch.x is not current and not _append_reshaped(current, branch.x, links):",
+        "        if False:",
+        "what is done between two layers is not seen",
+        "tests/gradients/test_forward_only_layers.py -k 'Between or Unused'",
+    ),
+    Mutation(
+        "nnframe/core/chain.py",
+        "    if y is not current and not _append_reshaped(current, y, links):",
+        "    if False:",
+        "what is done after the last layer is not seen",
+        "tests/gradients/test_forward_only_layers.py -k After",
+    ),
+    Mutation(
+        "nnframe/core/chain.py",
+        "    if not same or y.ndim == 0 or len(y) != len(x) or",
+        "    if y.ndim == 0 or len(y) != len(x) or",
+        "an array of the same shape is taken for the same array",
+        "tests/gradients/test_forward_only_layers.py -k 'BeforeBetweenAfter or Copies or RectifiedInPlace'",
+    ),
+    Mutation(
+        "nnframe/core/protocol.py",
+        '"difference": ("forward",)',
+        '"difference": ()',
+        "an inherited difference counts beside another forward",
+        "tests/gradients/test_forward_only_layers.py -k 'Hard or EmptySubclass'",
+    ),
+    Mutation(
+        "nnframe/core/protocol.py",
+        '"stage": ("forward", "backward", "difference", "perturb")',
+        '"stage": ()',
+        "C takes a derived class for its base",
+        "tests/gradients/test_forward_only_layers.py -k 'Hard or EmptySubclass'",
+    ),
+    Mutation(
+        "nnframe/core/protocol.py",
+        '    if "forward" in layer.__dict__:\n        return FORWARD_ONLY\n',
+        "",
+        "a forward of the object itself is passed over",
+        "tests/gradients/test_forward_only_layers.py -k 'a_clipped_tanh'",
+    ),
+    Mutation(
+        "nnframe/core/run.py",
+        'if array.dtype.kind in "iu" and layer.takes_integers:',
+        "if False:",
+        "ids pass through floating point at the door",
+        "tests/gradients/test_forward_only_layers.py -k 'Embedding'",
+    ),
+    Mutation(
+        "nnframe/core/tree.py",
+        'return type(value)(*items) if hasattr(value, "_fields") else tuple(items)',
+        "return tuple(items)",
+        "a NamedTuple of parameters is copied as a tuple",
+        "tests/gradients/test_forward_only_layers.py -k 'NamedTuple'",
+    ),
+    Mutation(
+        "nnframe/core/random.py",
+        "return rows.astype(np.uint64)",
+        "return np.arange(count, dtype=np.uint64)",
+        "random numbers do not follow the row",
+        "tests/gradients/test_evaluations.py",
+    ),
+    Mutation(
+        "nnframe/core/random.py",
+        "key = _mix(_mix(seed + _GOLDEN) + counter * _GOLDEN",
+        "key = _mix(_mix(seed + _GOLDEN)",
+        "random numbers are the same at each step",
+        "tests/training/test_state.py",
+    ),
+    Mutation(
+        "nnframe/core/parameter.py",
+        "return np.ascontiguousarray(array, like.dtype).reshape(like.shape)",
+        "return array.astype(like.dtype)",
+        "a value in Fortran order stays so",
+        "tests/gradients/test_forward_only_layers.py -k 'Fortran'",
+    ),
+    # ---- gradients of one layer ----
+    Mutation(
+        "nnframe/core/local.py",
+        "    if dx.shape != link.x.shape:",
+        "    if False:",
+        "a backward of another shape is broadcast",
+        "tests/gradients/test_forward_only_layers.py -k 'BroadcastShape'",
+    ),
+    Mutation(
+        "nnframe/core/local.py",
+        "    if dx is None:\n        raise LayerError",
+        "    if False:\n        raise LayerError",
+        "a backward that forgets return is not named",
+        "tests/gradients/test_forward_only_layers.py -k 'NoReturn'",
+    ),
+    Mutation(
+        "nnframe/core/local.py",
+        "    given = read_only(dy) if t.own else dy",
+        "    given = dy",
+        "a backward can write into dy",
+        "tests/gradients/test_forward_only_layers.py -k 'WritesIntoDy'",
+    ),
+    Mutation(
+        "nnframe/core/local.py",
+        "step * np.maximum(1, np.abs(value[indices])) if scaled else",
+        "step * np.ones(len(indices)) if scaled else",
+        "the step does not grow with the parameter",
+        "tests/gradients/test_forward_only_layers.py -k Scaled",
+    ),
+    Mutation(
+        "nnframe/core/local.py",
+        "    width = ends[:, 0] - ends[:, 1]\n",
+        "    width = 2 * steps\n",
+        "differences are divided by the step asked for, not by the one added",
+        "tests/gradients/test_large_parameters.py",
+    ),
+    Mutation(
+        "nnframe/core/local.py",
+        "        return np.flatnonzero((off > bound).any(axis=1))",
+        "        return np.zeros(0, np.intp)",
+        "found structure is not compared with a random direction",
+        "tests/gradients/test_forward_only_layers.py -k 'Sort or TopK or RareGate or MaxPooling'",
+    ),
+    Mutation(
+        "nnframe/core/coloring.py",
+        "        used[chosen, own] = True\n",
+        "",
+        "all columns are given one colour",
+        "tests/gradients/test_forward_only_layers.py -k Convolution",
+    ),
+    Mutation(
+        "nnframe/core/local.py",
+        "    if not dx.any() and dy.any() and link.x.size:",
+        "    if False:",
+        "that nothing passes is not said",
+        "tests/gradients/test_forward_only_layers.py -k 'Quantiser or Above'",
+    ),
+    # ---- strategies ----
+    Mutation(
+        "nnframe/gradients/entries.py",
+        "            self.gradient[indices] = change / width",
+        "            self.gradient[indices] = change / (2 * self.step)",
+        "CentralDifference divides by the step asked for",
+        "tests/gradients/test_large_parameters.py",
+    ),
+    Mutation(
+        "nnframe/gradients/entries.py",
+        "            if any(link is holder for holder in holders):",
+        "            if False:",
+        "a shared parameter moves in its first layer only",
+        "tests/gradients/test_forward_only_layers.py -k 'Twice'",
+    ),
+    Mutation(
+        "nnframe/gradients/backprop.py",
+        "                parameter.grad.fill(0)\n            backward_through",
+        "                pass\n            backward_through",
+        "Backprop adds to the gradient of the step before",
+        "tests/gradients/test_written_backward.py",
+    ),
+    Mutation(
+        "nnframe/gradients/work.py",
+        "found[id(parameter)] + gradient if id(parameter) in found else gradient",
+        "gradient",
+        "of a layer that stands twice the last gradient counts alone",
+        "tests/gradients/test_forward_only_layers.py -k 'Twice or Tied'",
+    ),
+    Mutation(
+        "nnframe/gradients/work.py",
+        "found.get(id(parameter), 0) if parameter.trainable else 0",
+        "found.get(id(parameter), parameter.grad) if parameter.trainable else 0",
+        "a gradient that was not asked for stays what it was",
+        "tests/gradients/test_selected_entries.py",
+    ),
+    Mutation(
+        "nnframe/gradients/in_c.py",
+        "            tolerance=tolerance_below(self.columns, y),",
+        "            tolerance=tolerance_below([], y),",
+        "curves in C below a layer whose values are subtracted are always in doubt",
+        "tests/gradients/test_evaluations.py",
+    ),
+    Mutation(
+        "nnframe/gradients/in_c.py",
+        '    if not all(couples_of(one, passed.run) == "entries" for one in columns):\n        return None\n',
+        "",
+        "C takes any layer for one that keeps entries apart",
+        "tests/gradients/test_forward_only_layers.py -k 'Softmax or BatchNorm'",
+    ),
+    Mutation(
+        "nnframe/gradients/central.py",
+        'couples_of(one, passed.run) != "batch" for one in above',
+        "True for one in above",
+        "curves are taken below layers that mix rows",
+        "tests/gradients/test_forward_only_layers.py -k 'BatchNorm or BatchMax'",
+    ),
+    Mutation(
+        "nnframe/gradients/node.py",
+        "            found.append((self.layer.bias, g.sum(axis=0)))",
+        "            found.append((self.layer.bias, g.mean(axis=0)))",
+        "NodePerturbation takes a mean over rows for the bias",
+        "tests/gradients/test_strategies.py -k node_perturbation",
+    ),
+    Mutation(
+        "nnframe/gradients/spsa.py",
+        "slope = (sides[0] - sides[1]) / (2 * step) / self.samples",
+        "slope = (sides[0] - sides[1]) / (2 * step)",
+        "SPSA adds its samples up",
+        "tests/gradients/test_strategies.py -k spsa",
+    ),
+    # ---- losses, training, kernels ----
+    Mutation(
+        "nnframe/losses/base.py",
+        "row_changes(loss, y, t, dy).sum(axis=-1) * loss.row_scale(y, t)",
+        "row_changes(loss, y, t, dy).sum(axis=-1)",
+        "a change of the loss is a sum where the loss is a mean",
+        "tests/gradients/test_forward_only_layers.py -k BatchNorm",
+    ),
+    Mutation(
+        "nnframe/training/trainer.py",
+        "            if divisor != 0:\n",
+        "            if True:\n",
+        "a batch in which no row counts ends the training",
+        "tests/training/test_means_of_an_epoch.py",
+    ),
+    Mutation(
+        "nnframe/training/trainer.py",
+        "                passed.observe()\n",
+        "",
+        "statistics and random numbers never move",
+        "tests/training/test_state.py",
+    ),
+    Mutation(
+        "nnframe/training/trainer.py",
+        "total, divisor = total + added[0], divisor + added[1]",
+        "total, divisor = total + added[0] / added[1], divisor + 1",
+        "evaluate takes the mean of the means of its parts",
+        "tests/training/test_state.py",
+    ),
+    Mutation(
+        "nnframe/kernels/reference.py",
+        '"relu": lambda x, y, a: (x > 0).astype(x.dtype)',
+        '"relu": lambda x, y, a: (x >= 0).astype(x.dtype)',
+        "the slope of ReLU at 0 is 1 in the NumPy twin",
+        "tests/kernels/test_slopes_at_edges.py",
+    ),
+    Mutation(
+        "nnframe/kernels/reference.py",
+        "s[...] = s + g * g if",
+        "s[...] = s + g if",
+        "AdaGrad adds gradients, not their squares, in the NumPy twin",
+        "tests/optimizers",
+    ),
+]
+
+
+def checkout(folder: Path) -> None:
+    """Copy what git knows of, as it is in the working tree, and the compiled kernels."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    compiled = [
+        str(path.relative_to(ROOT)) for path in (ROOT / "nnframe").rglob("_kernels.*") if path.suffix in _BINARY
+    ]
+    if not compiled:
+        raise FileNotFoundError("nnframe/kernels: expected compiled kernels; build them in place by pip install -e .")
+    for name in [*listed.stdout.splitlines(), *compiled]:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+_BINARY = (".so", ".pyd")
+
+
+def run(folder: Path, tests: str) -> tuple[bool, str]:
+    """Run tests in a copy: whether they pass, and their last lines."""
+    environment = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    where = "import nnframe, sys; print(nnframe.__file__, file=sys.stderr)"
+    seen = subprocess.run(
+        [sys.executable, "-c", where], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    if seen.returncode == 0 and not seen.stderr.strip().startswith(str(folder)):
+        raise RuntimeError(f"expected nnframe of the copy, got {seen.stderr}")
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", *shlex.split(tests)]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"ran for more than {SECONDS} s"
+    if done.returncode in (2, 3, 4, 5):  # interrupted, internal error, usage, nothing collected
+        if "error" in done.stdout.lower() and done.returncode == 2:  # nnframe cannot even be imported
+            return False, done.stdout.strip().splitlines()[-1]
+        raise RuntimeError(f"pytest {tests}: {done.stdout}{done.stderr}")
+    return done.returncode == 0, (done.stdout.strip().splitlines() or ["no output"])[-1]
+
+
+def plant(folder: Path, mutation: Mutation) -> str | None:
+    """Put a mistake into the copy and return the file's text of before; None where it does not fit."""
+    path = folder / mutation.file
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text.count(mutation.old) != 1:
+        return None
+    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+    return text
+
+
+def main() -> int:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="parts of a description or a file's name")
+    parser.add_argument("--list", action="store_true", help="print the mistakes and plant none")
+    options = parser.parse_args()
+    chosen = [m for m in MUTATIONS if not options.words or any(w in m.breaks + m.file for w in options.words)]
+    if options.list:
+        print(*(f"{m.file}: {m.breaks}" for m in chosen), sep="\n")
+        return 0
+    wrong: list[str] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        checkout(folder)
+        for tests in dict.fromkeys(m.tests for m in chosen):
+            passed, last = run(folder, tests)
+            if not passed:
+                wrong.append(f"fails without a mistake: {tests}: {last}")
+        for mutation in chosen:
+            start = time.perf_counter()
+            text = plant(folder, mutation)
+            if text is None:
+                result = "NOT FOUND exactly once"
+            else:
+                passed, _ = run(folder, mutation.tests)
+                (folder / mutation.file).write_text(text, encoding="utf-8")
+                result = "SURVIVES" if passed else "killed"
+            print(f"{result:8} {time.perf_counter() - start:5.1f} s  {mutation.file}: {mutation.breaks}", flush=True)
+            if result != "killed":
+                wrong.append(f"{result}: {mutation.file}: {mutation.breaks}")
+    print(f"{len(chosen)} mistakes, {sum(not w.startswith('fails') for w in wrong)} not seen", *wrong, sep="\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
