@@ -1099,6 +1099,8 @@ class Case:
         Of the first and the second mini-batch.
     zero : tuple of str
         Parameters whose gradient is 0 by symmetry: compared with the largest entry of the whole gradient.
+    adapt : callable, optional
+        What is done to the model once it is in its dtype.
     bound : float, optional
         A tighter one, for float64.
     loss : Loss, optional
@@ -1150,10 +1152,7 @@ class Case:
         for layer in parts:
             if type(layer) is nn.Linear:
                 layer.bias.value[...] = rng.standard_normal(layer.bias.value.shape) / 4
-        model = nn.Sequential(*parts)
-        if self.adapt is not None:
-            self.adapt(model)
-        return model
+        return nn.Sequential(*parts)
 
     def batch(self, place: str, step: int) -> tuple[nn.Loss, np.ndarray, np.ndarray]:
         """Loss, inputs and labels of the first (0) or the second (1) step."""
