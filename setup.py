@@ -24,15 +24,19 @@ It needs a C compiler and the headers of Python:
 
 CSRC = Path("csrc")
 SOURCES = sorted(str(path) for path in CSRC.glob("*.c"))
-DEPENDS = sorted(str(path) for path in [*CSRC.glob("*.h"), *Path("nnframe/kernels").glob("*.pxi")])
+DEPENDS = sorted(
+    str(path) for path in [*CSRC.glob("*.h"), *CSRC.glob("*.def"), *Path("nnframe/kernels").glob("*.px[di]")]
+)
 
 if sys.platform == "win32":
-    COMPILE = ["/O2", "/std:c11"]
+    COMPILE = ["/O2", "/std:c11", "/experimental:c11atomics"]
     LINK: list[str] = []
 else:
     # Never -march=native (the wheel must run elsewhere), never -ffast-math (it changes the whole process).
     COMPILE = ["-std=c11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"]
     COMPILE += ["-fvisibility=hidden", "-pthread"]
+    if "-g" not in os.environ.get("CFLAGS", "").split():
+        COMPILE.append("-g0")  # Python's own flags ask for debug information: 7 times the size
     LINK = ["-pthread"]
 
 

@@ -5,7 +5,10 @@
  * and the labels are read as vectors, from transposed copies.
  */
 
-enum { FN(NODES) = 6 };
+#undef curve_plan_t
+#undef rows_tile_t
+#define curve_plan_t FN(curve_plan_t)
+#define rows_tile_t  FN(rows_tile_t)
 
 typedef struct {
     const nnf_curves *p;
@@ -16,47 +19,53 @@ typedef struct {
     double *inverse;                   /* (padded): 1 / (2 distance), or 0 */
     T *distance;                       /* (padded) */
     intptr_t rows, most_width;         /* of a tile; of what stands above */
-    volatile int failed;
-} FN(curve_plan);
+    _Atomic int failed;
+} curve_plan_t;
 
 /* The changes of some rows, from `at` on. factor: room for MOST_TERMS * widest numbers. */
 typedef struct {
-    const FN(curve_plan) * plan;
+    const curve_plan_t *plan;
     intptr_t at, rows;
     T *factor;
-} FN(rows_tile);
+} rows_tile_t;
 
-/* d (lines, NODES, rows): changes of the tile that begins at row `at`. */
-static void FN(activation_curve)(const void *context, intptr_t stage, intptr_t first, intptr_t lines, T *d) {
-    const FN(rows_tile) *tile = context;
-    const FN(curve_plan) *plan = tile->plan;
-    const intptr_t at = tile->at, rows = tile->rows;
-    const nnf_stage *s = plan->above->stage + stage;
-    const int small = FN(largest)(d, lines * FN(NODES) * rows) * 2 <= (T)NNF_SMALL;
-#define NNF_BODY(f)                                                                                                    \
-    for (intptr_t k = 0; k < lines; k++)                                                                               \
-        for (intptr_t n = 0; n < rows; n += LANES) {                                                                   \
-            const intptr_t where = (first + k) * plan->padded + at + n;                                                \
-            const V x = v_load(plan->x[stage] + where), y = v_load(plan->y[stage] + where);                            \
-            const V slope = FN(backward_of)(f, s->alpha, x, y, v_set1(1));                                             \
-            T *of_line = d + k * FN(NODES) * rows + n;                                                                 \
-            if (small && (f == NNF_SIGMOID || f == NNF_TANH))                                                          \
-                for (int g = 0; g < FN(NODES); g++, of_line += rows)                                                   \
-                    v_store(of_line, FN(difference_near)(f, s->alpha, x, y, slope, v_load(of_line), 1));               \
-            else                                                                                                       \
-                for (int g = 0; g < FN(NODES); g++, of_line += rows)                                                   \
-                    v_store(of_line, FN(difference_near)(f, s->alpha, x, y, slope, v_load(of_line), 0));               \
+/* d (lines, NODES, rows): lines first .. first + lines - 1 of a stage, for the rows from `at` on. */
+NNF_INLINE void FN(curve_of_activation)(nnf_activation f, const curve_plan_t *plan, intptr_t stage, intptr_t first,
+                                        intptr_t lines, intptr_t at, intptr_t rows, T *d) {
+    const double alpha = plan->above->stage[stage].alpha;
+    const int small = FN(largest)(d, lines * NNF_NODES * rows) * 2 <= (T)NNF_SMALL;
+    for (intptr_t k = 0; k < lines; k++)
+        for (intptr_t n = 0; n < rows; n += LANES) {
+            const intptr_t where = (first + k) * plan->padded + at + n;
+            const V x = v_load(plan->x[stage] + where), y = v_load(plan->y[stage] + where);
+            const V slope = FN(backward_of)(f, alpha, x, y, v_set1(1));
+            T *of_line = d + k * NNF_NODES * rows + n;
+            if (small && (f == NNF_SIGMOID || f == NNF_TANH))
+                for (int g = 0; g < NNF_NODES; g++, of_line += rows)
+                    v_store(of_line, FN(difference_near)(f, alpha, x, y, slope, v_load(of_line), 1));
+            else
+                for (int g = 0; g < NNF_NODES; g++, of_line += rows)
+                    v_store(of_line, FN(difference_near)(f, alpha, x, y, slope, v_load(of_line), 0));
         }
-    NNF_FOR_ACTIVATION(s->activation, NNF_BODY)
-#undef NNF_BODY
+}
+
+static void FN(activation_curve)(const void *context, intptr_t stage, intptr_t first, intptr_t lines, T *d) {
+    const rows_tile_t *tile = context;
+    switch (tile->plan->above->stage[stage].activation) {
+#define NNF_ACTIVATION(id, ...)                                                                                        \
+    case NNF_##id:                                                                                                     \
+        FN(curve_of_activation)(NNF_##id, tile->plan, stage, first, lines, tile->at, tile->rows, d);                   \
+        break;
+#include "activations.def"
+    }
 }
 
 /* ---- losses: as in difference.inc.h, for vectors of rows ---- */
 
 NNF_INLINE void FN(cross_entropy_rows)(const T *p, const T *t, intptr_t stride, intptr_t classes, const T *d, T *change,
                                        intptr_t rows, int small) {
-    const intptr_t line = FN(NODES) * rows;
-    for (intptr_t g = 0; g < FN(NODES); g++)
+    const intptr_t line = NNF_NODES * rows;
+    for (intptr_t g = 0; g < NNF_NODES; g++)
         for (intptr_t n = 0; n < rows; n += LANES) {
             V sum = v_set1(0), labelled = v_set1(0);
             for (intptr_t k = 0; k < classes; k++) {
@@ -70,8 +79,8 @@ NNF_INLINE void FN(cross_entropy_rows)(const T *p, const T *t, intptr_t stride, 
 
 static void FN(squared_error_rows)(const T *residual, intptr_t stride, intptr_t width, const T *d, T *change,
                                    intptr_t rows) {
-    const intptr_t line = FN(NODES) * rows;
-    for (intptr_t g = 0; g < FN(NODES); g++)
+    const intptr_t line = NNF_NODES * rows;
+    for (intptr_t g = 0; g < NNF_NODES; g++)
         for (intptr_t n = 0; n < rows; n += LANES) {
             V sum = v_set1(0);
             for (intptr_t k = 0; k < width; k++) {
@@ -82,30 +91,30 @@ static void FN(squared_error_rows)(const T *residual, intptr_t stride, intptr_t 
         }
 }
 
-static void FN(wide_cross_entropy_rows)(const FN(curve_plan) * plan, intptr_t at, intptr_t first, intptr_t lines,
+static void FN(wide_cross_entropy_rows)(const curve_plan_t *plan, intptr_t at, intptr_t first, intptr_t lines,
                                         intptr_t width, const T *d, T *change, intptr_t rows) {
     for (intptr_t n = 0; n < rows; n++) {
         const intptr_t where = (at + n) * width + first;
         const T *p = (const T *)plan->above->p + where, *t = (const T *)plan->above->t + where;
-        for (intptr_t r = n; r < FN(NODES) * rows; r += rows)
+        for (intptr_t r = n; r < NNF_NODES * rows; r += rows)
             if (at + n >= plan->above->rows)
                 change[r] = 0;
             else
-                FN(wide_cross_entropy)
-        (p, t, lines, lines < width ? 1 - (double)*p : 0, d + r, FN(NODES) * rows, change + r, 1);
+                FN(wide_cross_entropy)(p, t, lines, lines < width ? 1 - (double)*p : 0, d + r, NNF_NODES * rows,
+                                       change + r, 1);
     }
 }
 
 static void FN(loss_curve)(const void *context, intptr_t first, intptr_t lines, intptr_t width, const T *d, T *change) {
-    const FN(rows_tile) *tile = context;
-    const FN(curve_plan) *plan = tile->plan;
+    const rows_tile_t *tile = context;
+    const curve_plan_t *plan = tile->plan;
     const intptr_t at = tile->at, rows = tile->rows;
     const intptr_t where = first * plan->padded + at;
     if (plan->above->loss == NNF_SQUARED_ERROR) {
         FN(squared_error_rows)(plan->residual + where, plan->padded, lines, d, change, rows);
         return;
     }
-    const T most = FN(largest)(d, lines * FN(NODES) * rows), *p = plan->probability + where, *t = plan->label + where;
+    const T most = FN(largest)(d, lines * NNF_NODES * rows), *p = plan->probability + where, *t = plan->label + where;
     if (most <= (T)NNF_SMALL)
         FN(cross_entropy_rows)(p, t, plan->padded, lines, d, change, rows, 1);
     else if (most <= 1)
@@ -132,13 +141,13 @@ NNF_INLINE V FN(moments_of_rows)(const T *p, const T *residual, intptr_t stride,
     return slope;
 }
 
-static void FN(cross_entropy_of_column_rows)(const FN(curve_plan) * plan, intptr_t at, intptr_t classes, int terms,
+static void FN(cross_entropy_of_column_rows)(const curve_plan_t *plan, intptr_t at, intptr_t classes, int terms,
                                              const T *factor, const T *d, T *change, intptr_t rows) {
     for (intptr_t n = 0; n < rows; n += LANES) {
-        V moment[FN(MOST_TERMS) + 1];
+        V moment[MOST_TERMS + 1];
         const V slope = FN(moments_of_rows)(plan->probability + at + n, plan->residual + at + n, plan->padded, classes,
                                             terms, factor, moment);
-        for (intptr_t r = n; r < FN(NODES) * rows; r += rows) {
+        for (intptr_t r = n; r < NNF_NODES * rows; r += rows) {
             const V v = v_load(d + r);
             V higher = moment[terms];
             for (int j = terms - 1; j >= 2; j--)
@@ -150,7 +159,7 @@ static void FN(cross_entropy_of_column_rows)(const FN(curve_plan) * plan, intptr
     }
 }
 
-static void FN(squared_error_of_column_rows)(const FN(curve_plan) * plan, intptr_t at, intptr_t width, const T *factor,
+static void FN(squared_error_of_column_rows)(const curve_plan_t *plan, intptr_t at, intptr_t width, const T *factor,
                                              const T *d, T *change, intptr_t rows) {
     V square = v_set1(0);
     for (intptr_t k = 0; k < width; k++)
@@ -159,15 +168,15 @@ static void FN(squared_error_of_column_rows)(const FN(curve_plan) * plan, intptr
         V slope = v_set1(0);
         for (intptr_t k = 0; k < width; k++)
             slope = slope + v_load(plan->residual + k * plan->padded + at + n) * v_set1(factor[k] + factor[k]);
-        for (intptr_t r = n; r < FN(NODES) * rows; r += rows)
+        for (intptr_t r = n; r < NNF_NODES * rows; r += rows)
             v_store(change + r, v_load(d + r) * (slope + square * v_load(d + r)));
     }
 }
 
 static int FN(column_curve)(const void *context, const nnf_stage *s, intptr_t inputs, intptr_t o, const T *d,
                             T *change) {
-    const FN(rows_tile) *tile = context;
-    const FN(curve_plan) *plan = tile->plan;
+    const rows_tile_t *tile = context;
+    const curve_plan_t *plan = tile->plan;
     const intptr_t at = tile->at, rows = tile->rows;
     T *factor = tile->factor;
     const T *weight = (const T *)s->weight + o;
@@ -180,7 +189,7 @@ static int FN(column_curve)(const void *context, const nnf_stage *s, intptr_t in
         FN(squared_error_of_column_rows)(plan, at, s->width, factor, d, change, rows);
         return 1;
     }
-    const double bound = most * (double)FN(largest)(d, FN(NODES) * rows);
+    const double bound = most * (double)FN(largest)(d, NNF_NODES * rows);
     if (!(bound <= NNF_SMALL)) return 0;
     const int terms = FN(terms_for)(bound);
     for (intptr_t k = 0; k < s->width; k++) {
@@ -196,22 +205,21 @@ static int FN(column_curve)(const void *context, const nnf_stage *s, intptr_t in
 
 static const double FN(node)[] = {1, 0.8, 0.5};
 
-static void FN(fill_nodes)(const FN(curve_plan) * plan, T *d, intptr_t at, intptr_t o, intptr_t rows) {
+static void FN(fill_nodes)(const curve_plan_t *plan, T *d, intptr_t at, intptr_t o, intptr_t rows) {
     const T *columns = plan->p->columns;
-    for (int g = 0; g < FN(NODES); g++)
+    for (int g = 0; g < NNF_NODES; g++)
         for (intptr_t n = 0; n < rows; n++) {
             const T t = (T)FN(node)[g / 2] * plan->distance[at + n];
             const intptr_t row = at + n;
             if (!columns)
                 d[g * rows + n] = g % 2 ? -t : t;
             else
-                d[g * rows + n] = row < plan->above->rows ? columns[(o * FN(NODES) + g) * plan->above->rows + row] : 0;
+                d[g * rows + n] = row < plan->above->rows ? columns[(o * NNF_NODES + g) * plan->above->rows + row] : 0;
         }
 }
 
 /* (phi(t) - phi(-t)) / 2t at the nodes, and from it level, bend, and the error in the middle. */
-static void FN(fit)(const FN(curve_plan) * plan, const T *change, intptr_t at, intptr_t rows, T *level, T *bend,
-                    T *off) {
+static void FN(fit)(const curve_plan_t *plan, const T *change, intptr_t at, intptr_t rows, T *level, T *bend, T *off) {
     const intptr_t count = plan->above->rows - at < rows ? plan->above->rows - at : rows;
     for (intptr_t n = 0; n < count; n++) {
         const double inverse = plan->inverse[at + n];
@@ -227,7 +235,7 @@ static void FN(fit)(const FN(curve_plan) * plan, const T *change, intptr_t at, i
 }
 
 /* Which rows are farther off than the mean level of the unit allows; and whether the others may do without a bend. */
-static uint8_t FN(judge)(const FN(curve_plan) * plan, T *level, T *bend, const T *off, uint8_t *doubtful) {
+static uint8_t FN(judge)(const curve_plan_t *plan, T *level, T *bend, const T *off, uint8_t *doubtful) {
     const intptr_t rows = plan->above->rows;
     const T *distance = plan->distance;
     double mean = 0;
@@ -254,25 +262,25 @@ static uint8_t FN(judge)(const FN(curve_plan) * plan, T *level, T *bend, const T
 }
 
 static void FN(unit_curve)(void *context, intptr_t task) {
-    FN(curve_plan) *plan = context;
+    curve_plan_t *plan = context;
     const nnf_above *above = plan->above;
     const intptr_t o = above->first + task, at_unit = o * above->rows;
-    const size_t line = FN(NODES) * (size_t)plan->rows, lines = line * (size_t)plan->most_width;
-    const size_t factors = FN(MOST_TERMS) * (size_t)plan->most_width;
+    const size_t line = NNF_NODES * (size_t)plan->rows, lines = line * (size_t)plan->most_width;
+    const size_t factors = MOST_TERMS * (size_t)plan->most_width;
     T *memory = malloc((2 * lines + line + factors + (size_t)above->rows) * sizeof(T));
     if (!memory) {
         plan->failed = 1;
         return;
     }
-    FN(buffers) buffers = {memory, memory + lines, memory + 2 * lines, NULL};
+    buffers_t buffers = {memory, memory + lines, memory + 2 * lines, NULL};
     T *factor = memory + 2 * lines + line, *off = factor + factors;
     T *level = (T *)plan->p->level + at_unit, *bend = (T *)plan->p->bend + at_unit;
     for (intptr_t at = 0; at < above->rows && !(at > 0 && nnf_should_stop()); at += plan->rows) {
         const intptr_t rows = plan->padded - at < plan->rows ? plan->padded - at : plan->rows;
         FN(fill_nodes)(plan, buffers.d, at, o, rows);
-        const FN(rows_tile) tile = {plan, at, rows, factor};
-        const FN(tile_of_changes)
-            changes = {FN(NODES) * rows, FN(activation_curve), FN(column_curve), FN(loss_curve), &tile};
+        const rows_tile_t tile = {plan, at, rows, factor};
+        const tile_of_changes_t changes = {NNF_NODES * rows, FN(activation_curve), FN(column_curve), FN(loss_curve),
+                                           &tile};
         FN(propagate)(above, &changes, &buffers, o);
         FN(fit)(plan, buffers.change, at, rows, level, bend, off);
     }
@@ -283,7 +291,7 @@ static void FN(unit_curve)(void *context, intptr_t task) {
 /* ---- the plan ---- */
 
 /* from (N, width) -> to (width, padded), zeros behind; returns what follows `to`. NULL gives NULL and takes no room. */
-static T *FN(transposed)(const FN(curve_plan) * plan, const void *from, intptr_t width, T *room, T **to) {
+static T *FN(transposed)(const curve_plan_t *plan, const void *from, intptr_t width, T *room, T **to) {
     *to = from ? room : NULL;
     if (!from) return room;
     FN(pack_transposed)(width, plan->above->rows, from, width, room, plan->padded);
@@ -295,12 +303,12 @@ static T *FN(transposed)(const FN(curve_plan) * plan, const void *from, intptr_t
 
 static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
     const nnf_above *above = &p->above;
-    FN(curve_plan) plan = {.p = p, .above = above};
+    curve_plan_t plan = {.p = p, .above = above};
     if (above->rows == 0 || above->units == 0) return 0;
     plan.padded = (above->rows + LANES - 1) / LANES * LANES;
     plan.most_width = FN(widest)(above);
-    plan.rows = FN(TILE_BYTES) / (intptr_t)sizeof(T) / (2 * FN(NODES) * plan.most_width) / LANES * LANES;
-    plan.rows = plan.rows < LANES ? LANES : plan.rows > FN(MOST_HALF) / 4 ? FN(MOST_HALF) / 4 : plan.rows;
+    plan.rows = NNF_TILE_BYTES / (intptr_t)sizeof(T) / (2 * NNF_NODES * plan.most_width) / LANES * LANES;
+    plan.rows = plan.rows < LANES ? LANES : plan.rows > NNF_MOST_HALF / 4 ? NNF_MOST_HALF / 4 : plan.rows;
     intptr_t width = above->outputs, numbers = 1;
     for (intptr_t i = 0; i < above->stages; i++) {
         width = above->stage[i].width;
@@ -326,7 +334,7 @@ static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
         for (intptr_t n = 0; n < plan.padded; n++)
             plan.inverse[n] = room[n] > 0 ? 0.5 / (double)room[n] : 0;
         answer = nnf_parallel_polled(above->units, FN(unit_curve), &plan, poll);
-        if (plan.failed) answer = NNF_NO_MEMORY;
+        if (plan.failed && !answer) answer = NNF_NO_MEMORY;
     }
     free(memory);
     free(stages);

@@ -7,6 +7,11 @@
  * then as many by -step, filled up with zeros to whole vectors.
  */
 
+#undef difference_plan_t
+#undef row_tile_t
+#define difference_plan_t FN(difference_plan_t)
+#define row_tile_t        FN(row_tile_t)
+
 typedef struct {
     const nnf_difference *p;
     const nnf_above *above;
@@ -16,14 +21,14 @@ typedef struct {
     const T *value;        /* step * x[n, i] */
     intptr_t half;         /* capacity of a tile: perturbations by +step */
     intptr_t most_width;   /* of rows */
-    volatile int failed;
-} FN(difference_plan);
+    _Atomic int failed;
+} difference_plan_t;
 
 /* The perturbations of one row. */
 typedef struct {
     const nnf_above *above;
     intptr_t row, n;
-} FN(row_tile);
+} row_tile_t;
 
 /* ---- elementwise layers ---- */
 
@@ -41,16 +46,19 @@ NNF_INLINE void FN(difference_at)(nnf_activation f, double alpha, T x, T y, T *d
 
 /* Lines first .. first + lines - 1 of an activation's outputs, for row `row`. */
 static void FN(activation_stage)(const void *context, intptr_t stage, intptr_t first, intptr_t lines, T *d) {
-    const FN(row_tile) *tile = context;
+    const row_tile_t *tile = context;
     const nnf_stage *s = tile->above->stage + stage;
     const intptr_t row = tile->row, n = tile->n;
     const T *x = (const T *)s->x + row * s->width + first, *y = (const T *)s->y + row * s->width + first;
     const int small = FN(largest)(d, lines * n) * 2 <= (T)NNF_SMALL;
-#define NNF_BODY(f)                                                                                                    \
-    for (intptr_t k = 0; k < lines; k++)                                                                               \
-    FN(difference_at)(f, s->alpha, x[k], y[k], d + k * n, n, small)
-    NNF_FOR_ACTIVATION(s->activation, NNF_BODY)
-#undef NNF_BODY
+    switch (s->activation) {
+#define NNF_ACTIVATION(id, ...)                                                                                        \
+    case NNF_##id:                                                                                                     \
+        for (intptr_t k = 0; k < lines; k++)                                                                           \
+            FN(difference_at)(NNF_##id, s->alpha, x[k], y[k], d + k * n, n, small);                                    \
+        break;
+#include "activations.def"
+    }
 }
 
 /* ---- losses ---- */
@@ -94,7 +102,7 @@ static void FN(squared_error_change)(const T *residual, intptr_t width, const T 
 
 static void FN(loss_change)(const void *context, intptr_t first, intptr_t lines, intptr_t width, const T *d,
                             T *change) {
-    const FN(row_tile) *tile = context;
+    const row_tile_t *tile = context;
     const nnf_above *p = tile->above;
     const intptr_t at = tile->row * width + first, n = tile->n;
     if (p->loss == NNF_CROSS_ENTROPY) {
@@ -110,7 +118,7 @@ static void FN(loss_change)(const void *context, intptr_t first, intptr_t lines,
 /* moment[j] = sum_k p_k w_k^j / j! for j = 1 .. terms; returns sum_k residual_k w_k. */
 static double FN(moments)(const T *p, const T *residual, const T *weight, intptr_t stride, intptr_t classes, int terms,
                           T *moment) {
-    double sums[FN(MOST_TERMS) + 1] = {0}, slope = 0;
+    double sums[MOST_TERMS + 1] = {0}, slope = 0;
     for (intptr_t k = 0; k < classes; k++) {
         const double w = (double)weight[k * stride];
         double power = (double)p[k];
@@ -156,7 +164,7 @@ static void FN(squared_error_of_column)(const T *residual, const T *weight, intp
  * the series: then the rows must be made. */
 static int FN(rank_one_loss)(const void *context, const nnf_stage *s, intptr_t inputs, intptr_t o, const T *d,
                              T *change) {
-    const FN(row_tile) *tile = context;
+    const row_tile_t *tile = context;
     const nnf_above *p = tile->above;
     const intptr_t row = tile->row, n = tile->n;
     const T *weight = (const T *)s->weight + o, *residual = (const T *)p->residual + row * s->width;
@@ -164,7 +172,7 @@ static int FN(rank_one_loss)(const void *context, const nnf_stage *s, intptr_t i
         FN(squared_error_of_column)(residual, weight, inputs, s->width, d, change, n);
         return 1;
     }
-    T most = 0, moment[FN(MOST_TERMS) + 1];
+    T most = 0, moment[MOST_TERMS + 1];
     for (intptr_t k = 0; k < s->width; k++) {
         const T w = weight[k * inputs];
         most = w > most ? w : -w > most ? -w : most;
@@ -181,7 +189,7 @@ static int FN(rank_one_loss)(const void *context, const nnf_stage *s, intptr_t i
 /* ---- the tiles of a unit ---- */
 
 /* The column that stage 0 sees: step * x for the + half, its negative for the - half; or what the caller measured. */
-static void FN(fill)(const FN(difference_plan) * plan, T *d, intptr_t at, intptr_t count, intptr_t half, intptr_t o) {
+static void FN(fill)(const difference_plan_t *plan, T *d, intptr_t at, intptr_t count, intptr_t half, intptr_t o) {
     const T *columns = plan->p->columns; /* then there is one block, and entries count as columns do */
     const intptr_t entries = plan->start[plan->above->rows];
     for (intptr_t r = 0; r < half; r++) {
@@ -197,7 +205,7 @@ static void FN(fill)(const FN(difference_plan) * plan, T *d, intptr_t at, intptr
 }
 
 /* The entries of a row that are wanted, from `at` on, moved to the front of d: how many; input[] says which. */
-static intptr_t FN(pick)(const FN(difference_plan) * plan, intptr_t o, const int32_t *input, intptr_t count, T *d,
+static intptr_t FN(pick)(const difference_plan_t *plan, intptr_t o, const int32_t *input, intptr_t count, T *d,
                          intptr_t half, int32_t *picked) {
     const uint8_t *wanted = plan->p->wanted ? plan->p->wanted + o * (plan->p->inputs + 1) : NULL;
     intptr_t kept = 0;
@@ -209,10 +217,9 @@ static intptr_t FN(pick)(const FN(difference_plan) * plan, intptr_t o, const int
     return kept;
 }
 
-static void FN(one_row)(const FN(difference_plan) * plan, FN(buffers) * buffers, intptr_t block, intptr_t row,
-                        intptr_t o) {
+static void FN(one_row)(const difference_plan_t *plan, buffers_t *buffers, intptr_t block, intptr_t row, intptr_t o) {
     const intptr_t *start = plan->start + block * (plan->above->rows + 1) + row;
-    int32_t picked[FN(MOST_HALF)];
+    int32_t picked[NNF_MOST_HALF];
     for (intptr_t at = start[0]; at < start[1]; at += plan->half) {
         const int32_t *input = plan->input + at;
         intptr_t count = start[1] - at < plan->half ? start[1] - at : plan->half;
@@ -226,8 +233,8 @@ static void FN(one_row)(const FN(difference_plan) * plan, FN(buffers) * buffers,
             for (intptr_t r = kept; r < half; r++)
                 buffers->d[r] = buffers->d[half + r] = 0;
         }
-        const FN(row_tile) tile = {plan->above, row, 2 * half};
-        const FN(tile_of_changes) changes = {tile.n, FN(activation_stage), FN(rank_one_loss), FN(loss_change), &tile};
+        const row_tile_t tile = {plan->above, row, 2 * half};
+        const tile_of_changes_t changes = {tile.n, FN(activation_stage), FN(rank_one_loss), FN(loss_change), &tile};
         FN(propagate)(plan->above, &changes, buffers, o);
         for (intptr_t r = 0; r < count; r++)
             buffers->sum[input[r]] += (double)buffers->change[r] - (double)buffers->change[half + r];
@@ -236,7 +243,7 @@ static void FN(one_row)(const FN(difference_plan) * plan, FN(buffers) * buffers,
 
 /* One task: the weights from one block of inputs into unit o. */
 static void FN(one_unit)(void *context, intptr_t task) {
-    FN(difference_plan) *plan = context;
+    difference_plan_t *plan = context;
     const nnf_difference *p = plan->p;
     const intptr_t o = plan->above->first + task / plan->blocks, block = task % plan->blocks;
     const intptr_t begin = block * p->inputs / plan->blocks, end = (block + 1) * p->inputs / plan->blocks;
@@ -244,12 +251,14 @@ static void FN(one_unit)(void *context, intptr_t task) {
     T *memory = malloc((2 * rows + line) * sizeof(T));
     double *sum = calloc((size_t)p->inputs + 1, sizeof(double));
     const int any = !p->wanted || memchr(p->wanted + o * (p->inputs + 1), 1, (size_t)p->inputs + 1);
-    FN(buffers) buffers = {memory, memory + rows, memory + 2 * rows, sum};
+    buffers_t buffers = {memory, memory + rows, memory + 2 * rows, sum};
     if (!memory || !sum)
         plan->failed = 1;
     else {
         const double factor = p->scale / (2 * p->step);
-        for (intptr_t row = 0; row < plan->above->rows && any && !(row % 16 == 15 && nnf_should_stop()); row++)
+        for (intptr_t row = 0;
+             row < plan->above->rows && any && !(row % NNF_ROWS_PER_POLL == NNF_ROWS_PER_POLL - 1 && nnf_should_stop());
+             row++)
             if (!p->counted || p->counted[o * plan->above->rows + row]) FN(one_row)(plan, &buffers, block, row, o);
         T *grad = (T *)p->grad_weight + o * p->inputs;
         for (intptr_t i = begin; i < end; i++)
@@ -263,7 +272,7 @@ static void FN(one_unit)(void *context, intptr_t task) {
 /* ---- the plan ---- */
 
 /* Which inputs of each row are not zero, block by block; with a bias, input I of the last block is always there. */
-static void FN(find_entries)(const FN(difference_plan) * plan, intptr_t *start, int32_t *input, T *value) {
+static void FN(find_entries)(const difference_plan_t *plan, intptr_t *start, int32_t *input, T *value) {
     const nnf_difference *p = plan->p;
     const T *x = p->x;
     intptr_t at = 0;
@@ -296,23 +305,23 @@ static double FN(work)(const nnf_difference *p) {
     return each * 2 * (double)p->above.rows * (double)(p->inputs + 1);
 }
 
-static void FN(size_tiles)(FN(difference_plan) * plan) {
+static void FN(size_tiles)(difference_plan_t *plan) {
     const nnf_difference *p = plan->p;
-    const double blocks = FN(work)(p) / 2e8; /* tasks of some 20 ms at most, */
+    const double blocks = FN(work)(p) / NNF_UNIT_TASK_FLOPS;
     plan->most_width = FN(widest)(plan->above);
-    intptr_t half = FN(TILE_BYTES) / (intptr_t)sizeof(T) / (4 * plan->most_width) / LANES * LANES;
-    half = half < LANES ? LANES : half > FN(MOST_HALF) ? FN(MOST_HALF) : half;
-    const intptr_t most = (p->inputs + half) / half; /* but none smaller than a tile, */
+    intptr_t half = NNF_TILE_BYTES / (intptr_t)sizeof(T) / (4 * plan->most_width) / LANES * LANES;
+    half = half < LANES ? LANES : half > NNF_MOST_HALF ? NNF_MOST_HALF : half;
+    const intptr_t most = (p->inputs + half) / half; /* no task smaller than a tile */
     plan->blocks = blocks > (double)most ? most : (intptr_t)blocks;
-    if (plan->blocks * plan->above->units < 8) /* and some for every thread */
-        plan->blocks = (8 + plan->above->units - 1) / plan->above->units;
+    if (plan->blocks * plan->above->units < NNF_LEAST_UNIT_TASKS)
+        plan->blocks = (NNF_LEAST_UNIT_TASKS + plan->above->units - 1) / plan->above->units;
     if (plan->blocks > most) plan->blocks = most;
     if (plan->blocks < 1 || p->columns) plan->blocks = 1;
     plan->half = half;
 }
 
 static int FN(difference_gradient)(const nnf_difference *p, int (*poll)(void)) {
-    FN(difference_plan) plan = {.p = p, .above = &p->above};
+    difference_plan_t plan = {.p = p, .above = &p->above};
     if (p->above.units == 0) return 0;
     FN(size_tiles)(&plan);
     /* one more than can be needed: find_entries writes before it knows whether the entry stays */
@@ -325,7 +334,7 @@ static int FN(difference_gradient)(const nnf_difference *p, int (*poll)(void)) {
         FN(find_entries)(&plan, start, input, value);
         plan.start = start, plan.input = input, plan.value = value;
         answer = nnf_parallel_polled(p->above.units * plan.blocks, FN(one_unit), &plan, poll);
-        if (plan.failed) answer = NNF_NO_MEMORY;
+        if (plan.failed && !answer) answer = NNF_NO_MEMORY;
     }
     free(start);
     free(input);

@@ -1,8 +1,12 @@
 /* elementwise.inc.h - the activations: forward, backward, difference.
  *
- * Each formula is one expression on vectors; the loops at the end serve them all. A new activation is a line in each of
- * the three switches. The functions *_of are called with a constant f, so that the switch folds away.
+ * Each formula is one expression on vectors; the loops at the end serve them all. A new activation is a line of
+ * activations.def and a case in each of the three switches. The functions *_of are called with a constant f, so that
+ * the switch folds away.
  */
+
+#undef elementwise_t
+#define elementwise_t FN(elementwise_t)
 
 /* ---- y = f(x) ---- */
 
@@ -42,9 +46,10 @@ NNF_INLINE V FN(forward_of)(nnf_activation f, double alpha, V x) {
         return finite * v_sigmoid(x);
     case NNF_SOFTPLUS:
         return v_log1p_unit(v_exp(-FN(vector_absolute)(x))) + v_max(zero, x);
-    default:
-        return x;
+    case NNF_IDENTITY:
+        break;
     }
+    return x;
 }
 
 /* ---- dx = dy f'(x), y = f(x) ---- */
@@ -86,9 +91,10 @@ NNF_INLINE V FN(backward_of)(nnf_activation f, double alpha, V x, V y, V dy) {
     }
     case NNF_SOFTPLUS:
         return dy * v_sigmoid(x);
-    default:
-        return dy * one;
+    case NNF_IDENTITY:
+        break;
     }
+    return dy * one;
 }
 
 /* ---- dy = f(x + d) - f(x) without cancellation ---- */
@@ -175,14 +181,13 @@ NNF_INLINE V FN(difference_of)(nnf_activation f, double alpha, V x, V y, V d) {
         return d * v_sigmoid(x) + moved * FN(sigmoid_difference)(x, d);
     case NNF_SOFTPLUS:
         return FN(softplus_difference)(x, d);
-    default:
-        return d;
+    case NNF_IDENTITY:
+        break;
     }
+    return d;
 }
 
 /* ---- the loops ---- */
-
-enum { FN(ELEMENTS_A_TASK) = 1 << 15 }; /* some 10 us of work: well above a launch */
 
 typedef struct {
     nnf_activation f;
@@ -190,45 +195,7 @@ typedef struct {
     intptr_t n;
     const T *x, *y, *dy;
     T *out;
-} FN(elementwise);
-
-/* Runs `body` - with `f` a constant in it - for the activation of the call. */
-#define NNF_FOR_ACTIVATION(activation, body)                                                                           \
-    switch (activation) {                                                                                              \
-    case NNF_SIGMOID:                                                                                                  \
-        body(NNF_SIGMOID);                                                                                             \
-        break;                                                                                                         \
-    case NNF_TANH:                                                                                                     \
-        body(NNF_TANH);                                                                                                \
-        break;                                                                                                         \
-    case NNF_RELU:                                                                                                     \
-        body(NNF_RELU);                                                                                                \
-        break;                                                                                                         \
-    case NNF_STEP:                                                                                                     \
-        body(NNF_STEP);                                                                                                \
-        break;                                                                                                         \
-    case NNF_LEAKY_RELU:                                                                                               \
-        body(NNF_LEAKY_RELU);                                                                                          \
-        break;                                                                                                         \
-    case NNF_ELU:                                                                                                      \
-        body(NNF_ELU);                                                                                                 \
-        break;                                                                                                         \
-    case NNF_GELU:                                                                                                     \
-        body(NNF_GELU);                                                                                                \
-        break;                                                                                                         \
-    case NNF_GELU_TANH:                                                                                                \
-        body(NNF_GELU_TANH);                                                                                           \
-        break;                                                                                                         \
-    case NNF_SILU:                                                                                                     \
-        body(NNF_SILU);                                                                                                \
-        break;                                                                                                         \
-    case NNF_SOFTPLUS:                                                                                                 \
-        body(NNF_SOFTPLUS);                                                                                            \
-        break;                                                                                                         \
-    default:                                                                                                           \
-        body(NNF_IDENTITY);                                                                                            \
-        break;                                                                                                         \
-    }
+} elementwise_t;
 
 NNF_INLINE void FN(forward_loop)(nnf_activation f, double alpha, intptr_t n, const T *x, T *y) {
     intptr_t i = 0;
@@ -262,47 +229,59 @@ NNF_INLINE void FN(difference_loop)(nnf_activation f, double alpha, intptr_t n, 
 }
 
 static void FN(forward_task)(void *context, intptr_t task) {
-    const FN(elementwise) *e = context;
-    const intptr_t first = task * FN(ELEMENTS_A_TASK), left = e->n - first;
-    const intptr_t n = left < FN(ELEMENTS_A_TASK) ? left : FN(ELEMENTS_A_TASK);
-#define NNF_BODY(f) FN(forward_loop)(f, e->alpha, n, e->x + first, e->out + first)
-    NNF_FOR_ACTIVATION(e->f, NNF_BODY)
-#undef NNF_BODY
+    const elementwise_t *e = context;
+    const intptr_t first = task * NNF_ACTIVATION_TASK, left = e->n - first;
+    const intptr_t n = left < NNF_ACTIVATION_TASK ? left : NNF_ACTIVATION_TASK;
+    switch (e->f) {
+#define NNF_ACTIVATION(id, ...)                                                                                        \
+    case NNF_##id:                                                                                                     \
+        FN(forward_loop)(NNF_##id, e->alpha, n, e->x + first, e->out + first);                                         \
+        break;
+#include "activations.def"
+    }
 }
 
 static void FN(backward_task)(void *context, intptr_t task) {
-    const FN(elementwise) *e = context;
-    const intptr_t first = task * FN(ELEMENTS_A_TASK), left = e->n - first;
-    const intptr_t n = left < FN(ELEMENTS_A_TASK) ? left : FN(ELEMENTS_A_TASK);
-#define NNF_BODY(f) FN(backward_loop)(f, e->alpha, n, e->x + first, e->y + first, e->dy + first, e->out + first)
-    NNF_FOR_ACTIVATION(e->f, NNF_BODY)
-#undef NNF_BODY
+    const elementwise_t *e = context;
+    const intptr_t first = task * NNF_ACTIVATION_TASK, left = e->n - first;
+    const intptr_t n = left < NNF_ACTIVATION_TASK ? left : NNF_ACTIVATION_TASK;
+    switch (e->f) {
+#define NNF_ACTIVATION(id, ...)                                                                                        \
+    case NNF_##id:                                                                                                     \
+        FN(backward_loop)(NNF_##id, e->alpha, n, e->x + first, e->y + first, e->dy + first, e->out + first);           \
+        break;
+#include "activations.def"
+    }
 }
 
 /* A task is one of the stack. */
 static void FN(difference_task)(void *context, intptr_t task) {
-    const FN(elementwise) *e = context;
+    const elementwise_t *e = context;
     const intptr_t at = task * e->n;
-#define NNF_BODY(f) FN(difference_loop)(f, e->alpha, e->n, e->x, e->y, e->dy + at, e->out + at)
-    NNF_FOR_ACTIVATION(e->f, NNF_BODY)
-#undef NNF_BODY
+    switch (e->f) {
+#define NNF_ACTIVATION(id, ...)                                                                                        \
+    case NNF_##id:                                                                                                     \
+        FN(difference_loop)(NNF_##id, e->alpha, e->n, e->x, e->y, e->dy + at, e->out + at);                            \
+        break;
+#include "activations.def"
+    }
 }
 
 static void FN(activation_forward)(nnf_activation f, double alpha, intptr_t n, const void *x, void *y) {
-    FN(elementwise) e = {f, alpha, n, x, NULL, NULL, y};
-    nnf_parallel((n + FN(ELEMENTS_A_TASK) - 1) / FN(ELEMENTS_A_TASK), FN(forward_task), &e);
+    elementwise_t e = {f, alpha, n, x, NULL, NULL, y};
+    nnf_parallel((n + NNF_ACTIVATION_TASK - 1) / NNF_ACTIVATION_TASK, FN(forward_task), &e);
 }
 
 static void FN(activation_backward)(nnf_activation f, double alpha, intptr_t n, const void *x, const void *y,
                                     const void *dy, void *dx) {
-    FN(elementwise) e = {f, alpha, n, x, y, dy, dx};
-    nnf_parallel((n + FN(ELEMENTS_A_TASK) - 1) / FN(ELEMENTS_A_TASK), FN(backward_task), &e);
+    elementwise_t e = {f, alpha, n, x, y, dy, dx};
+    nnf_parallel((n + NNF_ACTIVATION_TASK - 1) / NNF_ACTIVATION_TASK, FN(backward_task), &e);
 }
 
 static void FN(activation_difference)(nnf_activation f, double alpha, intptr_t stack, intptr_t n, const void *x,
                                       const void *y, const void *dx, void *dy) {
-    FN(elementwise) e = {f, alpha, n, x, y, dx, dy};
-    if (stack * n < 2 * FN(ELEMENTS_A_TASK))
+    elementwise_t e = {f, alpha, n, x, y, dx, dy};
+    if (stack * n < 2 * NNF_ACTIVATION_TASK)
         for (intptr_t s = 0; s < stack; s++)
             FN(difference_task)(&e, s);
     else

@@ -1,12 +1,12 @@
 /* kernels_of_type.inc.h - every kernel for one instruction set and one element type. */
 
-#include "vector.h"
-#include "vector_math.h"
+#include "vector.inc.h"
+#include "vector_math.inc.h"
 
 #include "elementwise.inc.h"
 #include "matmul_tile.inc.h"
 #include "matmul.inc.h"
-#include "softmax_cross_entropy.inc.h"
+#include "losses.inc.h"
 #include "propagation.inc.h"
 #include "difference.inc.h"
 #include "curves.inc.h"

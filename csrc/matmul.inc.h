@@ -7,20 +7,19 @@
  * registers.
  */
 
-#undef PANEL
-#define PANEL (NNF_TILE_VECTORS * LANES) /* columns of a panel of B */
+#undef block_t
+#undef batch_t
+#undef slices_t
+#define block_t  FN(block_t)
+#define batch_t  FN(batch_t)
+#define slices_t FN(slices_t)
 
-enum {
-    FN(BLOCK_K) = 256,            /* a panel of B, 32 KiB, and a strip of A lie in the L1 cache */
-    FN(BLOCK_M) = TILE_ROWS * 12, /* a block of A lies in the L2 cache */
-    FN(BLOCK_N) = 4096,           /* the packed part of B lies in the L3 cache */
-    FN(FEW_ROWS) =
-        2 * TILE_ROWS,       /* with so few rows B is read once or twice: where it lies, if its columns are adjacent */
-    FN(NEAR_ROWS) = 2048,    /* bytes from one row of B to the next, up to which it is read where it lies as well */
-    FN(SMALL_B) = 1 << 12,   /* elements of B that lie in the L1 cache anyhow; what is packed is packed on the stack */
-    FN(SHARED_B) = 1 << 16,  /* elements of B; a larger one is packed once, by all threads */
-    FN(TASK_FLOPS) = 1 << 20 /* some 10 us of work: well above what it costs to wake a thread */
-};
+#undef PANEL
+#undef BLOCK_M
+#undef FEW_ROWS
+#define PANEL    (NNF_TILE_VECTORS * LANES) /* columns of a panel of B */
+#define BLOCK_M  (NNF_BLOCK_M_TILES * TILE_ROWS)
+#define FEW_ROWS (NNF_FEW_ROWS_TILES * TILE_ROWS)
 
 /* ---- packing ---- */
 
@@ -128,7 +127,7 @@ typedef struct {
     intptr_t panel_row, panel;       /* from one k to the next, from one panel to the next */
     T *packed;                       /* where it is packed; NULL: B is read where it lies */
     intptr_t rows_a_task;
-} FN(block);
+} block_t;
 
 /* Row `i` of the strip `s`, when `rows` are cut into strips of nearly equal height: no thin rest. */
 NNF_INLINE intptr_t FN(strip_height)(intptr_t rows, intptr_t strips, intptr_t s) {
@@ -136,22 +135,21 @@ NNF_INLINE intptr_t FN(strip_height)(intptr_t rows, intptr_t strips, intptr_t s)
 }
 
 /* C (rows, n) = or += A (rows, k) B (k, n). A's strips lie in `strip` when they have been packed, else in A itself. */
-static void FN(multiply_rows)(const FN(block) * block, intptr_t rows, const T *a, const T *strip, T *c) {
+static void FN(multiply_rows)(const block_t *block, intptr_t rows, const T *a, const T *strip, T *c) {
     const nnf_matmul *p = block->p;
     for (intptr_t j = 0; j < block->n; j += PANEL) {
         const intptr_t columns = block->n - j < PANEL ? block->n - j : PANEL;
         const intptr_t vectors = (columns + LANES - 1) / LANES, most = FN(most_rows)(vectors);
         const intptr_t strips = (rows + most - 1) / most;
         const int packed = strip && most == TILE_ROWS;
-        FN(tile)
-        t = {.k = block->k,
-             .a_row = p->a_row,
-             .a_col = p->a_col,
-             .b_row = block->panel_row,
-             .c_row = p->c_row,
-             .tail = columns - (vectors - 1) * LANES,
-             .add = p->add || block->first_k > 0,
-             .bias = p->bias ? (const T *)p->bias + block->first_n + j : NULL};
+        tile_t t = {.k = block->k,
+                    .a_row = p->a_row,
+                    .a_col = p->a_col,
+                    .b_row = block->panel_row,
+                    .c_row = p->c_row,
+                    .tail = columns - (vectors - 1) * LANES,
+                    .add = p->add || block->first_k > 0,
+                    .bias = p->bias ? (const T *)p->bias + block->first_n + j : NULL};
         const T *b = block->panels + j / PANEL * block->panel;
         for (intptr_t s = 0, i = 0; s < strips; s++) {
             const intptr_t height = FN(strip_height)(rows, strips, s);
@@ -168,7 +166,7 @@ static void FN(multiply_rows)(const FN(block) * block, intptr_t rows, const T *a
 
 /* A task: some rows of the block, their part of A packed where each number of it is read often enough. */
 static void FN(rows_task)(void *context, intptr_t task) {
-    const FN(block) *block = context;
+    const block_t *block = context;
     const nnf_matmul *p = block->p;
     const intptr_t first = task * block->rows_a_task;
     const intptr_t rows = p->m - first < block->rows_a_task ? p->m - first : block->rows_a_task;
@@ -176,7 +174,7 @@ static void FN(rows_task)(void *context, intptr_t task) {
     T *c = block->c + first * p->c_row + block->first_n;
     /* a strip of a transposed A lies in many lines of the cache, but must be read by some panels to be worth packing */
     const int often = p->a_col != 1 ? block->n >= 8 * PANEL : block->packed && block->n > 4 * PANEL;
-    const int pays = often && rows * block->k > FN(SMALL_B);
+    const int pays = often && rows * block->k > NNF_SMALL_B;
     T *strip = pays ? malloc((size_t)rows * (size_t)block->k * sizeof(T)) : NULL; /* without it, A itself will do */
     if (strip) {
         const intptr_t strips = (rows + TILE_ROWS - 1) / TILE_ROWS;
@@ -192,19 +190,19 @@ static void FN(rows_task)(void *context, intptr_t task) {
 
 /* A task: one panel of B. */
 static void FN(panel_task)(void *context, intptr_t task) {
-    const FN(block) *block = context;
+    const block_t *block = context;
     const nnf_matmul *p = block->p;
     const intptr_t j = task * PANEL, columns = block->n - j < PANEL ? block->n - j : PANEL;
     const T *from = block->b + block->first_k * p->b_row + (block->first_n + j) * p->b_col;
     FN(pack_panel)(block->k, columns, from, p->b_row, p->b_col, block->packed + task * block->panel);
 }
 
-static void FN(multiply_block)(FN(block) * block, int threads) {
+static void FN(multiply_block)(block_t *block, int threads) {
     const nnf_matmul *p = block->p;
     if (block->packed) {
         const intptr_t panels = (block->n + PANEL - 1) / PANEL;
         block->panels = block->packed, block->panel_row = PANEL, block->panel = block->k * PANEL;
-        if (threads > 1 && block->k * block->n > 1 << 15)
+        if (threads > 1 && block->k * block->n > NNF_SHARED_PACK)
             nnf_parallel(panels, FN(panel_task), block);
         else
             for (intptr_t j = 0; j < panels; j++)
@@ -213,7 +211,7 @@ static void FN(multiply_block)(FN(block) * block, int threads) {
         block->panels = block->b + block->first_k * p->b_row + block->first_n;
         block->panel_row = p->b_row, block->panel = PANEL;
     }
-    intptr_t tasks = (p->m + FN(BLOCK_M) - 1) / FN(BLOCK_M);
+    intptr_t tasks = (p->m + BLOCK_M - 1) / BLOCK_M;
     if (threads > 1) tasks = (tasks + threads - 1) / threads * threads;
     block->rows_a_task = (p->m + tasks - 1) / tasks;
     tasks = (p->m + block->rows_a_task - 1) / block->rows_a_task;
@@ -229,22 +227,22 @@ static void FN(multiply_block)(FN(block) * block, int threads) {
 NNF_INLINE int FN(must_pack)(const nnf_matmul *p) { return p->b_col != 1 && p->n > 1; }
 NNF_INLINE int FN(should_pack)(const nnf_matmul *p) {
     return FN(must_pack)(p) ||
-           (p->k * p->n > FN(SMALL_B) && p->m > FN(FEW_ROWS) && p->b_row * (intptr_t)sizeof(T) > FN(NEAR_ROWS));
+           (p->k * p->n > NNF_SMALL_B && p->m > FEW_ROWS && p->b_row * (intptr_t)sizeof(T) > NNF_NEAR_ROWS);
 }
 
 static void FN(multiply)(const nnf_matmul *p, const T *a, const T *b, T *c, int threads) {
-    T few[FN(SMALL_B)], *many = NULL;
+    T few[NNF_SMALL_B], *many = NULL;
     const intptr_t k_blocks =
-        p->k / FN(BLOCK_K) + (p->k % FN(BLOCK_K) > FN(BLOCK_K) / 4); /* a short rest joins the others */
+        p->k / NNF_BLOCK_K + (p->k % NNF_BLOCK_K > NNF_BLOCK_K / 4); /* a short rest joins the others */
     intptr_t block_k = k_blocks < 2 ? (p->k > 0 ? p->k : 1) : (p->k + k_blocks - 1) / k_blocks;
-    intptr_t block_n = FN(BLOCK_N);
-    FN(block) block = {.p = p, .a = a, .b = b, .c = c};
+    intptr_t block_n = NNF_BLOCK_N;
+    block_t block = {.p = p, .a = a, .b = b, .c = c};
     if (FN(should_pack)(p)) {
         const intptr_t k = p->k < block_k ? p->k : block_k, n = p->n < block_n ? p->n : block_n;
         const intptr_t room = k * ((n + PANEL - 1) / PANEL * PANEL);
-        block.packed = room <= FN(SMALL_B) ? few : (many = malloc((size_t)room * sizeof(T)));
+        block.packed = room <= NNF_SMALL_B ? few : (many = malloc((size_t)room * sizeof(T)));
         if (!block.packed && FN(must_pack)(p)) /* out of memory: smaller blocks, which fit on the stack */
-            block.packed = few, block_n = PANEL, block_k = FN(SMALL_B) / PANEL;
+            block.packed = few, block_n = PANEL, block_k = NNF_SMALL_B / PANEL;
     }
     for (block.first_n = 0; block.first_n < p->n; block.first_n += block_n) {
         block.n = p->n - block.first_n < block_n ? p->n - block.first_n : block_n;
@@ -263,28 +261,27 @@ static void FN(multiply)(const nnf_matmul *p, const T *a, const T *b, T *c, int 
 typedef struct {
     const nnf_matmul *p;
     intptr_t matrices_a_task;
-} FN(batch);
+} batch_t;
 
 /* Products whose columns fit one panel, read where they lie. A transposed B is packed, as many matrices of the batch as
  * fit a panel at a time: their rows are then one matrix, and a square of vectors is transposed once for all of them. */
 static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t count) {
-    T packed[FN(SMALL_B)];
+    T packed[NNF_SMALL_B];
     const intptr_t vectors = (p->n + LANES - 1) / LANES, most = FN(most_rows)(vectors);
     const intptr_t strips = (p->m + most - 1) / most;
     const intptr_t together = p->b_batch == p->n * p->b_col ? PANEL / p->n : 1;
-    FN(tile)
-    t = {.k = p->k,
-         .a_row = p->a_row,
-         .a_col = p->a_col,
-         .b_row = p->b_row,
-         .c_row = p->c_row,
-         .tail = p->n - (vectors - 1) * LANES,
-         .bias = p->bias,
-         .add = p->add};
+    tile_t t = {.k = p->k,
+                .a_row = p->a_row,
+                .a_col = p->a_col,
+                .b_row = p->b_row,
+                .c_row = p->c_row,
+                .tail = p->n - (vectors - 1) * LANES,
+                .bias = p->bias,
+                .add = p->add};
     const intptr_t height = FN(strip_height)(p->m, strips, 0);
     const int whole = t.tail == LANES, adjacent = t.a_row == 1, pack = FN(must_pack)(p);
-    const FN(tile_function) first_tile = FN(tiles)[vectors - 1][height - 1][whole][adjacent];
-    const FN(tile_function) second_tile = FN(tiles)[vectors - 1][p->m - height - (strips > 1)][whole][adjacent];
+    const tile_function_t first_tile = FN(tiles)[vectors - 1][height - 1][whole][adjacent];
+    const tile_function_t second_tile = FN(tiles)[vectors - 1][p->m - height - (strips > 1)][whole][adjacent];
     intptr_t at = 0; /* of this matrix among those packed together */
     if (pack) t.b_row = PANEL;
     for (intptr_t i = 0; i < count; i++) {
@@ -305,17 +302,17 @@ static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t cou
 }
 
 static void FN(matrices_task)(void *context, intptr_t task) {
-    const FN(batch) *batch = context;
+    const batch_t *batch = context;
     const nnf_matmul *p = batch->p;
     const intptr_t first = task * batch->matrices_a_task, left = p->batch - first;
     const intptr_t count = left < batch->matrices_a_task ? left : batch->matrices_a_task;
-    if (p->n <= PANEL && p->m <= FN(FEW_ROWS) && p->k * PANEL <= FN(SMALL_B)) {
+    if (p->n <= PANEL && p->m <= FEW_ROWS && p->k * PANEL <= NNF_SMALL_B) {
         FN(one_panel_each)(p, first, count);
         return;
     }
     for (intptr_t i = first; i < first + count; i++)
-        FN(multiply)
-    (p, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch, (T *)p->c + i * p->c_batch, 1);
+        FN(multiply)(p, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch, (T *)p->c + i * p->c_batch,
+                     1);
 }
 
 /* Some rows of one product, with a copy of B of their own where it is packed. */
@@ -324,10 +321,10 @@ typedef struct {
     const T *a, *b;
     T *c;
     intptr_t rows_a_task;
-} FN(slices);
+} slices_t;
 
 static void FN(slice_task)(void *context, intptr_t task) {
-    const FN(slices) *slices = context;
+    const slices_t *slices = context;
     const intptr_t first = task * slices->rows_a_task;
     nnf_matmul p = *slices->p;
     p.m = p.m - first < slices->rows_a_task ? p.m - first : slices->rows_a_task;
@@ -336,11 +333,11 @@ static void FN(slice_task)(void *context, intptr_t task) {
 
 /* One product on all threads. A small B is packed by each of them: that takes less than to wait for each other. */
 static void FN(share)(const nnf_matmul *p, const T *a, const T *b, T *c, int threads) {
-    if (p->k * p->n > FN(SHARED_B) || p->m < threads * TILE_ROWS) {
+    if (p->k * p->n > NNF_SHARED_B || p->m < threads * TILE_ROWS) {
         FN(multiply)(p, a, b, c, threads);
         return;
     }
-    FN(slices) slices = {p, a, b, c, (p->m + threads - 1) / threads};
+    slices_t slices = {p, a, b, c, (p->m + threads - 1) / threads};
     nnf_parallel((p->m + slices.rows_a_task - 1) / slices.rows_a_task, FN(slice_task), &slices);
 }
 
@@ -359,17 +356,17 @@ static void FN(matmul)(const nnf_matmul *given) {
     if (p.batch == 0 || p.m == 0 || p.n == 0) return;
     const intptr_t columns = (p.n + LANES - 1) / LANES * LANES; /* a vector costs the same with one lane in use */
     const double flops = 2.0 * (double)p.m * (double)columns * (double)(p.k + 1);
-    const int threads = flops * (double)p.batch < 2 * FN(TASK_FLOPS) ? 1 : nnf_get_num_threads();
-    FN(batch) batch = {&p, p.batch};
+    const int threads = flops * (double)p.batch < 2 * NNF_TASK_FLOPS ? 1 : nnf_get_num_threads();
+    batch_t batch = {&p, p.batch};
     if (threads == 1)
         FN(matrices_task)(&batch, 0);
-    else if (p.batch >= 2 * threads || flops < 2 * FN(TASK_FLOPS)) {
-        const double enough = FN(TASK_FLOPS) / flops; /* matrices of a task */
+    else if (p.batch >= 2 * threads || flops < 2 * NNF_TASK_FLOPS) {
+        const double enough = NNF_TASK_FLOPS / flops; /* matrices of a task */
         batch.matrices_a_task = (p.batch + 4 * threads - 1) / (4 * threads);
         if ((double)batch.matrices_a_task < enough) batch.matrices_a_task = (intptr_t)enough;
         nnf_parallel((p.batch + batch.matrices_a_task - 1) / batch.matrices_a_task, FN(matrices_task), &batch);
     } else
         for (intptr_t i = 0; i < p.batch; i++)
-            FN(share)
-    (&p, (const T *)p.a + i * p.a_batch, (const T *)p.b + i * p.b_batch, (T *)p.c + i * p.c_batch, threads);
+            FN(share)(&p, (const T *)p.a + i * p.a_batch, (const T *)p.b + i * p.b_batch, (T *)p.c + i * p.c_batch,
+                      threads);
 }

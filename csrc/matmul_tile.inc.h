@@ -8,40 +8,41 @@
  * however C is cut.
  */
 
+#undef tile_function_t
+#undef tile_t
+#define tile_function_t FN(tile_function_t)
+#define tile_t          FN(tile_t)
+
 typedef struct {
     intptr_t k;
     intptr_t a_row, a_col, b_row, c_row;
     intptr_t tail; /* lanes of the last vector of columns, 1 .. LANES */
     int add;       /* go on from what C holds; otherwise C is not read */
     const T *bias; /* of the first column; NULL: none; only read if add is 0 */
-} FN(tile);
+} tile_t;
 
-typedef void (*FN(tile_function))(const FN(tile) * t, const T *a, const T *b, T *c);
+typedef void (*tile_function_t)(const tile_t *t, const T *a, const T *b, T *c);
 
-/* Most rows of a tile with two vectors of columns: 2 rows + 2 + 1 vectors must be registers. TALL_ROWS: with one
- * vector; a sum waits 4 to 5 cycles for itself, at two a cycle, so that 6 rows would not do. */
 #undef TILE_ROWS
 #undef TALL_ROWS
-#if NNF_VECTOR_BYTES == 64
-#define TILE_ROWS 14 /* of 32 registers */
-#define TALL_ROWS 14
-#elif NNF_VECTOR_BYTES == 32
-#define TILE_ROWS 6 /* of 16 */
-#define TALL_ROWS 12
-#elif NNF_VECTOR_BYTES == 16
-#define TILE_ROWS 12 /* of 32 (NEON) */
-#define TALL_ROWS 12
-#else
-#define TILE_ROWS 4
-#define TALL_ROWS 4
-#endif
+#define TILE_ROWS        NNF_TILE_ROWS(NNF_VECTOR_BYTES)
+#define TALL_ROWS        NNF_TALL_ROWS(NNF_VECTOR_BYTES)
 #define NNF_TILE_VECTORS 2
 
+/* gcc 12 turns the scalar tiles' loop over k into vectors of its own that read a row of B beyond the last one. The
+ * tiles of the other instruction sets leave it nothing to do. */
+#undef NNF_TILE_ATTRIBUTE
+#if NNF_VECTOR_BYTES == 0 && defined(__GNUC__) && !defined(__clang__)
+#define NNF_TILE_ATTRIBUTE __attribute__((optimize("no-tree-loop-vectorize")))
+#else
+#define NNF_TILE_ATTRIBUTE
+#endif
+
 #define NNF_LOAD_COLUMNS(p, n, N, whole)                                                                               \
-    ((whole) || (n) + 1 < (N) ? v_load((p) + (n)*LANES) : v_load_n((p) + (n)*LANES, t->tail))
+    ((whole) || (n) + 1 < (N) ? v_load((p) + (n) * LANES) : v_load_n((p) + (n) * LANES, t->tail))
 
 #define NNF_TILE(R, N, form, whole, row)                                                                               \
-    static void FN(tile_##R##x##N##_##form)(const FN(tile) * t, const T *a, const T *b, T *c) {                        \
+    NNF_TILE_ATTRIBUTE static void FN(tile_##R##x##N##_##form)(const tile_t *t, const T *a, const T *b, T *c) {        \
         V sum[R][N];                                                                                                   \
         const intptr_t a_row = row, a_col = t->a_col, b_row = t->b_row, c_row = t->c_row;                              \
         NNF_UNROLL for (int n = 0; n < N; n++) {                                                                       \
@@ -109,7 +110,7 @@ NNF_EACH_ROWS(NNF_TILE_FORMS, 2)
 NNF_INLINE intptr_t FN(most_rows)(intptr_t vectors) { return vectors == 1 ? TALL_ROWS : TILE_ROWS; }
 
 #define NNF_TILE_ENTRY(R, N) NNF_TILE_NAMES(R, N),
-static const FN(tile_function) FN(tiles)[NNF_TILE_VECTORS][TALL_ROWS][2][2] = {
+static const tile_function_t FN(tiles)[NNF_TILE_VECTORS][TALL_ROWS][2][2] = {
     {NNF_EACH_ROWS(NNF_TILE_ENTRY, 1) NNF_MORE_ROWS(NNF_TILE_ENTRY, 1)},
     {NNF_EACH_ROWS(NNF_TILE_ENTRY, 2)},
 };

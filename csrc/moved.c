@@ -3,15 +3,12 @@
 #include <string.h>
 
 #include "nnframe.h"
-
-/* Entries of a task: so many that a copy of x is paid for, so few that a task lasts some milliseconds, after which poll
- * is asked. */
-enum { MOST_ENTRIES = 64, TASK_NANOSECONDS = 5000000 };
+#include "tuning.h"
 
 typedef struct {
     const nnf_moved *p;
     intptr_t entries; /* of a task */
-    volatile int failed;
+    _Atomic int failed;
 } job;
 
 static void some_entries(void *context, intptr_t task) {
@@ -38,11 +35,11 @@ int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll) {
     job j = {p, 1, 0};
     if (p->count == 0) return 0;
     const int64_t start = nnf_nanoseconds();
-    some_entries(&j, 0); /* once more below: it tells how long one takes */
+    some_entries(&j, 0); /* once more below: to see how long one takes */
     const int64_t one = nnf_nanoseconds() - start;
     if (p->count == 1) return j.failed ? NNF_NO_MEMORY : 0;
-    while (j.entries < MOST_ENTRIES && 2 * j.entries * one < TASK_NANOSECONDS)
+    while (j.entries < NNF_MOVED_TASK_ENTRIES && 2 * j.entries * one < NNF_MOVED_TASK_NANOSECONDS)
         j.entries *= 2;
     const int answer = nnf_parallel_polled((p->count + j.entries - 1) / j.entries, some_entries, &j, poll);
-    return j.failed ? NNF_NO_MEMORY : answer;
+    return j.failed && !answer ? NNF_NO_MEMORY : answer;
 }

@@ -26,19 +26,18 @@
 enum { NNF_FLOAT32, NNF_FLOAT64, NNF_DTYPES };
 
 typedef enum {
-    NNF_IDENTITY,   /* y = x */
-    NNF_SIGMOID,    /* y = 1 / (1 + exp(-x)) */
-    NNF_TANH,       /* y = tanh(x) */
-    NNF_RELU,       /* y = max(x, 0), NaN stays NaN */
-    NNF_STEP,       /* y = 1 where x > 0, else 0; NaN stays NaN */
-    NNF_LEAKY_RELU, /* y = x, alpha x below 0 */
-    NNF_ELU,        /* y = x, alpha (exp(x) - 1) below 0 */
-    NNF_GELU,       /* y = x P(Z < x), Z normal: x (1 + erf(x / sqrt(2))) / 2 */
-    NNF_GELU_TANH,  /* y = x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 */
-    NNF_SILU,       /* y = x / (1 + exp(-x)) */
-    NNF_SOFTPLUS,   /* y = log(1 + exp(x)) */
-    NNF_ACTIVATIONS
+#define NNF_ACTIVATION(id, name, alpha) NNF_##id,
+#include "activations.def"
 } nnf_activation;
+
+enum {
+    NNF_ACTIVATIONS = 0 /* how many there are */
+#define NNF_ACTIVATION(id, name, alpha) +1
+#include "activations.def"
+};
+
+const char *nnf_activation_name(nnf_activation f);
+double nnf_activation_alpha(nnf_activation f); /* the default of its parameter */
 
 /* ---- matrix product --------------------------------------------------------------------------------- */
 
@@ -89,15 +88,22 @@ typedef struct {
 /* ---- optimizers --------------------------------------------------------------------------------------- */
 
 /* One step of a parameter w from its gradient g, in one pass. m and s are the state, as the rule needs it. g is first
- * increased by decay w (L2 regularisation), and w multiplied by 1 - shrink (decoupled decay). */
+ * increased by decay w (L2 regularisation), and w multiplied by 1 - shrink (decoupled decay). rules.def has the
+ * formulas. */
 typedef enum {
-    NNF_SGD,      /*                                            w -= rate g */
-    NNF_MOMENTUM, /* m = beta1 m + g                            w -= rate m */
-    NNF_NESTEROV, /* m = beta1 m + g                            w -= rate (g + beta1 m) */
-    NNF_ADAGRAD,  /* s += g^2                                   w -= rate g / (sqrt(s) + eps) */
-    NNF_RMSPROP,  /* s = beta2 s + (1 - beta2) g^2              w -= rate g / (sqrt(s) + eps) */
-    NNF_ADAM      /* m += (1 - beta1) (g - m), s as above       w -= rate m / (sqrt(s) + eps) */
+#define NNF_RULE(id, name, m, s) NNF_##id,
+#include "rules.def"
 } nnf_rule;
+
+enum {
+    NNF_RULES = 0 /* how many there are */
+#define NNF_RULE(id, name, m, s) +1
+#include "rules.def"
+};
+
+const char *nnf_rule_name(nnf_rule rule);
+int nnf_rule_has_m(nnf_rule rule); /* whether it has this state */
+int nnf_rule_has_s(nnf_rule rule);
 
 /* w, g, m, s: n adjacent elements each, apart from each other; m and s NULL where the rule has none. */
 typedef struct {
@@ -169,7 +175,7 @@ typedef struct {
  * larger than that, half of each is added to the level and it becomes 0. state: (O), the sum of NNF_HAS_DOUBTFUL and
  * NNF_HAS_BEND where they hold. A tolerance below 0 asks for the
  * quotient at T alone: that is the level then, the bend is 0 and no row is doubtful. */
-enum { NNF_HAS_DOUBTFUL = 1, NNF_HAS_BEND = 2 };
+enum { NNF_NODES = 6, NNF_HAS_DOUBTFUL = 1, NNF_HAS_BEND = 2 };
 
 typedef struct {
     nnf_above above;
@@ -245,13 +251,16 @@ const nnf_isa *nnf_isa_find(const char *name); /* NULL if unknown or not runnabl
 typedef void (*nnf_task)(void *context, intptr_t index);
 void nnf_parallel(intptr_t tasks, nnf_task run, void *context);
 
-/* The same, but every 50 ms the calling thread asks poll(); once that answers non-zero no further task is
- * begun, and the answer is returned when the running ones have ended. 0: all tasks have run. */
+/* The same, but every 50 ms the calling thread calls poll(); once that answers non-zero no further task is begun, and
+ * the answer is returned when the running ones have ended. 0: all tasks have run. It ends the tasks of this call alone:
+ * not those of another thread, nor of a call around this one. poll may itself make such calls, and may fork; in the
+ * child, tasks that other threads were running are lost, and all are run once more: they must overwrite what they
+ * write. */
 typedef int (*nnf_poll)(void);
 int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll poll);
 
-/* Asked by a task that lasts: whether it may as well end, as poll has answered non-zero. On the calling thread it is
- * what asks poll, every 50 ms. */
+/* For a task that lasts: whether it may as well end, as poll has answered non-zero. On the calling thread it calls poll
+ * itself, every 50 ms. */
 int nnf_should_stop(void);
 
 enum { NNF_NO_MEMORY = -1000 };

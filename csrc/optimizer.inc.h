@@ -1,7 +1,5 @@
 /* optimizer.inc.h - one step of a parameter: every rule in one pass over value, gradient and state. */
 
-enum { FN(UPDATE_A_TASK) = 1 << 15 };
-
 /* The new w; m and s are changed. Called with a constant rule, so that the switch folds away. */
 NNF_INLINE V FN(update_of)(nnf_rule rule, const nnf_update *p, V w, V g, V *m, V *s) {
     const V rate = v_set1((T)p->rate), beta1 = v_set1((T)p->beta1), rest2 = v_set1((T)(1 - p->beta2));
@@ -25,14 +23,13 @@ NNF_INLINE V FN(update_of)(nnf_rule rule, const nnf_update *p, V w, V g, V *m, V
         *m = *m + v_set1((T)(1 - p->beta1)) * (g - *m);
         *s = *s + rest2 * (g * g - *s);
         return w - rate * *m / (v_sqrt(*s) + eps);
-    default:
-        return w - rate * g;
+    case NNF_SGD:
+        break;
     }
+    return w - rate * g;
 }
 
-NNF_INLINE void FN(update_loop)(nnf_rule rule, const nnf_update *p, intptr_t first, intptr_t n) {
-    const int has_m = rule == NNF_MOMENTUM || rule == NNF_NESTEROV || rule == NNF_ADAM;
-    const int has_s = rule == NNF_ADAGRAD || rule == NNF_RMSPROP || rule == NNF_ADAM;
+NNF_INLINE void FN(update_loop)(nnf_rule rule, int has_m, int has_s, const nnf_update *p, intptr_t first, intptr_t n) {
     T *w = (T *)p->w + first, *m = has_m ? (T *)p->m + first : NULL, *s = has_s ? (T *)p->s + first : NULL;
     const T *g = (const T *)p->g + first;
     V mean = v_set1(0), square = v_set1(0);
@@ -54,32 +51,19 @@ NNF_INLINE void FN(update_loop)(nnf_rule rule, const nnf_update *p, intptr_t fir
 
 static void FN(update_task)(void *context, intptr_t task) {
     const nnf_update *p = context;
-    const intptr_t first = task * FN(UPDATE_A_TASK), left = p->n - first;
-    const intptr_t n = left < FN(UPDATE_A_TASK) ? left : FN(UPDATE_A_TASK);
+    const intptr_t first = task * NNF_UPDATE_TASK, left = p->n - first;
+    const intptr_t n = left < NNF_UPDATE_TASK ? left : NNF_UPDATE_TASK;
     switch (p->rule) {
-    case NNF_MOMENTUM:
-        FN(update_loop)(NNF_MOMENTUM, p, first, n);
+#define NNF_RULE(id, name, m, s)                                                                                       \
+    case NNF_##id:                                                                                                     \
+        FN(update_loop)(NNF_##id, m, s, p, first, n);                                                                  \
         break;
-    case NNF_NESTEROV:
-        FN(update_loop)(NNF_NESTEROV, p, first, n);
-        break;
-    case NNF_ADAGRAD:
-        FN(update_loop)(NNF_ADAGRAD, p, first, n);
-        break;
-    case NNF_RMSPROP:
-        FN(update_loop)(NNF_RMSPROP, p, first, n);
-        break;
-    case NNF_ADAM:
-        FN(update_loop)(NNF_ADAM, p, first, n);
-        break;
-    default:
-        FN(update_loop)(NNF_SGD, p, first, n);
-        break;
+#include "rules.def"
     }
 }
 
 static void FN(update)(const nnf_update *p) {
-    nnf_parallel((p->n + FN(UPDATE_A_TASK) - 1) / FN(UPDATE_A_TASK), FN(update_task), (void *)p);
+    nnf_parallel((p->n + NNF_UPDATE_TASK - 1) / NNF_UPDATE_TASK, FN(update_task), (void *)p);
 }
 
 /* 0 x is 0 for every finite x, and NaN for the others. */

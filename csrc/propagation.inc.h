@@ -12,15 +12,17 @@
  * lie: (width, inputs) @ (inputs, r).
  */
 
-/* How many perturbations a tile has: enough to fill vectors, few enough that two sets of rows stay in the L2 cache. */
-enum { FN(MOST_HALF) = 256, FN(TILE_BYTES) = 1 << 19 };
+#undef tile_of_changes_t
+#undef buffers_t
+#define tile_of_changes_t FN(tile_of_changes_t)
+#define buffers_t         FN(buffers_t)
 
 /* The buffers of one task. */
 typedef struct {
     T *d, *other; /* rows, (most_width, 2 half) each; a column is their first line */
     T *change;    /* the loss's change for each perturbation */
     double *sum;  /* (I + 1): the gradient of the unit's weights, and of its bias */
-} FN(buffers);
+} buffers_t;
 
 /* What a tile knows of its changes. first, lines: which of a layer's outputs d holds. */
 typedef struct {
@@ -31,7 +33,7 @@ typedef struct {
     int (*column_loss)(const void *context, const nnf_stage *s, intptr_t inputs, intptr_t first, const T *d, T *change);
     void (*loss)(const void *context, intptr_t first, intptr_t lines, intptr_t width, const T *d, T *change);
     const void *context;
-} FN(tile_of_changes);
+} tile_of_changes_t;
 
 NNF_INLINE T FN(largest)(const T *d, intptr_t n) {
     V most = v_set1(0);
@@ -117,14 +119,15 @@ NNF_NOINLINE void FN(wide_cross_entropy)(const T *p, const T *t, intptr_t classe
  *     log1p(S) - d sum_k t_k w_k  =  d sum_k (p_k - t_k) w_k  +  (S - d sum_k p_k w_k)  -  (S - log1p(S)),
  * and S is a power series in d whose coefficients are moments of the weights, sum_k p_k w_k^j / j!. While |w d| <=
  * NNF_SMALL a few terms are exact to rounding; the first term keeps its digits when p is close to t. */
-enum { FN(MOST_TERMS) = 8 };
+#undef MOST_TERMS
+#define MOST_TERMS 8
 
 /* How many terms leave a remainder below rounding, relative to the first: bound^terms / (terms + 1)! < eps / 4. */
 static int FN(terms_for)(double bound) {
     const double enough = sizeof(T) == 4 ? 1.5e-8 : 2.7e-17;
     double remainder = bound / 2;
     int terms = 2;
-    while (terms < FN(MOST_TERMS) && remainder > enough)
+    while (terms < MOST_TERMS && remainder > enough)
         remainder *= bound / ++terms;
     return terms;
 }
@@ -147,7 +150,7 @@ static intptr_t FN(widest)(const nnf_above *above) {
 }
 
 /* buffers->d: a column of changes of output o. Leaves the changes of the loss in buffers->change. */
-static void FN(propagate)(const nnf_above *above, const FN(tile_of_changes) * tile, FN(buffers) * buffers, intptr_t o) {
+static void FN(propagate)(const nnf_above *above, const tile_of_changes_t *tile, buffers_t *buffers, intptr_t o) {
     intptr_t width = above->outputs, first = o, lines = 1;
     T *d = buffers->d, *next = buffers->other;
     for (intptr_t i = 0; i < above->stages; i++) {

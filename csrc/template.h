@@ -22,6 +22,12 @@
 #endif
 
 #include "nnframe.h"
+#include "tuning.h"
+
+/* A switch over an enum, without a default, must have a case for each enumerator. */
+#if defined(__GNUC__)
+#pragma GCC diagnostic error "-Wswitch"
+#endif
 
 #define NNF_STRING(text) #text
 #define NNF_PRAGMA(text) _Pragma(NNF_STRING(text))

@@ -14,13 +14,9 @@ from nnframe._version import __version__
 try:
     from nnframe.kernels import _kernels as _kernels
 except ImportError as error:
-    raise ImportError(
-        f"nnframe's compiled kernels (nnframe.kernels._kernels) cannot be loaded: {error}\n"
-        "They are built when nnframe is installed, for one Python and one machine. With a C compiler present:\n"
-        "    pip install --force-reinstall --no-deps nnframe\n"
-        "In the folder of the source, where Python finds this copy of nnframe first, build it in place:\n"
-        "    pip install -e ."
-    ) from error
+    from nnframe._build import advice
+
+    raise ImportError(advice(error)) from error
 
 from nnframe import data, kernels
 from nnframe.config import config_info, default_num_threads, get_num_threads, set_num_threads, show_config
@@ -45,7 +41,11 @@ from nnframe.io import load, save
 from nnframe.layers import (
     ELU,
     GELU,
+    BatchNorm1d,
     Branches,
+    Dropout,
+    Embedding,
+    LayerNorm,
     LeakyReLU,
     Linear,
     ReLU,
@@ -74,6 +74,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Backprop",
+    "BatchNorm1d",
     "Blocks",
     "Branches",
     "Buffer",
@@ -83,10 +84,13 @@ __all__ = [
     "CostWarning",
     "CrossEntropyLoss",
     "DataLoader",
+    "Dropout",
+    "Embedding",
     "He",
     "History",
     "Layer",
     "LayerError",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "Loss",

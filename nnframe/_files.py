@@ -81,18 +81,21 @@ def replaceable(path: PathLike) -> Path:
     """Return the file that `path` stands for, links followed; OSError, which names it, where it cannot be replaced."""
     given = as_path(path)
     target = Path(os.path.realpath(given))
+    folder = target.parent
     try:
-        mode = target.stat().st_mode
+        _refuse_other_kinds(given, target.stat().st_mode)
     except FileNotFoundError:
-        if target.parent.is_dir():
-            return target
-        raise FileNotFoundError(errno.ENOENT, "expected an existing folder, got none", str(target.parent)) from None
-    _refuse_other_kinds(given, mode)
-    if not os.access(target, os.W_OK):
-        raise PermissionError(
-            errno.EACCES, "expected a file that may be replaced, got a write-protected one", str(given)
-        )
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, "expected an existing folder, got none", str(folder)) from None
+    else:
+        _refuse_write_protected(given, "file")
+    _refuse_write_protected(folder, "folder")
     return target
+
+
+def _refuse_write_protected(path: Path, kind: str) -> None:
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, f"expected a {kind} to write to, got a write-protected one", str(path))
 
 
 def _refuse_other_kinds(path: Path, mode: int) -> None:
@@ -126,15 +129,18 @@ def _write(temporary: Path, target: Path, content: bytes) -> None:
 
 
 def _machine() -> str:
-    import socket
+    import platform
 
-    return f"{zlib.crc32(socket.gethostname().encode()):08x}"
+    return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _sweep(folder: Path) -> None:
     """Remove temporary files whose process has died while it wrote; those of other machines after a day."""
-    with os.scandir(folder) as entries:
-        found = [(entry, match) for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
+    try:
+        with os.scandir(folder) as entries:
+            found = [(entry, match) for entry in entries if (match := _TEMPORARY.fullmatch(entry.name))]
+    except OSError:  # a folder that may be written to, but not listed
+        return
     for entry, match in found:
         with contextlib.suppress(OSError):
             if _is_abandoned(entry, match[1], int(match[2])):

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
 import numpy as np
 
 import nnframe as nn
+from nnframe._files import as_path, replaceable, write_together
 from nnframe.data.loader import Pair
+from nnframe.io.weights import to_bytes
+from nnframe.training.interrupts import DeferredInterrupt, Termination
+
+RESULTS = ("model.safetensors", "history.csv", "history.png")
+INTERRUPTED = 130  # exit status after Ctrl-C
 
 # What each data set is trained with unless the user says otherwise.
 DEFAULTS = {
@@ -50,20 +59,60 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
-    try:
-        options = make_parser().parse_args(arguments)
-        status: int = options.run(options)
-        return status
-    except Refused as error:
-        print(f"nnframe: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("nnframe: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read our output has gone: nothing more to say
-        return 1
+    """Run the command line; returns the exit status: 0, 2 for bad input, 128 + n after signal n (130: Ctrl-C)."""
+    lasting = contextlib.redirect_stdout(Lasting(sys.stdout)), contextlib.redirect_stderr(Lasting(sys.stderr))
+    with lasting[0], lasting[1], Termination() as termination:
+        try:
+            options = make_parser().parse_args(arguments)
+            status: int = options.run(options)
+        except Refused as error:
+            print(f"nnframe: error: {error}", file=sys.stderr)
+            status = 2
+        except KeyboardInterrupt:
+            print("nnframe: interrupted", file=sys.stderr)
+            status = INTERRUPTED
+        finally:
+            sys.stdout.flush()  # as long as an error there is no reason to complain
+        return 128 + termination.number if termination.number else status
+
+
+class Lasting:
+    """A text stream that goes on where nobody reads it any more, or there is none: no work is lost for a line."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, if somebody reads; what the encoding does not have as escapes."""
+        if self.stream is not None:
+            try:
+                self.stream.write(text)
+            except UnicodeEncodeError:
+                self.write(text.encode("ascii", "backslashreplace").decode())
+            except OSError:
+                self._give_up()
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if somebody reads."""
+        if self.stream is not None:
+            try:
+                self.stream.flush()
+            except OSError:
+                self._give_up()
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return self.stream is not None and self.stream.isatty()
+
+    def _give_up(self) -> None:
+        """Lead the stream nowhere: Python itself writes at the end what is left in its buffer."""
+        stream, self.stream = self.stream, None
+        with contextlib.suppress(OSError, AttributeError), Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())  # type: ignore[union-attr]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def make_parser() -> Parser:
@@ -137,20 +186,15 @@ def run_info(options: argparse.Namespace) -> int:
 
 def run_train(options: argparse.Namespace) -> int:
     """Train, print, write."""
-    defaults = DEFAULTS[options.data]
     (x, t), test = load_data(options)
-    out = make_folder(Path(options.out or f"nnframe-{options.data}"))
+    out = make_folder(as_path(options.out or f"nnframe-{options.data}"))
     rng = np.random.default_rng(options.seed)
-    model = make_model(x.shape[1], options, rng)
-    lr = options.lr or defaults[options.optimizer]
-    parameters = model.parameters()
-    optimizer = nn.SGD(parameters, lr) if options.optimizer == "sgd" else nn.Adam(parameters, lr)
-    gradient = GRADIENTS[options.gradient]()
-    trainer = nn.Trainer(model, nn.CrossEntropyLoss(), optimizer, gradient)
+    trainer = make_trainer(x.shape[1], options, rng)
+    defaults = DEFAULTS[options.data]
     batch_size = int(options.batch_size or defaults["batch_size"])
-    print(model.summary())
-    print(f"{options.data}: {len(x):,} images to train on, {len(test[0]):,} to test on; gradient {gradient!r}, "
-          f"{type(optimizer).__name__} lr {lr:g}, batch {batch_size}, seed {options.seed}, "
+    print(trainer.model.summary())
+    print(f"{options.data}: {len(x):,} images to train on, {len(test[0]):,} to test on; gradient {trainer.gradient!r}, "
+          f"{type(trainer.optimizer).__name__} lr {trainer.optimizer.lr:g}, batch {batch_size}, seed {options.seed}, "
           f"{nn.config_info()['simd']}, {nn.get_num_threads()} threads\n")  # fmt: skip
     try:
         history = trainer.fit(
@@ -163,11 +207,21 @@ def run_train(options: argparse.Namespace) -> int:
         )
     except FloatingPointError as error:
         raise Refused(error) from error
-    if len(history):
-        last = history.rows[-1]
-        print(f"\ntest accuracy {last['val_accuracy']:.2%} after {sum(history['seconds']):.1f} s of training")
-    write_results(trainer, history, out)
-    return 130 if history.interrupted else 0
+    with DeferredInterrupt() as interrupt:
+        interrupt.hold()  # a second Ctrl-C waits until the results are written
+        finish(trainer.model, history, out)
+        interrupt.release()
+    return INTERRUPTED if history.interrupted else 0
+
+
+def finish(model: nn.Layer, history: nn.History, out: Path) -> None:
+    """Tell how good the model is, and write what there is."""
+    if not len(history):
+        print(f"no epoch is complete: nothing is written to {out}")
+        return
+    last = history.rows[-1]
+    print(f"\ntest accuracy {last['val_accuracy']:.2%} after {sum(history['seconds']):.1f} s of training")
+    write_results(model, history, out)
 
 
 def load_data(options: argparse.Namespace) -> tuple[Pair, Pair]:
@@ -181,14 +235,15 @@ def load_data(options: argparse.Namespace) -> tuple[Pair, Pair]:
 
 
 def make_folder(folder: Path) -> Path:
-    """Make the folder to write to, and see that it can be written to, before anything is computed."""
+    """Make the folder to write to, and see that all can be written there, before anything is computed."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".nnframe-probe"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        for name in RESULTS:
+            replaceable(folder / name)
     except OSError as error:
-        raise Refused(f"--out {folder}: cannot be written to: {error.strerror}") from error
+        raise Refused(f"--out {folder}: cannot be written to: {_reason(error)}") from error
     return folder
 
 
@@ -202,18 +257,42 @@ def make_model(inputs: int, options: argparse.Namespace, rng: np.random.Generato
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 10, init=nn.Xavier(), dtype=options.dtype, rng=rng))
 
 
-def write_results(trainer: nn.Trainer, history: nn.History, out: Path) -> None:
-    """Write the weights, the history and its picture."""
-    written = ["model.safetensors", "history.csv"]
+def make_trainer(inputs: int, options: argparse.Namespace, rng: np.random.Generator) -> nn.Trainer:
+    """Make a classifier and what trains it."""
+    model = make_model(inputs, options, rng)
+    rule = nn.SGD if options.optimizer == "sgd" else nn.Adam
+    optimizer = rule(model.parameters(), options.lr or DEFAULTS[options.data][options.optimizer])
+    return nn.Trainer(model, nn.CrossEntropyLoss(), optimizer, GRADIENTS[options.gradient]())
+
+
+def write_results(model: nn.Layer, history: nn.History, out: Path) -> None:
+    """Write the weights, the history and its picture; files of an earlier run do not stay among them."""
+    picture, why_not = draw(history)
+    contents = dict(zip(RESULTS, (to_bytes(model), history.to_bytes(), picture), strict=True))
+    earlier = [name for name in RESULTS if (out / name).exists()]
     try:
-        nn.save(trainer.model, out / "model.safetensors")
-        history.to_csv(out / "history.csv")
-        if len(history):
-            try:
-                history.plot(out / "history.png")
-                written.append("history.png")
-            except ImportError:
-                pass  # matplotlib is not installed: the table has the same numbers
+        out.mkdir(parents=True, exist_ok=True)
+        write_together({out / name: content for name, content in contents.items()})
     except OSError as error:
-        raise Refused(f"--out {out}: cannot be written to: {error.strerror}") from error
-    print(f"wrote {', '.join(written)} to {out}")
+        refuge = Path(tempfile.mkdtemp(prefix="nnframe-"))
+        write_together({refuge / name: content for name, content in contents.items()})
+        raise Refused(f"--out {out}: cannot be written to: {_reason(error)}; the results are in {refuge}") from error
+    written = [name for name, content in contents.items() if content is not None]
+    instead = f", in place of an earlier run's {', '.join(earlier)}" if earlier else ""
+    print(f"wrote {', '.join(written)} to {out}{instead}")
+    if picture is None:
+        print(f"there is no history.png: {why_not}")
+
+
+def draw(history: nn.History) -> tuple[bytes | None, str]:
+    """Return the picture of a history or, as it is no reason to lose the rest, why there is none."""
+    from nnframe import plotting
+
+    try:
+        return plotting.to_bytes(plotting.plot_history(history), "png"), ""
+    except Exception as error:  # matplotlib that is not installed, or does not work
+        return None, str(error)
+
+
+def _reason(error: OSError) -> str:
+    return f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,17 @@ import numpy as np
 from nnframe._version import __version__
 from nnframe.kernels import _kernels
 
+MOST_THREADS = 256  # as many as the thread pool (csrc/pool.c) has
+CGROUP = Path("/sys/fs/cgroup")  # where Linux tells what a container may use
+
 
 def set_num_threads(n: int) -> None:
-    """Let the kernels use up to `n` threads, n >= 1. The same bits come from any number."""
+    """Let the kernels use up to `n` threads, n >= 1, at most 256. The same bits come from any number."""
     if not isinstance(n, int | np.integer) or isinstance(n, bool):
         raise TypeError(f"n: expected an integer, got {n!r}")
     if n < 1:
         raise ValueError(f"n: expected at least 1 thread, got {n}")
-    _kernels.set_num_threads(int(n))
+    _kernels.set_num_threads(min(int(n), MOST_THREADS))
 
 
 def get_num_threads() -> int:
@@ -48,30 +52,35 @@ def show_config() -> None:
         print(f"{name:<{width}}  {value}")
 
 
-def default_num_threads() -> int:
-    """NNFRAME_NUM_THREADS, else OMP_NUM_THREADS, else the processors that this process may use."""
+def default_num_threads(environ: Mapping[str, str] = os.environ, cgroup: Path = CGROUP) -> int:
+    """NNFRAME_NUM_THREADS, else OMP_NUM_THREADS, else the processors that this process may use; at most 256."""
     for name in ("NNFRAME_NUM_THREADS", "OMP_NUM_THREADS"):
-        text = os.environ.get(name, "").partition(",")[0].strip()
-        if text.isdecimal() and int(text) > 0:
-            return int(text)
+        text = environ.get(name, "").partition(",")[0].strip()
+        count = _count(text)
+        if count:
+            return count
         if text and name == "NNFRAME_NUM_THREADS":
-            raise ValueError(f"{name}: expected a whole number above 0, got {os.environ[name]!r}")
+            raise ValueError(f"{name}: expected a whole number above 0, got {environ[name]!r}")
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(affinity, _quota(affinity)))
+    return max(1, min(affinity, _quota(cgroup) or affinity, MOST_THREADS))
 
 
-def _quota(otherwise: int) -> int:
-    """Whole processors that a container's CPU quota allows (cgroup v2, then v1)."""
+def _count(text: str) -> int:
+    """Return `text` as a whole number above 0, at most MOST_THREADS; 0 where it is none."""
+    digits = text.lstrip("0")
+    if not digits.isdecimal():
+        return 0
+    return MOST_THREADS if len(digits) > 9 else min(int(digits), MOST_THREADS)
+
+
+def _quota(cgroup: Path) -> int | None:
+    """Return how many processors a container's CPU quota allows, at least 1 (cgroup v2, then v1); None without one."""
     try:
-        text = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        quota, period = text[0], text[1]
-    except (OSError, IndexError):
-        try:
-            folder = Path("/sys/fs/cgroup/cpu")
-            quota = (folder / "cpu.cfs_quota_us").read_text().strip()
-            period = (folder / "cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return otherwise
-    if quota in ("max", "-1"):
-        return otherwise
-    return max(1, round(int(quota) / int(period)))
+        if (cgroup / "cpu.max").is_file():
+            quota, period = map(int, (cgroup / "cpu.max").read_text().split())  # "max 100000": no quota
+        else:
+            quota = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
+            period = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return max(1, round(quota / period)) if quota > 0 and period > 0 else None  # -1: no quota

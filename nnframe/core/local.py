@@ -72,7 +72,12 @@ def difference_of(link: Link, dx: Array, rows: Rows | None = None) -> Array:
         return layer.join_changes(outputs, changes).astype(y.dtype, copy=False)
     if not t.difference:
         return _subtracted(link, x, dx, rows)
-    dy = layer.difference(x, y, dx)
+    run = the_run()
+    outer, run.rows = run.rows, run.rows if rows is None else rows  # random layers ask which rows these are
+    try:
+        dy = layer.difference(x, y, dx)
+    finally:
+        run.rows = outer
     expected = (*dx.shape[: dx.ndim - x.ndim], *y.shape)
     if not isinstance(dy, np.ndarray) or dy.shape != expected:
         came = dy.shape if isinstance(dy, np.ndarray) else type(dy).__name__

@@ -80,9 +80,19 @@ class Memory:
 
     def __init__(self) -> None:
         self.known: dict[int, Findings] = {}
-        self.passing = Pauses()  # of looks at whether any gradient passes
-        self.whole = Pauses()  # of looks at the model as a whole
+        self.models: dict[int, tuple[Any, Pauses]] = {}  # when each model is looked at as a whole
         self.said: dict[tuple[str, int], Any] = {}  # what has been said of which layer or parameter, once
+
+    def forget(self) -> None:
+        """Forget what was found: it is asked anew."""
+        self.known.clear()
+
+    def look_due(self, model: Layer) -> int:
+        """Count a run of a model; how many there have been where it is time to look at it as a whole, else 0."""
+        known = self.models.get(id(model))
+        if known is None or known[0]() is not model:
+            known = self.models[id(model)] = weakref.ref(model), Pauses()
+        return known[1].count if known[1].due() else 0
 
     def first_time(self, what: str, layer: Any) -> bool:
         """Whether something is said of a layer for the first time."""
@@ -324,10 +334,17 @@ class Inquiry:
         cure = "compute in the dtype of x, or give the strategy a larger step"
         uneven = _share(near != 0) > 0.9 and _share(off > max(1e-6, 100 * step**2) * most) > 0.5
         if most > 0 and uneven:
-            return f"forward rounds inside, so that differences at step {step:g} are mostly rounding; {cure}"
+            return (
+                f"forward rounds inside, to float32 or less, so that differences at step {step:g} are mostly rounding; "
+                f"{cure}"
+            )
         some = base != 0
-        if len(np.unique(base[some])) > max(8, 0.5 * some.sum()) and _share(near[some] == 0) > 0.5:
-            return f"forward rounds its output, so that most differences at step {step:g} are 0; {cure}"
+        with np.errstate(all="ignore"):
+            farther = self._forward(
+                double, x * (1 + 2e-3)
+            )  # moves what was rounded to float16, but no table or quantiser
+        if _share(near[some] == 0) > 0.5 and _share(farther[some] != base[some]) > 0.9:
+            return f"forward rounds its output, to less than float32, so that most differences at step {step:g} are 0; {cure}"
         return ""
 
     # ---- who depends on whom ----
@@ -373,19 +390,20 @@ class Inquiry:
         return _same(base[still], y[still], 1e-12 * _size(base))
 
     def _parts_agree(self) -> bool:
-        """Whether a part of the rows gives the same outputs as all of them."""
+        """Whether a part of the rows, and all of them among others, give the same outputs."""
         evaluate, base, x = self.double()
-        count = len(x)
-        if count > 1:
-            rows = np.arange(count)[::-1][: (count + 1) // 2]  # others than the first, in another order
-            part, expected = x[rows], base[rows]
-        else:
-            rows = np.zeros(2, np.intp)
-            part, expected = np.concatenate([x, self._other_double()]), base
-        y = self._forward(evaluate, part, self._row_numbers()[rows])
-        if y.shape != (len(part), *base.shape[1:]):
-            return False
-        return _same(expected, y[: len(expected)], max(1e-9, 10 * _rounding(self.y, False)) * _size(base))
+        every, other = np.arange(len(x)), self._other_double()
+        half = every[::-1][: (len(x) + 1) // 2]  # others than the first, in another order
+        bound = max(1e-9, 10 * _rounding(self.y, False)) * _size(base)
+        numbers = self._row_numbers()
+        for rows, part, which in (
+            (half, x[half], slice(None)),
+            (np.tile(every, 3), np.concatenate([other, x, other]), slice(len(x), 2 * len(x))),
+        ):
+            y = self._forward(evaluate, part, numbers[rows])
+            if y.shape != (len(part), *base.shape[1:]) or not _same(base[rows[which]], y[which], bound):
+                return False
+        return True
 
     # ---- means ----
 

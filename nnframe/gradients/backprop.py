@@ -7,10 +7,11 @@ import numpy.typing as npt
 from nnframe.core.chain import ForwardPass, run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.local import as_step, backward_through
+from nnframe.core.protocol import LayerError
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory
 from nnframe.core.summary import evaluations_of
-from nnframe.gradients.whole import look_at_the_whole
+from nnframe.gradients.whole import what_does_not_fit
 from nnframe.gradients.work import Measured, warn_of_price
 from nnframe.losses.base import Loss, as_labels, value_and_gradient
 
@@ -53,6 +54,18 @@ class Backprop:
         Measured
             A float that also has the model's output and the forward pass.
         """
+        passed, wrong = self._take(model, loss, x, t)
+        if wrong:  # something has changed since it was found, or was never what it seemed: all is asked anew
+            self.memory.forget()
+            passed, wrong = self._take(model, loss, x, t, again=True)
+        if wrong:
+            raise LayerError(wrong)
+        return Measured(passed)
+
+    def _take(
+        self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike, again: bool = False
+    ) -> tuple[ForwardPass, str]:
+        """Take a gradient; returns the forward pass, and what does not fit where the model is looked at as a whole."""
         with Run(True, self.memory, self.step, model) as run:
             passed = run_forward(model, x, run)
             passed.loss, passed.labels = loss, as_labels(loss, passed.output, t)
@@ -63,8 +76,10 @@ class Backprop:
                 parameter.grad.fill(0)
             backward_through(passed.links, dy, self.step, input_gradient=False)
             self._finish(passed)
-            look_at_the_whole(passed, self.memory, self.step, written=True)
-        return Measured(passed)
+            count = self.memory.look_due(model)
+            if not (count or again):
+                return passed, ""
+            return passed, what_does_not_fit(passed, self.memory, self.step, count, written=True)
 
     def _finish(self, passed: ForwardPass) -> None:
         """Set what is not trainable to 0, and say what was dear."""

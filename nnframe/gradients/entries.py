@@ -40,6 +40,7 @@ class StackedEntries:
         self.step, self.selected, self.scaled = step, selected, scaled
         self.units, self.evaluations = len(selected), 2 * len(selected)
         self.gradient = np.zeros(parameter.value.size)
+        self.still = True  # whether the layer's output has not moved yet
 
     def run(self, units: range) -> None:
         """Compute the gradient of some of the selected entries."""
@@ -48,6 +49,7 @@ class StackedEntries:
         for some in chunks(len(units), place.widest):
             indices = self.selected[some + units.start]
             up, down, width = perturbations(place.link, self.parameter, indices, self.step, self.scaled)
+            self.still = self.still and not (up.any() or down.any())
             change = np.zeros(len(indices))
             for sign, side in ((1, up), (-1, down)):
                 moved = run_differences(place.above, side.astype(dtype, copy=False))

@@ -12,40 +12,44 @@ from typing import Any
 import numpy as np
 
 from nnframe.core.chain import ForwardPass, Link, expanded
-from nnframe.core.protocol import LayerError, traits
+from nnframe.core.protocol import traits
 from nnframe.core.run import run_layer
 from nnframe.core.structure import RESOLVED, Memory
 from nnframe.losses.base import value_of
 
-STEPS = (1e-6, 1e-5, 1e-7)  # one of them may cross a kink, or drown in rounding; not all
+STEPS = (1e-6, 1e-5, 1e-7, 1e-8)  # one of them may cross a kink, or drown in rounding; not all
 APART = 2e-3  # of the gradient's length
 
 
-def look_at_the_whole(passed: ForwardPass, memory: Memory, step: float | None, written: bool) -> None:
-    """Raise LayerError where the gradient does not fit the loss, at the times that `memory` tells.
+def what_does_not_fit(passed: ForwardPass, memory: Memory, step: float | None, count: int, written: bool) -> str:
+    """Say where the gradient does not fit the loss; "" where it does, or where that cannot be known.
 
-    Only models with layers or a loss of others are looked at, at a step at which a difference is a derivative. written:
-    whether backward passes that were written count, which may mean to differ from the derivative.
+    Only models with layers or a loss of others are looked at, at a step at which a difference is a derivative. count:
+    how many gradients there have been. written: whether backward passes that were written count, which may mean to
+    differ from the derivative.
     """
-    if not (passed.run.own or passed.loss._traits.own) or not memory.whole.due():
-        return
+    if not (passed.run.own or passed.loss._traits.own):
+        return ""
     if (
         (step is not None and step > RESOLVED)
         or not math.isfinite(passed.value)
         or _is_trusted(passed, memory, written)
     ):
-        return
-    rng = np.random.Generator(np.random.PCG64((20260103, memory.whole.count)))
-    found = []
+        return ""
+    found: list[tuple[float, float]] = []
     for size in STEPS:
-        along, expected, length = _along(passed, size, rng)
+        # the same direction each time: two that agree with each other, and not with the gradient, tell
+        along, expected, length = _along(passed, size, np.random.Generator(np.random.PCG64((20260103, count))))
         if not abs(along - expected) > APART * length:
-            return
+            return ""
+        if any(abs(along - other) <= APART * length for other, _ in found):
+            break
         found.append((along, expected))
-    along, expected = found[0]
+    else:
+        return ""
     own = [repr(tree) for _, tree in passed.model.named_trees() if hasattr(tree, "_traits") and traits(tree).own]
     own += [repr(passed.loss)] if passed.loss._traits.own else []
-    raise LayerError(
+    return (
         f"{type(passed.model).__name__}: the gradient found layer by layer does not fit the loss: along a random direction "
         f"the loss rises by {along:.6g} per step and the gradient says {expected:.6g}. One of {', '.join(own)} is not "
         "what it seems, or passes something on unseen; everything must go in by x and out by what forward returns"
@@ -77,16 +81,17 @@ def _along(passed: ForwardPass, size: float, rng: np.random.Generator) -> tuple[
     directions = []
     for parameter in passed.parameters:
         if parameter.trainable:
-            way = rng.choice([-1.0, 1.0], parameter.value.shape) * max(
-                1.0, float(np.abs(parameter.value).max(initial=0))
-            )
-            directions.append((memo[id(parameter)], parameter.value.astype(np.float64), way))
+            start = parameter.value.astype(np.float64)
+            signs = rng.choice([-size, size], start.shape)
+            ends = start + signs, start - signs
+            way = (ends[0] - ends[1]) / (2 * size)  # what rounding leaves of it
+            directions.append((memo[id(parameter)], ends))
             expected += float(np.vdot(parameter.grad, way))
             square += float(np.vdot(parameter.grad * way, parameter.grad * way))
     with np.errstate(all="ignore"):
-        for side, sign in enumerate((1, -1)):
-            for copy, start, way in directions:
-                copy.value[...] = start + sign * size * way
+        for side in (0, 1):
+            for copy, ends in directions:
+                copy.value[...] = ends[side]
             y = run_layer(private, wide)
             values[side] = value_of(passed.loss, y, passed.labels)
     noise = 1e-14 * (abs(values[0]) + 1) / size / APART

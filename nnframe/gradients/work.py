@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from nnframe.core.chain import ForwardPass, Link, expanded, run_forward
 from nnframe.core.layer import Layer
-from nnframe.core.local import warn_nothing_passes
+from nnframe.core.local import warn_nothing_passes, warn_parameter_stands_still
 from nnframe.core.parameter import Array, Parameter
-from nnframe.core.protocol import CostWarning
+from nnframe.core.protocol import CostWarning, LayerError
 from nnframe.core.run import Run, current_run
 from nnframe.core.structure import Memory
-from nnframe.gradients.whole import look_at_the_whole
+from nnframe.gradients.whole import what_does_not_fit
 from nnframe.layers.containers import Joint
 from nnframe.losses.base import Loss, as_labels, value_of
 
@@ -169,6 +169,24 @@ class WorkingStrategy:
         Measured
             A float that also has the model's output and the forward pass.
         """
+        passed, wrong = self._take(model, loss, x, t, progress)
+        if wrong:  # something has changed since it was found, or was never what it seemed: all is asked anew
+            self.memory.forget()
+            passed, wrong = self._take(model, loss, x, t, progress, again=True)
+        if wrong:
+            raise LayerError(wrong)
+        return Measured(passed)
+
+    def _take(
+        self,
+        model: Layer,
+        loss: Loss,
+        x: npt.ArrayLike,
+        t: npt.ArrayLike,
+        progress: Progress | None,
+        again: bool = False,
+    ) -> tuple[ForwardPass, str]:
+        """Take a gradient; returns the forward pass, and what does not fit where the model is looked at as a whole."""
         with Run(True, self.memory, self.step, model) as run:
             passed = measure(run_forward(model, x, run), loss, t)
             pieces = self.work(passed)
@@ -179,11 +197,11 @@ class WorkingStrategy:
                     found[id(parameter)] = found[id(parameter)] + gradient if id(parameter) in found else gradient
             for parameter in passed.parameters:
                 parameter.grad[...] = found.get(id(parameter), 0) if parameter.trainable else 0
-            if getattr(self, "only", None) is None:
-                if self.memory.passing.due():
-                    self.see_whether_something_passes(passed)
-                look_at_the_whole(passed, self.memory, self.step, written=False)
-        return Measured(passed)
+            count = 0 if getattr(self, "only", None) is not None else self.memory.look_due(model)
+            if not (count or again):
+                return passed, ""
+            self.see_whether_something_passes(passed, pieces)
+            return passed, what_does_not_fit(passed, self.memory, self.step, count, written=False)
 
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
         """Estimate what a call with these arguments costs, without computing the gradient.
@@ -196,12 +214,16 @@ class WorkingStrategy:
             seconds = time.perf_counter() - start
             return Cost(sum(piece.evaluations for piece in pieces), seconds + sum(map(_seconds_of, pieces)))
 
-    def see_whether_something_passes(self, passed: ForwardPass) -> None:
+    def see_whether_something_passes(self, passed: ForwardPass, pieces: list[Work]) -> None:
         """Warn, once, of a layer without a derivative through which no change passes at this step."""
+        for piece in pieces:
+            if getattr(piece, "still", False) and piece.units:
+                one: Any = piece
+                warn_parameter_stands_still(one.place.link, one.parameter, self.step)
         lowest = next((i for i, link in enumerate(passed.links) if link.parameters), None)
         if lowest is None or any(p.grad.any() for p in reversed(passed.links[lowest].parameters)):
             return
-        stuck = next((above for above in passed.links[lowest:] if self._is_stuck(above)), None)
+        stuck = next((above for above in passed.links[lowest + 1 :] if self._is_stuck(above)), None)
         if stuck is not None:
             warn_nothing_passes(stuck, self.step)
 

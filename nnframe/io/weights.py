@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nnframe._checks import as_flag
 from nnframe._files import as_path, read_file, write_atomically
 from nnframe._state import fill
 from nnframe._version import __version__
 from nnframe.core.layer import Layer
+from nnframe.core.parameter import Buffer, Parameter
 
 _DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
            "float16", "float32", "float64")  # fmt: skip
@@ -83,22 +87,23 @@ def load(model: Layer, path: str | os.PathLike[str], *, allow_nonfinite: bool = 
     from safetensors.numpy import load as deserialize
 
     _refuse_swapped("load", model, path)
+    accept = as_flag("allow_nonfinite", allow_nonfinite)
     where, own = as_path(path), _arrays(model)
     try:
         state = deserialize(read_file(where))
     except (SafetensorError, KeyError, TypeError) as error:  # damaged, or a dtype that NumPy does not have
         raise ValueError(f"{where}: expected a safetensors file of a dtype that NumPy has, got {error}") from error
     try:
-        fill(own, state, allow_nonfinite=allow_nonfinite)
+        fill(own, state, allow_nonfinite=accept)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error.args[0]}") from error
 
 
 def _arrays(model: Layer) -> dict[str, npt.NDArray[Any]]:
     """Every parameter's and buffer's own array, by name; ValueError where two of them have one name."""
-    buffers = getattr(model, "named_buffers", tuple)
     arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, held in (*model.named_parameters(), *buffers()):
+    named: Iterator[tuple[str, Parameter | Buffer]] = chain(model.named_parameters(), model.named_buffers())
+    for name, held in named:
         if name in arrays:
             raise ValueError(f"model: expected a name for each array, got two of the name {name!r}")
         arrays[name] = held.value

@@ -1,6 +1,7 @@
 """The kernels: C behind Cython, for arrays of float32 or float64 of any layout.
 
-They are the same functions that the layers use. Every one has a twin in readable NumPy in `nnframe.kernels.reference`.
+They are the same functions that the layers use. Each is there once more in readable NumPy, in
+`nnframe.kernels.reference`.
 """
 
 from nnframe.kernels._kernels import (

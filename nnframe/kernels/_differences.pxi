@@ -1,7 +1,7 @@
 # The border of csrc/difference.inc.h, csrc/curves.inc.h and csrc/moved.c. Included by _kernels.pyx.
 
 cdef int poll() noexcept nogil:
-    """Whether a signal such as Ctrl-C has raised; asked by long loops in C."""
+    """Whether a signal such as Ctrl-C has raised; long loops in C call it now and then."""
     with gil:
         try:
             return PyErr_CheckSignals()
@@ -22,24 +22,9 @@ cdef int finish(int answer) except -1:
     return 0
 
 
-cdef const void *pinned(object a, str name, int typenum, list alive) except? NULL:
-    """Address of an array as C reads it, which `alive` keeps until the list goes; NULL for None."""
-    if a is None:
-        return NULL
-    cdef array x = as_adjacent(as_floats(a, name, typenum))
-    alive.append(x)
-    return cnp.PyArray_DATA(x)
+# ---- what stands above the layer -----------------------------------------------------------------------------
 
-
-cdef const uint8_t *flags(object a, str name, tuple shape, list alive) except? NULL:
-    """Address of an array of bool, which `alive` keeps until the list goes; NULL for None."""
-    if a is None:
-        return NULL
-    cdef array x = np.ascontiguousarray(a)
-    if x.dtype != bool or np.shape(x) != shape:
-        raise ValueError(f"{name}: expected an array of bool of shape {shape}, got {x.dtype} of shape {np.shape(x)}")
-    alive.append(x)
-    return <const uint8_t *>cnp.PyArray_DATA(x)
+cdef dict LOSSES = {"cross_entropy": <int>NNF_CROSS_ENTROPY, "squared_error": <int>NNF_SQUARED_ERROR}
 
 
 cdef class Above:
@@ -54,52 +39,135 @@ cdef class Above:
         its output, both (N, width).
     loss : {"cross_entropy", "squared_error"}
     probabilities, targets, residual : array (N, width)
-        Of the last stage; the first two are None for the squared error. See csrc/nnframe.h.
+        Of the last stage; the first two may be None for the squared error. See csrc/nnframe.h.
 
-    Arrays have the dtype of `residual`; they are made by `CentralDifference`, which checks them.
+    Arrays have the dtype of `residual`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Dtypes or shapes that do not fit each other.
     """
 
     cdef nnf_above c
     cdef nnf_stage *stage
-    cdef list alive
-    cdef array like
+    cdef dict given    # the arrays as they came, by name
+    cdef list alive    # the arrays as C reads them
+    cdef int typenum
+    cdef readonly intptr_t rows, outputs
+    cdef readonly list stages    # (weight,) or (name, alpha, x, y): the checked arrays
+    cdef readonly str loss
+    cdef readonly object probabilities, targets, residual
 
-    def __cinit__(self, intptr_t outputs, list stages, str loss, probabilities, targets, array residual):
-        cdef int typenum = cnp.PyArray_TYPE(residual)
-        self.alive, self.like = [], residual
+    def __cinit__(self, intptr_t outputs, list stages not None, loss, probabilities, targets, residual):
+        cdef array found = as_contiguous(as_floats(residual, "residual"))
+        cdef cnp.npy_intp shape[2]
+        if cnp.PyArray_NDIM(found) != 2:
+            raise ValueError(f"residual: expected shape (N, width), got {np.shape(found)}")
+        if outputs < 0:
+            raise ValueError(f"outputs: expected a number >= 0, got {outputs}")
+        self.typenum, self.residual, self.stages = cnp.PyArray_TYPE(found), found, []
+        self.given, self.alive = {"residual": residual}, [found]
+        self.rows, self.outputs = cnp.PyArray_DIM(found, 0), outputs
+        self.c.loss = <nnf_loss>as_choice(loss, "loss", LOSSES)
+        self.loss = loss
         self.stage = <nnf_stage *>malloc((len(stages) + 1) * sizeof(nnf_stage))
         if self.stage == NULL:
             raise MemoryError("no room for the stages of a network")
-        self.c.rows, self.c.outputs, self.c.first, self.c.units = cnp.PyArray_DIM(residual, 0), outputs, 0, outputs
+        shape[0], shape[1] = self.rows, self.add_stages(stages)
+        if cnp.PyArray_DIM(found, 1) != shape[1]:
+            raise ValueError(f"residual: expected shape {(shape[0], shape[1])} behind the last stage, "
+                             f"got {np.shape(found)}")
+        must = self.c.loss == NNF_CROSS_ENTROPY
+        self.probabilities = self.checked(probabilities, "probabilities", shape, must)
+        self.targets = self.checked(targets, "targets", shape, must)
+        self.c.rows, self.c.outputs, self.c.first, self.c.units = self.rows, outputs, 0, outputs
         self.c.stages, self.c.stage = len(stages), self.stage
-        self.c.loss = NNF_CROSS_ENTROPY if loss == "cross_entropy" else NNF_SQUARED_ERROR
-        self.c.p = pinned(probabilities, "probabilities", typenum, self.alive)
-        self.c.t = pinned(targets, "targets", typenum, self.alive)
-        self.c.residual = pinned(residual, "residual", typenum, self.alive)
-        for i, described in enumerate(stages):
+        self.c.p, self.c.t = address(self.probabilities), address(self.targets)
+        self.c.residual = address(self.residual)
+
+    cdef cnp.npy_intp add_stages(self, list stages) except -1:
+        """Check each stage against the width below it; returns the width of the last."""
+        cdef cnp.npy_intp shape[2]
+        cdef intptr_t i
+        cdef array weight
+        shape[0], shape[1] = self.rows, self.outputs
+        for i in range(len(stages)):
+            described = stages[i]
+            if not isinstance(described, tuple) or len(described) not in (1, 4):
+                raise TypeError(f"stages[{i}]: expected (weight,) or (name, alpha, x, y), got {got(described)}")
             self.stage[i].weight, self.stage[i].x, self.stage[i].y = NULL, NULL, NULL
             self.stage[i].activation, self.stage[i].alpha = NNF_IDENTITY, 0.0
             if len(described) == 1:
-                self.stage[i].weight = pinned(described[0], "weight", typenum, self.alive)
-                self.stage[i].width = len(described[0])
+                weight = as_contiguous(as_floats(described[0], f"stages[{i}], weight", self.typenum))
+                if cnp.PyArray_NDIM(weight) != 2 or cnp.PyArray_DIM(weight, 1) != shape[1]:
+                    raise ValueError(f"stages[{i}], weight: expected shape (out, {shape[1]}), got {np.shape(weight)}")
+                self.given[f"stages[{i}], weight"] = described[0]
+                self.alive.append(weight)
+                self.stages.append((weight,))
+                self.stage[i].weight, shape[1] = address(weight), cnp.PyArray_DIM(weight, 0)
             else:
-                self.stage[i].activation, self.stage[i].alpha = as_activation(described[0]), described[1]
-                self.stage[i].x = pinned(described[2], "x", typenum, self.alive)
-                self.stage[i].y = pinned(described[3], "y", typenum, self.alive)
-                self.stage[i].width = described[2].shape[1]
+                name, alpha = described[0], as_number(described[1], f"stages[{i}], alpha")
+                self.stage[i].activation, self.stage[i].alpha = as_activation(name), alpha
+                x = self.checked(described[2], f"stages[{i}], x", shape, True)
+                y = self.checked(described[3], f"stages[{i}], y", shape, True)
+                self.stages.append((name, alpha, x, y))
+                self.stage[i].x, self.stage[i].y = address(x), address(y)
+            self.stage[i].width = shape[1]
+        return shape[1]
+
+    cdef object checked(self, object a, str name, const cnp.npy_intp *shape, bint must):
+        """`a` as C reads it, which lives as long as this; or None."""
+        if a is None and not must:
+            return None
+        x = checked_floats(a, name, 2, shape, self.typenum)
+        self.given[name] = a
+        self.alive.append(x)
+        return x
 
     def __dealloc__(self):
         free(self.stage)
 
-    cdef nnf_above of(self, units) except *:
-        """The same, asked for the outputs in `units`, a range; all of them for None."""
+    cdef nnf_above of(self, object units) except *:
+        """The same for the outputs in `units`, a range; for all of them if None."""
         cdef nnf_above part = self.c
         if units is not None:
-            part.first, part.units = units.start, len(units)
+            if not isinstance(units, range) or units.step != 1:
+                raise TypeError(f"units: expected a range of step 1 or None, got {got(units)}")
+            if len(units) and not (0 <= units.start and units.stop <= self.outputs):
+                raise ValueError(f"units: expected a range within 0 and {self.outputs}, got {units}")
+            part.first, part.units = units.start if len(units) else 0, len(units)
         return part
 
 
-def difference_gradient(Above above, x, *, double step, double scale, array grad_weight, grad_bias=None, columns=None,
+cdef const void *address(object a) noexcept:
+    """Of a checked array; NULL for None."""
+    return NULL if a is None else cnp.PyArray_DATA(<array>a)
+
+
+cdef array checked_floats(object a, str name, int ndim, const cnp.npy_intp *shape, int typenum):
+    """`a` as C reads it, of this shape."""
+    cdef array x = as_contiguous(as_floats(a, name, typenum))
+    cdef int i
+    if not has_shape(x, ndim, shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape[i] for i in range(ndim))}, got {np.shape(x)}")
+    return x
+
+
+cdef object checked_flags(object a, str name, intptr_t rows, intptr_t columns):
+    """`a`, bool of shape (rows, columns), in C order; or None."""
+    if a is None:
+        return None
+    cdef array x = np.ascontiguousarray(as_plain_array(a, name))
+    if x.dtype != bool or np.shape(x) != (rows, columns):
+        raise ValueError(f"{name}: expected an array of bool of shape {(rows, columns)}, got {x.dtype} of shape "
+                         f"{np.shape(x)}")
+    return x
+
+
+# ---- the gradient, weight by weight --------------------------------------------------------------------------
+
+def difference_gradient(Above above not None, x, *, step, scale, grad_weight, grad_bias=None, columns=None,
                         wanted=None, counted=None, units=None):
     """The central-difference gradient of a linear layer below built-in layers, in C on all threads.
 
@@ -107,7 +175,7 @@ def difference_gradient(Above above, x, *, double step, double scale, array grad
     ----------
     above : Above
     x : array (N, I)
-        What the layer read. Entries that are zero are skipped.
+        The layer's input. Entries that are zero are skipped.
     step, scale : float
         The step in weight; what the sum of losses over rows is multiplied with.
     grad_weight, grad_bias : array (O, I), array (O,) or None
@@ -116,33 +184,65 @@ def difference_gradient(Above above, x, *, double step, double scale, array grad
         How output o changes by +step and -step in each of the E entries of x that are not zero (and, with a bias,
         one more at the end of each row), where the first layers above are not among its stages.
     wanted : array (O, I + 1) of bool, optional
-        Which entries are asked for, the bias last; the others become 0.
+        Which entries are selected, the bias last; the others become 0.
     counted : array (O, N) of bool, optional
         Which rows count, for each output.
     units : range, optional
         Of outputs; all if not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Dtypes or shapes that do not fit each other, arrays to be written that share memory with others; nothing has
+        been written.
     """
-    cdef int typenum = cnp.PyArray_TYPE(above.like)
-    cdef array inputs = as_adjacent(as_floats(x, "x", typenum))
-    cdef list alive = [inputs]    # arrays that C reads, until it is done
+    cdef array inputs = as_contiguous(as_floats(x, "x", above.typenum))
+    cdef cnp.npy_intp shape[3]
     cdef nnf_difference p
-    cdef const nnf_kernels *kernels = kernels_for(inputs)
     cdef int answer
     p.above = above.of(units)
+    p.step, p.scale = as_number(step, "step"), as_number(scale, "scale")
+    if not 0 < p.step < float("inf"):
+        raise ValueError(f"step: expected a finite number above 0, got {step!r}")
+    if cnp.PyArray_NDIM(inputs) != 2 or cnp.PyArray_DIM(inputs, 0) != above.rows:
+        raise ValueError(f"x: expected shape ({above.rows}, in_features), got {np.shape(inputs)}")
     p.inputs = cnp.PyArray_DIM(inputs, 1)
-    p.x, p.columns = cnp.PyArray_DATA(inputs), pinned(columns, "columns", typenum, alive)
-    p.wanted = flags(wanted, "wanted", (p.above.outputs, p.inputs + 1), alive)
-    p.counted = flags(counted, "counted", (p.above.outputs, p.above.rows), alive)
-    p.step, p.scale = step, scale
-    p.grad_weight = cnp.PyArray_DATA(grad_weight)
-    p.grad_bias = NULL if grad_bias is None else cnp.PyArray_DATA(<array>grad_bias)
+    if p.inputs >= 2**31 - 1:
+        raise ValueError(f"x: expected fewer than {2**31 - 1} columns, got {p.inputs}")
+    shape[0], shape[1] = above.outputs, p.inputs
+    cdef array weight = as_writeable(grad_weight, "grad_weight", 2, shape, above.typenum), bias = None
+    if grad_bias is not None:
+        bias = as_writeable(grad_bias, "grad_bias", 1, shape, above.typenum)
+    selected = checked_flags(wanted, "wanted", above.outputs, p.inputs + 1)
+    counts = checked_flags(counted, "counted", above.outputs, above.rows)
+    changes = None
+    if columns is not None:
+        shape[0], shape[1] = 2, above.outputs
+        shape[2] = np.count_nonzero(inputs) + (0 if bias is None else above.rows)
+        changes = checked_floats(columns, "columns", 3, shape, above.typenum)
+    refuse_shared_arrays({"grad_weight": weight, "grad_bias": bias},
+                         {"x": x, "columns": columns, "wanted": wanted, "counted": counted, **above.given})
+    if reference is not None:
+        reference.difference_gradient(above, inputs, p.step, p.scale, weight, bias, changes, selected, counts,
+                                      range(p.above.first, p.above.first + p.above.units))
+        return
+    cdef array to_weight = in_c_order(weight), to_bias = None if bias is None else in_c_order(bias)
+    cdef const nnf_kernels *kernels = kernels_for(inputs)
+    p.x, p.columns = address(inputs), address(changes)
+    p.wanted, p.counted = <const uint8_t *>address(selected), <const uint8_t *>address(counts)
+    p.grad_weight, p.grad_bias = <void *>address(to_weight), <void *>address(to_bias)
     with nogil:
         answer = kernels.difference_gradient(&p, poll)
     finish(answer)
+    write_back(to_weight, weight)
+    if bias is not None:
+        write_back(to_bias, bias)
 
 
-def difference_curves(Above above, distance, *, double tolerance, array level, array bend, array doubtful,
-                      array state, columns=None, units=None):
+# ---- the curves of the rows ------------------------------------------------------------------------------------
+
+def difference_curves(Above above not None, distance, *, tolerance, level, bend, doubtful, state, columns=None,
+                      units=None):
     """How the loss of each row depends on each output of a linear layer: level + bend (t / distance)^2.
 
     That is (phi(t) - phi(-t)) / 2t, phi the change of the row's loss when the output moves by t; see csrc/nnframe.h.
@@ -162,22 +262,49 @@ def difference_curves(Above above, distance, *, double tolerance, array level, a
         What each output changes by, in place of +-1, +-0.8 and +-0.5 times `distance`.
     units : range, optional
         Of outputs; all if not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `difference_gradient`; arrays to be written that are not in C order.
     """
-    cdef int typenum = cnp.PyArray_TYPE(above.like)
-    cdef list alive = []
+    cdef cnp.npy_intp shape[3]
     cdef nnf_curves p
-    cdef const nnf_kernels *kernels = kernels_for(above.like)
     cdef int answer
-    p.above = above.of(units)
-    p.distance = pinned(distance, "distance", typenum, alive)
-    p.columns = pinned(columns, "columns", typenum, alive)
-    p.tolerance = tolerance
-    p.level, p.bend = cnp.PyArray_DATA(level), cnp.PyArray_DATA(bend)
-    p.doubtful, p.state = <uint8_t *>cnp.PyArray_DATA(doubtful), <uint8_t *>cnp.PyArray_DATA(state)
+    p.above, p.tolerance = above.of(units), as_number(tolerance, "tolerance")
+    shape[0] = above.rows
+    cdef array largest = checked_floats(distance, "distance", 1, shape, above.typenum)
+    shape[0], shape[1] = above.outputs, above.rows
+    cdef array to_level = as_output(must_be_given(level, "level"), "level", 2, shape, above.typenum)
+    cdef array to_bend = as_output(must_be_given(bend, "bend"), "bend", 2, shape, above.typenum)
+    cdef array to_doubtful = as_output(must_be_given(doubtful, "doubtful"), "doubtful", 2, shape, cnp.NPY_BOOL)
+    cdef array to_state = as_output(must_be_given(state, "state"), "state", 1, shape, cnp.NPY_UINT8)
+    changes = None
+    if columns is not None:
+        shape[1], shape[2] = 6, above.rows
+        changes = checked_floats(columns, "columns", 3, shape, above.typenum)
+    refuse_shared_arrays({"level": to_level, "bend": to_bend, "doubtful": to_doubtful, "state": to_state},
+                         {"distance": distance, "columns": columns, **above.given})
+    if reference is not None:
+        reference.difference_curves(above, largest, p.tolerance, to_level, to_bend, to_doubtful, to_state, changes,
+                                    range(p.above.first, p.above.first + p.above.units))
+        return
+    cdef const nnf_kernels *kernels = kernels_for(largest)
+    p.distance, p.columns = address(largest), address(changes)
+    p.level, p.bend = <void *>address(to_level), <void *>address(to_bend)
+    p.doubtful, p.state = <uint8_t *>address(to_doubtful), <uint8_t *>address(to_state)
     with nogil:
         answer = kernels.difference_curves(&p, poll)
     finish(answer)
 
+
+cdef object must_be_given(object a, str name):
+    if a is None:
+        raise TypeError(f"{name}: expected an array, got None")
+    return a
+
+
+# ---- compiled functions ----------------------------------------------------------------------------------------
 
 def low_level_callable(f):
     """Signature of a `scipy.LowLevelCallable` as text, address of its function, address of its user data."""
@@ -187,18 +314,49 @@ def low_level_callable(f):
     return "" if name == NULL else name.decode(), address, <intptr_t>PyCapsule_GetContext(capsule)
 
 
-def evaluate_moved(intptr_t f, intptr_t data, array x, array index, array value, array out):
-    """out[i, k] = f(x with x[index[i]] = value[i, k]), for the C function at address `f`; in C order, checked before.
+def evaluate_moved(intptr_t f, intptr_t data, x, index, value, out):
+    """out[i, k] = f(x with x[index[i]] = value[i, k]), for the C function at address `f`.
 
-    x, value and out hold float64, index holds np.intp.
+    Parameters
+    ----------
+    f, data : int
+        Addresses of the function and of its data; the latter may be 0.
+    x : array of float64
+    index : array (m,) of np.intp
+        Into x, flattened.
+    value, out : array (m, K) of float64
+        out is in C order, and shares no memory with the others.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Dtypes or shapes that do not fit each other, an index outside x, an `f` of 0; nothing has been written.
     """
+    cdef array numbers = as_contiguous(as_floats(x, "x", cnp.NPY_FLOAT64))
+    cdef array values = as_contiguous(as_floats(value, "value", cnp.NPY_FLOAT64))
+    cdef array indices = np.ascontiguousarray(as_plain_array(index, "index"))
+    cdef const cnp.npy_intp *at
+    cdef intptr_t i
     cdef nnf_moved p
     cdef int answer
+    if f == 0:
+        raise ValueError("f: expected the address of a function, got 0")
+    if indices.dtype != np.intp or np.shape(indices) != np.shape(values)[:1] or cnp.PyArray_NDIM(values) != 2:
+        raise ValueError(f"index, value: expected {np.dtype(np.intp)} of shape (m,) and float64 of shape (m, K), got "
+                         f"{indices.dtype} of shape {np.shape(indices)} and shape {np.shape(values)}")
+    p.x, p.n = <const double *>cnp.PyArray_DATA(numbers), cnp.PyArray_SIZE(numbers)
+    p.count, p.values = cnp.PyArray_DIM(values, 0), cnp.PyArray_DIM(values, 1)
+    at = <const cnp.npy_intp *>cnp.PyArray_DATA(indices)
+    for i in range(p.count):
+        if not 0 <= at[i] < p.n:
+            raise ValueError(f"index: expected numbers in [0, {p.n}), got {at[i]} at position {i}")
+    cdef array to = as_output(must_be_given(out, "out"), "out", 2, cnp.PyArray_DIMS(values), cnp.NPY_FLOAT64)
+    refuse_overlap(to, "out", x, "x")
+    refuse_overlap(to, "out", index, "index")
+    refuse_overlap(to, "out", value, "value")
     p.f, p.data = <nnf_function>f, <void *>data
-    p.x, p.n = <const double *>cnp.PyArray_DATA(x), cnp.PyArray_SIZE(x)
-    p.count, p.values = cnp.PyArray_DIM(value, 0), cnp.PyArray_DIM(value, 1)
-    p.index, p.value = <const intptr_t *>cnp.PyArray_DATA(index), <const double *>cnp.PyArray_DATA(value)
-    p.out = <double *>cnp.PyArray_DATA(out)
+    p.index = <const intptr_t *>at
+    p.value, p.out = <const double *>cnp.PyArray_DATA(values), <double *>cnp.PyArray_DATA(to)
     with nogil:
         answer = nnf_evaluate_moved(&p, poll)
     finish(answer)

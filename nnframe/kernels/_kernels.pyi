@@ -13,6 +13,7 @@ def set_simd(name: str) -> None: ...
 def compiler() -> str: ...
 def set_num_threads(n: int) -> None: ...
 def get_num_threads() -> int: ...
+def activation_names() -> list[str]: ...
 def batched_matmul(
     a: npt.ArrayLike,
     b: npt.ArrayLike,
@@ -27,6 +28,7 @@ def linear(
     bias: npt.ArrayLike | None = None,
     *,
     activation: str = "identity",
+    alpha: float | None = None,
     out: _Floats | None = None,
 ) -> _Floats: ...
 def linear_backward(
@@ -61,14 +63,14 @@ def softmax_cross_entropy_loss(
     label_smoothing: float = 0.0,
     ignore_index: int | None = None,
 ) -> float: ...
-def activation(name: str, x: npt.ArrayLike, *, alpha: float = 0.0, out: _Floats | None = None) -> _Floats: ...
+def activation(name: str, x: npt.ArrayLike, *, alpha: float | None = None, out: _Floats | None = None) -> _Floats: ...
 def activation_backward(
     name: str,
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     dy: npt.ArrayLike,
     *,
-    alpha: float = 0.0,
+    alpha: float | None = None,
     out: _Floats | None = None,
 ) -> _Floats: ...
 def activation_difference(
@@ -77,7 +79,7 @@ def activation_difference(
     y: npt.ArrayLike,
     dx: npt.ArrayLike,
     *,
-    alpha: float = 0.0,
+    alpha: float | None = None,
     out: _Floats | None = None,
 ) -> _Floats: ...
 def optimizer_update(
@@ -97,6 +99,13 @@ def optimizer_update(
 def all_finite(x: npt.ArrayLike) -> bool: ...
 
 class Above:
+    rows: int
+    outputs: int
+    stages: list[tuple[Any, ...]]
+    loss: str
+    probabilities: _Floats | None
+    targets: _Floats | None
+    residual: _Floats
     def __init__(
         self,
         outputs: int,

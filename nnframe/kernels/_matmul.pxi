@@ -8,25 +8,9 @@ cdef void run_matmul(const nnf_kernels *kernels, nnf_matmul *p) noexcept:
             kernels.matmul(p)
 
 
-cdef inline bint overlap(array out, array x):
-    """Whether the memory of two arrays may overlap; looks at their extents alone."""
-    cdef char *low = <char *>cnp.PyArray_DATA(out)
-    cdef char *high = low + cnp.PyArray_NBYTES(out)
-    cdef char *start = <char *>cnp.PyArray_DATA(x)
-    cdef char *end = start
-    cdef intptr_t span
-    cdef int i
-    for i in range(cnp.PyArray_NDIM(x)):
-        span = (cnp.PyArray_DIM(x, i) - 1) * cnp.PyArray_STRIDE(x, i)
-        if span < 0:
-            start += span
-        else:
-            end += span
-    end += cnp.PyArray_ITEMSIZE(x)
-    return start < high and low < end
+# ---- stacks of matrices ------------------------------------------------------------------------------------
 
-
-def batched_matmul(a, b, *, bint transpose_a=False, bint transpose_b=False, out=None):
+def batched_matmul(a, b, *, transpose_a=False, transpose_b=False, out=None):
     """Matrix product of two stacks of matrices, `np.matmul` with transposes.
 
     Parameters
@@ -44,99 +28,109 @@ def batched_matmul(a, b, *, bint transpose_a=False, bint transpose_b=False, out=
     Raises
     ------
     TypeError
-        Another dtype, or two different ones.
+        Another dtype, or two different ones; a flag that is not True or False.
     ValueError
         Fewer than two axes, inner sizes that differ, leading axes that do not broadcast, a wrong `out`.
     """
     cdef array x = as_floats(a, "a")
     cdef array y = as_floats(b, "b", cnp.PyArray_TYPE(x))
-    if cnp.PyArray_NDIM(x) < 2 or cnp.PyArray_NDIM(y) < 2:
-        raise ValueError(f"a, b: expected at least two axes, got shapes {np.shape(x)} and {np.shape(y)}")
-    if cnp.PyArray_NDIM(x) > 2 or cnp.PyArray_NDIM(y) > 2:
-        lead = _leading_axes(x, y)
-        x = np.broadcast_to(x, lead + np.shape(x)[-2:])
-        y = np.broadcast_to(y, lead + np.shape(y)[-2:])
-    return _matmul(x, y, transpose_a, transpose_b, None, NNF_IDENTITY, out)
-
-
-cdef tuple _leading_axes(array x, array y):
-    cdef tuple lead_x = np.shape(x)[:-2], lead_y = np.shape(y)[:-2]
-    if lead_x == lead_y:
-        return lead_x
-    try:
-        return np.broadcast_shapes(lead_x, lead_y)
-    except ValueError:
-        raise ValueError(f"a, b: expected leading axes that broadcast, got {lead_x} and {lead_y}") from None
-
-
-cdef array _matmul(array a, array b, bint transpose_a, bint transpose_b, array bias, nnf_activation activation,
-                   object out):
-    """The product of two arrays whose leading axes are already equal."""
-    cdef nnf_matmul p
-    cdef int ndim = cnp.PyArray_NDIM(a)
-    cdef int row_a = ndim - 1 if transpose_a else ndim - 2, col_a = 2 * ndim - 3 - row_a
-    cdef int row_b = ndim - 1 if transpose_b else ndim - 2, col_b = 2 * ndim - 3 - row_b
-    cdef intptr_t size = cnp.PyArray_ITEMSIZE(a)
+    cdef bint turn_a = as_flag(transpose_a, "transpose_a"), turn_b = as_flag(transpose_b, "transpose_b")
+    cdef int dims_a = cnp.PyArray_NDIM(x), dims_b = cnp.PyArray_NDIM(y), lead
     cdef cnp.npy_intp shape[64]
-    cdef int i
+    cdef intptr_t step_a[64]
+    cdef intptr_t step_b[64]
+    cdef nnf_matmul p
     cdef array c
-    p.m, p.k, p.n = cnp.PyArray_DIM(a, row_a), cnp.PyArray_DIM(a, col_a), cnp.PyArray_DIM(b, col_b)
-    if cnp.PyArray_DIM(b, row_b) != p.k:
-        raise ValueError(f"a, b: expected equal inner sizes, got {p.k} and {cnp.PyArray_DIM(b, row_b)} "
-                         f"(shapes {np.shape(a)} and {np.shape(b)}, transpose_a={transpose_a}, "
-                         f"transpose_b={transpose_b})")
-    for i in range(ndim - 2):
-        shape[i] = cnp.PyArray_DIM(a, i)
-    shape[ndim - 2], shape[ndim - 1] = p.m, p.n
-    c = as_output(out, ndim, shape, cnp.PyArray_TYPE(a))
-    if out is not None and (overlap(c, a) or overlap(c, b)):
-        raise ValueError("out: expected an array that shares no memory with a or b")
+    if dims_a < 2 or dims_b < 2:
+        raise ValueError(f"a, b: expected at least two axes, got shapes {np.shape(x)} and {np.shape(y)}")
+    lead = leading_axes(x, y, shape, step_a, step_b)
+    describe_product(&p, x, turn_a, y, turn_b)
+    if cnp.PyArray_DIM(y, dims_b - 1 if turn_b else dims_b - 2) != p.k:
+        raise ValueError(f"a, b: expected equal inner sizes, got {p.k} and "
+                         f"{cnp.PyArray_DIM(y, dims_b - 1 if turn_b else dims_b - 2)} (shapes {np.shape(x)} and "
+                         f"{np.shape(y)}, transpose_a={turn_a}, transpose_b={turn_b})")
+    shape[lead], shape[lead + 1] = p.m, p.n
+    c = as_output(out, "out", lead + 2, shape, cnp.PyArray_TYPE(x))
+    if out is not None:
+        refuse_overlap(c, "out", a, "a")
+        refuse_overlap(c, "out", b, "b")
     if reference is not None:
-        c[...] = reference.product(np.swapaxes(a, -1, -2) if transpose_a else a,
-                                   np.swapaxes(b, -1, -2) if transpose_b else b, bias, NAMES[<int>activation])
+        c[...] = reference.product(np.swapaxes(x, -1, -2) if turn_a else x, np.swapaxes(y, -1, -2) if turn_b else y)
         return c
-    p.batch = 1
-    p.a, p.b, p.c = cnp.PyArray_DATA(a), cnp.PyArray_DATA(b), cnp.PyArray_DATA(c)
-    p.a_row, p.a_col = cnp.PyArray_STRIDE(a, row_a) // size, cnp.PyArray_STRIDE(a, col_a) // size
-    p.b_row, p.b_col = cnp.PyArray_STRIDE(b, row_b) // size, cnp.PyArray_STRIDE(b, col_b) // size
-    p.c_row = p.n
-    p.a_batch = p.b_batch = p.c_batch = 0
-    p.bias = NULL if bias is None else cnp.PyArray_DATA(bias)
-    p.activation, p.alpha, p.add = activation, 0.0, 0
-    if ndim == 2:
-        run_matmul(kernels_for(a), &p)
+    p.c = cnp.PyArray_DATA(c)
+    if lead == 0:
+        run_matmul(kernels_for(x), &p)
     elif cnp.PyArray_SIZE(c) > 0:
-        _matmul_stack(kernels_for(a), &p, a, b, c)
+        run_stack(&p, kernels_for(x), cnp.PyArray_ITEMSIZE(x), lead, shape, step_a, step_b)
     return c
 
 
-cdef void _matmul_stack(const nnf_kernels *kernels, nnf_matmul *p, array a, array b, array c):
+cdef int leading_axes(array a, array b, cnp.npy_intp *shape, intptr_t *step_a, intptr_t *step_b) except -1:
+    """How many leading axes a product has, their lengths, and from one matrix to the next in elements: 0 for the same
+    one again.
+    """
+    cdef int dims_a = cnp.PyArray_NDIM(a) - 2, dims_b = cnp.PyArray_NDIM(b) - 2
+    cdef int lead = dims_a if dims_a > dims_b else dims_b, i, in_a, in_b
+    cdef intptr_t size = cnp.PyArray_ITEMSIZE(a)
+    cdef cnp.npy_intp length_a, length_b
+    for i in range(lead):
+        in_a, in_b = i - lead + dims_a, i - lead + dims_b
+        length_a = cnp.PyArray_DIM(a, in_a) if in_a >= 0 else 1
+        length_b = cnp.PyArray_DIM(b, in_b) if in_b >= 0 else 1
+        if length_a != length_b and length_a != 1 and length_b != 1:
+            raise ValueError(f"a, b: expected leading axes that broadcast, got {np.shape(a)[:-2]} and "
+                             f"{np.shape(b)[:-2]}")
+        shape[i] = length_b if length_a == 1 else length_a
+        step_a[i] = 0 if length_a == 1 else cnp.PyArray_STRIDE(a, in_a) // size
+        step_b[i] = 0 if length_b == 1 else cnp.PyArray_STRIDE(b, in_b) // size
+    return lead
+
+
+cdef void describe_product(nnf_matmul *p, array a, bint turn_a, array b, bint turn_b) noexcept:
+    """One product of the matrices in the last two axes; only `c` is missing."""
+    cdef int row_a = cnp.PyArray_NDIM(a) - 2, row_b = cnp.PyArray_NDIM(b) - 2, col_a = row_a + 1, col_b = row_b + 1
+    cdef intptr_t size = cnp.PyArray_ITEMSIZE(a)
+    if turn_a:
+        row_a, col_a = col_a, row_a
+    if turn_b:
+        row_b, col_b = col_b, row_b
+    p.batch, p.m, p.k, p.n = 1, cnp.PyArray_DIM(a, row_a), cnp.PyArray_DIM(a, col_a), cnp.PyArray_DIM(b, col_b)
+    p.a, p.b, p.c = cnp.PyArray_DATA(a), cnp.PyArray_DATA(b), NULL
+    p.a_row, p.a_col = cnp.PyArray_STRIDE(a, row_a) // size, cnp.PyArray_STRIDE(a, col_a) // size
+    p.b_row, p.b_col = cnp.PyArray_STRIDE(b, row_b) // size, cnp.PyArray_STRIDE(b, col_b) // size
+    p.c_row, p.a_batch, p.b_batch, p.c_batch = p.n, 0, 0, 0
+    p.bias, p.activation, p.alpha, p.add = NULL, NNF_IDENTITY, 0.0, 0
+
+
+cdef void run_stack(nnf_matmul *p, const nnf_kernels *kernels, intptr_t size, int lead, const cnp.npy_intp *shape,
+                    const intptr_t *step_a, const intptr_t *step_b) noexcept:
     """Fold the leading axes into one batch where their strides allow; loop over those that are left."""
-    cdef int lead = cnp.PyArray_NDIM(a) - 2, inner = lead - 1, i
-    cdef intptr_t size = cnp.PyArray_ITEMSIZE(a), outer = 1, index, rest, at
-    p.batch = cnp.PyArray_DIM(a, inner)
-    p.a_batch = cnp.PyArray_STRIDE(a, inner) // size
-    p.b_batch = cnp.PyArray_STRIDE(b, inner) // size
-    p.c_batch = p.m * p.n
-    while inner > 0 and (cnp.PyArray_STRIDE(a, inner - 1) // size == p.batch * p.a_batch
-                         and cnp.PyArray_STRIDE(b, inner - 1) // size == p.batch * p.b_batch):
+    cdef const char *a = <const char *>p.a
+    cdef const char *b = <const char *>p.b
+    cdef char *c = <char *>p.c
+    cdef int inner = lead - 1, i
+    cdef intptr_t outer = 1, index, rest, at
+    p.batch, p.a_batch, p.b_batch, p.c_batch = shape[inner], step_a[inner], step_b[inner], p.m * p.n
+    while inner > 0 and (step_a[inner - 1] == p.batch * p.a_batch and step_b[inner - 1] == p.batch * p.b_batch):
         inner -= 1
-        p.batch *= cnp.PyArray_DIM(a, inner)
+        p.batch *= shape[inner]
     for i in range(inner):
-        outer *= cnp.PyArray_DIM(a, i)
+        outer *= shape[i]
     for index in range(outer):
         rest = index
-        p.a, p.b = cnp.PyArray_DATA(a), cnp.PyArray_DATA(b)
-        p.c = <char *>cnp.PyArray_DATA(c) + index * p.batch * p.c_batch * size
+        p.a, p.b = a, b
+        p.c = c + index * p.batch * p.c_batch * size
         for i in range(inner - 1, -1, -1):
-            at = rest % cnp.PyArray_DIM(a, i)
-            rest = rest // cnp.PyArray_DIM(a, i)
-            p.a = <const char *>p.a + at * cnp.PyArray_STRIDE(a, i)
-            p.b = <const char *>p.b + at * cnp.PyArray_STRIDE(b, i)
+            at = rest % shape[i]
+            rest = rest // shape[i]
+            p.a = <const char *>p.a + at * step_a[i] * size
+            p.b = <const char *>p.b + at * step_b[i] * size
         run_matmul(kernels, p)
 
 
-def linear(x, weight, bias=None, *, activation="identity", out=None):
+# ---- the linear layer --------------------------------------------------------------------------------------
+
+def linear(x, weight, bias=None, *, activation="identity", alpha=None, out=None):
     """y = activation(x @ weight.T + bias), in one pass over y.
 
     Parameters
@@ -147,8 +141,10 @@ def linear(x, weight, bias=None, *, activation="identity", out=None):
         float32 or float64, all the same.
     activation : str
         One of those of `activation`.
+    alpha : float, optional
+        Parameter of the activation; its default if not given.
     out : array (..., out_features), optional
-        Written and returned.
+        Written and returned; in C order, and no part of the others.
 
     Returns
     -------
@@ -163,24 +159,44 @@ def linear(x, weight, bias=None, *, activation="identity", out=None):
     cdef array w = as_floats(weight, "weight", cnp.PyArray_TYPE(rows))
     cdef array b = None
     cdef nnf_activation f = as_activation(activation)
+    cdef double parameter = as_alpha(alpha, f)
+    cdef int ndim = cnp.PyArray_NDIM(rows), i
+    cdef cnp.npy_intp shape[64]
+    cdef cnp.npy_intp count = 1
+    cdef nnf_matmul p
+    cdef array y
     if cnp.PyArray_NDIM(w) != 2:
         raise ValueError(f"weight: expected shape (out_features, in_features), got {np.shape(w)}")
-    if cnp.PyArray_NDIM(rows) < 1 or cnp.PyArray_DIM(rows, cnp.PyArray_NDIM(rows) - 1) != cnp.PyArray_DIM(w, 1):
+    if ndim < 1 or cnp.PyArray_DIM(rows, ndim - 1) != cnp.PyArray_DIM(w, 1):
         raise ValueError(f"x: expected shape (..., {cnp.PyArray_DIM(w, 1)}) for a weight of shape {np.shape(w)}, "
                          f"got {np.shape(rows)}")
     if bias is not None:
-        b = as_adjacent(as_floats(bias, "bias", cnp.PyArray_TYPE(rows)))
+        b = as_contiguous(as_floats(bias, "bias", cnp.PyArray_TYPE(rows)))
         if cnp.PyArray_NDIM(b) != 1 or cnp.PyArray_DIM(b, 0) != cnp.PyArray_DIM(w, 0):
             raise ValueError(f"bias: expected shape ({cnp.PyArray_DIM(w, 0)},), got {np.shape(b)}")
-    if cnp.PyArray_NDIM(rows) == 2:
-        return _matmul(rows, w, False, True, b, f, out)
-    shape = np.shape(rows)[:-1] + (cnp.PyArray_DIM(w, 0),)
-    flat = _matmul(rows.reshape(-1, cnp.PyArray_DIM(w, 1)), w, False, True, b, f,
-                   None if out is None else out.reshape(-1, cnp.PyArray_DIM(w, 0)))
-    return flat.reshape(shape) if out is None else out
+    for i in range(ndim - 1):
+        shape[i] = cnp.PyArray_DIM(rows, i)
+        count *= shape[i]
+    shape[ndim - 1] = cnp.PyArray_DIM(w, 0)
+    y = as_output(out, "out", ndim, shape, cnp.PyArray_TYPE(rows))
+    if out is not None:
+        refuse_overlap(y, "out", x, "x")
+        refuse_overlap(y, "out", weight, "weight")
+        refuse_overlap(y, "out", bias, "bias")
+    if ndim != 2:
+        rows = rows.reshape(count, cnp.PyArray_DIM(w, 1))
+    if reference is not None:
+        y[...] = reference.product(rows, w.T, b, activation, parameter).reshape(np.shape(y))
+        return y
+    describe_product(&p, rows, False, w, True)
+    p.c, p.activation, p.alpha = cnp.PyArray_DATA(y), f, parameter
+    if b is not None:
+        p.bias = cnp.PyArray_DATA(b)
+    run_matmul(kernels_for(rows), &p)
+    return y
 
 
-def linear_backward(x, weight, dy, *, weight_grad, bias_grad=None, bint input_gradient=True):
+def linear_backward(x, weight, dy, *, weight_grad, bias_grad=None, input_gradient=True):
     """Gradients of y = x @ weight.T + bias from that of y: weight_grad += dy.T @ x, bias_grad += dy summed over rows.
 
     Parameters
@@ -189,9 +205,9 @@ def linear_backward(x, weight, dy, *, weight_grad, bias_grad=None, bint input_gr
     weight, weight_grad : array (out_features, in_features)
     dy : array (N, out_features)
     bias_grad : array (out_features,), optional
-        float32 or float64, all the same; the gradients are added to.
+        float32 or float64, all the same; the gradients are added to, and share no memory with the others.
     input_gradient : bool
-        Whether the gradient of x is wanted.
+        Whether to return the gradient of x.
 
     Returns
     -------
@@ -206,50 +222,70 @@ def linear_backward(x, weight, dy, *, weight_grad, bias_grad=None, bint input_gr
     cdef int typenum = cnp.PyArray_TYPE(rows)
     cdef array w = as_floats(weight, "weight", typenum)
     cdef array change = as_floats(dy, "dy", typenum)
+    cdef bint with_input = as_flag(input_gradient, "input_gradient")
+    cdef array dx = None
+    cdef nnf_matmul p
     if cnp.PyArray_NDIM(rows) != 2 or cnp.PyArray_NDIM(w) != 2 or cnp.PyArray_DIM(rows, 1) != cnp.PyArray_DIM(w, 1):
         raise ValueError(f"x, weight: expected shapes (N, in_features) and (out_features, in_features), got "
                          f"{np.shape(rows)} and {np.shape(w)}")
-    cdef cnp.npy_intp n = cnp.PyArray_DIM(rows, 0), inputs = cnp.PyArray_DIM(w, 1), outputs = cnp.PyArray_DIM(w, 0)
+    cdef cnp.npy_intp n = cnp.PyArray_DIM(rows, 0), outputs = cnp.PyArray_DIM(w, 0)
     if cnp.PyArray_NDIM(change) != 2 or cnp.PyArray_DIM(change, 0) != n or cnp.PyArray_DIM(change, 1) != outputs:
         raise ValueError(f"dy: expected shape ({n}, {outputs}), got {np.shape(change)}")
-    cdef array to_weight = as_output(weight_grad, 2, cnp.PyArray_DIMS(w), typenum)
-    cdef array to_bias = None if bias_grad is None else as_output(bias_grad, 1, &outputs, typenum)
-    if overlap(to_weight, rows) or overlap(to_weight, change) or overlap(to_weight, w):
-        raise ValueError("weight_grad: expected an array that shares no memory with x, weight or dy")
+    cdef array weight_sum = as_writeable(weight_grad, "weight_grad", 2, cnp.PyArray_DIMS(w), typenum), bias_sum = None
+    if bias_grad is not None:
+        bias_sum = as_writeable(bias_grad, "bias_grad", 1, &outputs, typenum)
+    refuse_shared_gradients(weight_sum, bias_sum, x, weight, dy)
     if reference is not None:
-        to_weight += reference.product(change.T, rows)
-        if to_bias is not None:
-            to_bias += change.sum(axis=0)
-        return reference.product(change, w) if input_gradient else None
-    _add_product(change, rows, to_weight)
+        weight_sum += reference.product(change.T, rows)
+        if bias_sum is not None:
+            bias_sum += change.sum(axis=0)
+        return reference.product(change, w) if with_input else None
+    cdef array to_weight = in_c_order(weight_sum), to_bias = None if bias_sum is None else in_c_order(bias_sum)
+    if with_input:
+        dx = cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(rows), typenum, 0)
+        describe_product(&p, change, False, w, False)
+        p.c = cnp.PyArray_DATA(dx)
+        run_matmul(kernels_for(rows), &p)
+    describe_product(&p, change, True, rows, False)
+    p.c, p.add = cnp.PyArray_DATA(to_weight), 1
+    run_matmul(kernels_for(rows), &p)
+    write_back(to_weight, weight_sum)
     if to_bias is not None:
-        _add_column_sums(change, to_bias)
-    return _matmul(change, w, False, False, None, NNF_IDENTITY, None) if input_gradient else None
+        add_column_sums(change, to_bias)
+        write_back(to_bias, bias_sum)
+    return dx
 
 
-cdef void _add_product(array a, array b, array c):
-    """c += a.T @ b, all two-dimensional."""
-    cdef nnf_matmul p
-    cdef intptr_t size = cnp.PyArray_ITEMSIZE(a)
-    p.batch, p.m, p.k, p.n = 1, cnp.PyArray_DIM(a, 1), cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(b, 1)
-    p.a, p.b, p.c = cnp.PyArray_DATA(a), cnp.PyArray_DATA(b), cnp.PyArray_DATA(c)
-    p.a_row, p.a_col = cnp.PyArray_STRIDE(a, 1) // size, cnp.PyArray_STRIDE(a, 0) // size
-    p.b_row, p.b_col = cnp.PyArray_STRIDE(b, 0) // size, cnp.PyArray_STRIDE(b, 1) // size
-    p.c_row, p.a_batch, p.b_batch, p.c_batch = p.n, 0, 0, 0
-    p.bias, p.activation, p.alpha, p.add = NULL, NNF_IDENTITY, 0.0, 1
-    run_matmul(kernels_for(a), &p)
+cdef tuple GRADIENTS = ("weight_grad", "x", "weight", "dy", "bias_grad")
 
 
-cdef void _add_column_sums(array a, array c):
+cdef int refuse_shared_gradients(array to_weight, array to_bias, object x, object weight, object dy) except -1:
+    cdef piece pieces[5]
+    cdef intptr_t count = 1
+    set_piece(&pieces[0], to_weight, True, 0, 0)
+    if cnp.PyArray_Check(x):
+        set_piece(&pieces[count], x, False, 1, 0)
+        count += 1
+    if cnp.PyArray_Check(weight):
+        set_piece(&pieces[count], weight, False, 2, 0)
+        count += 1
+    if cnp.PyArray_Check(dy):
+        set_piece(&pieces[count], dy, False, 3, 0)
+        count += 1
+    if to_bias is not None:
+        set_piece(&pieces[count], to_bias, True, 4, 0)
+        count += 1
+    return refuse_shared(pieces, count, GRADIENTS)
+
+
+cdef void add_column_sums(array a, array c):
     """c += a summed over its rows: a row of ones, all of them the same number, times a."""
     cdef nnf_matmul p
     cdef float one_single = 1.0
     cdef double one_double = 1.0
-    cdef intptr_t size = cnp.PyArray_ITEMSIZE(a)
-    p.batch, p.m, p.k, p.n = 1, 1, cnp.PyArray_DIM(a, 0), cnp.PyArray_DIM(a, 1)
-    p.a = <void *>&one_single if size == 4 else <void *>&one_double
-    p.a_row, p.a_col, p.a_batch, p.b_batch, p.c_batch = 0, 0, 0, 0, 0
-    p.b, p.c, p.c_row = cnp.PyArray_DATA(a), cnp.PyArray_DATA(c), p.n
-    p.b_row, p.b_col = cnp.PyArray_STRIDE(a, 0) // size, cnp.PyArray_STRIDE(a, 1) // size
-    p.bias, p.activation, p.alpha, p.add = NULL, NNF_IDENTITY, 0.0, 1
+    describe_product(&p, a, False, a, False)
+    p.m, p.k = 1, cnp.PyArray_DIM(a, 0)
+    p.a = <void *>&one_single if cnp.PyArray_ITEMSIZE(a) == 4 else <void *>&one_double
+    p.a_row, p.a_col = 0, 0
+    p.c, p.add = cnp.PyArray_DATA(c), 1
     run_matmul(kernels_for(a), &p)

@@ -1,14 +1,7 @@
 # The border of csrc/optimizer.inc.h: one step of many parameters. Included by _kernels.pyx.
 
-cdef dict RULES = {
-    "sgd": NNF_SGD, "momentum": NNF_MOMENTUM, "nesterov": NNF_NESTEROV, "adagrad": NNF_ADAGRAD,
-    "rmsprop": NNF_RMSPROP, "adam": NNF_ADAM,
-}
-cdef dict STATES = {"sgd": "", "momentum": "m", "nesterov": "m", "adagrad": "s", "rmsprop": "s", "adam": "ms"}
-
-
-def optimizer_update(str rule, list values, list gradients, list means=[], list squares=[], *, double rate,
-                     double decay=0.0, double shrink=0.0, double beta1=0.0, double beta2=0.0, double eps=0.0):
+def optimizer_update(rule, list values not None, list gradients not None, list means=[], list squares=[], *, rate,
+                     decay=0.0, shrink=0.0, beta1=0.0, beta2=0.0, eps=0.0):
     """One step of an optimizer for many parameters, each in one pass over value, gradient and state, in place.
 
     With g = gradient + decay * value, and value first multiplied by 1 - shrink:
@@ -33,62 +26,122 @@ def optimizer_update(str rule, list values, list gradients, list means=[], list 
     Raises
     ------
     TypeError, ValueError
-        Anything that does not fit; nothing has been changed.
+        Anything that does not fit, arrays that are written and share memory; nothing has been changed.
     """
     cdef nnf_update p
-    cdef array w, g, m, s
-    cdef const nnf_kernels *kernels
     cdef intptr_t i, count = len(values)
-    if rule not in RULES:
-        raise ValueError(f"rule: expected one of {', '.join(RULES)}, got {rule!r}")
-    cdef bint has_m = "m" in STATES[rule], has_s = "s" in STATES[rule]
-    for name, given, wanted in (("gradients", gradients, True), ("means", means, has_m), ("squares", squares, has_s)):
-        if wanted and len(given) != count:
-            raise ValueError(f"{name}: expected {count} arrays, one for each value, got {len(given)}")
-    for i in range(count):
-        w = _writeable(values[i], "values", i, None)
-        _like(gradients[i], "gradients", i, w)
-        if has_m:
-            _writeable(means[i], "means", i, w)
-        if has_s:
-            _writeable(squares[i], "squares", i, w)
-    p.rule = RULES[rule]
-    p.rate, p.decay, p.shrink, p.beta1, p.beta2, p.eps = rate, decay, shrink, beta1, beta2, eps
-    p.m = p.s = NULL
-    for i in range(count):
-        w, g = values[i], gradients[i]
-        m = means[i] if has_m else None
-        s = squares[i] if has_s else None
-        if reference is not None or not _is_plain(w) or (has_m and not _is_plain(m)) or (has_s and not _is_plain(s)):
-            _twin()(rule, w, g, m, s, rate, decay, shrink, beta1, beta2, eps)
-            continue
-        g = as_adjacent(as_floats(g, "gradients"))
-        p.n, p.w, p.g = cnp.PyArray_SIZE(w), cnp.PyArray_DATA(w), cnp.PyArray_DATA(g)
-        if has_m:
-            p.m = cnp.PyArray_DATA(m)
-        if has_s:
-            p.s = cnp.PyArray_DATA(s)
-        kernels = kernels_for(w)
-        if p.n * 2 < KEEP_GIL:
-            kernels.update(&p)
-        else:
-            with nogil:
-                kernels.update(&p)
+    p.rule = <nnf_rule>as_choice(rule, "rule", RULES)
+    p.rate, p.decay, p.shrink = as_number(rate, "rate"), as_number(decay, "decay"), as_number(shrink, "shrink")
+    p.beta1, p.beta2, p.eps = as_number(beta1, "beta1"), as_number(beta2, "beta2"), as_number(eps, "eps")
+    cdef bint has_m = nnf_rule_has_m(p.rule), has_s = nnf_rule_has_s(p.rule)
+    for name, given, needed in (("gradients", gradients, True), ("means", means, has_m), ("squares", squares, has_s)):
+        if needed and (given is None or len(given) != count):
+            raise ValueError(f"{name}: expected {count} arrays, one for each value, got "
+                             f"{'None' if given is None else len(given)}")
+    cdef piece few[64]
+    cdef piece *pieces = few
+    cdef intptr_t arrays = (2 + has_m + has_s) * count
+    if arrays > 64:
+        pieces = <piece *>malloc(arrays * sizeof(piece))
+        if pieces == NULL:
+            raise MemoryError(f"no room for the addresses of {arrays} arrays")
+    try:
+        plain = check_arrays(pieces, values, gradients, means if has_m else None, squares if has_s else None)
+    finally:
+        if pieces != few:
+            free(pieces)
+    if reference is not None:
+        for i in range(count):
+            reference.optimizer_update(
+                rule, np.asarray(values[i]), np.asarray(gradients[i]), np.asarray(means[i]) if has_m else None,
+                np.asarray(squares[i]) if has_s else None, p.rate, p.decay, p.shrink, p.beta1, p.beta2, p.eps)
+    elif plain:
+        update_all(&p, values, gradients, means if has_m else None, squares if has_s else None)
+    else:
+        update_copies(&p, values, gradients, means if has_m else None, squares if has_s else None)
 
 
-cdef object _twin():
-    from nnframe.kernels.reference import optimizer_update as twin
-    return twin
+cdef tuple ARRAYS = ("values[{}]", "gradients[{}]", "means[{}]", "squares[{}]")
 
 
-cdef inline bint _is_plain(array x):
-    """Whether C can write x where it lies; the NumPy twin writes any other."""
+cdef bint check_arrays(piece *pieces, list values, list gradients, list means, list squares) except -1:
+    """Check each array, and all of them against each other; returns whether C can take them as they are."""
+    cdef intptr_t i, at = 0
+    cdef bint plain = True
+    cdef array w
+    cdef array x
+    for i in range(len(values)):
+        w = as_value(values[i], i)
+        set_piece(&pieces[at], w, True, 0, i)
+        x = as_like(gradients[i], "gradients", i, w)
+        set_piece(&pieces[at + 1], x, False, 1, i)
+        plain = plain and is_plain(w) and cnp.PyArray_ISCARRAY_RO(x)
+        at += 2
+        if means is not None:
+            x = as_state(means[i], "means", i, w)
+            set_piece(&pieces[at], x, True, 2, i)
+            plain = plain and is_plain(x)
+            at += 1
+        if squares is not None:
+            x = as_state(squares[i], "squares", i, w)
+            set_piece(&pieces[at], x, True, 3, i)
+            plain = plain and is_plain(x)
+            at += 1
+    refuse_shared(pieces, at, ARRAYS)
+    return plain
+
+
+cdef inline bint is_plain(array x) noexcept:
+    """Whether C can write to `x`."""
     return cnp.PyArray_ISCARRAY(x)
 
 
-cdef array _like(object given, str name, intptr_t i, array like):
+cdef int update_all(nnf_update *p, list values, list gradients, list means, list squares) except -1:
+    cdef intptr_t i
+    cdef array w
+    cdef const nnf_kernels *kernels
+    p.m = p.s = NULL
+    for i in range(len(values)):
+        w = values[i]
+        p.n, p.w, p.g = cnp.PyArray_SIZE(w), cnp.PyArray_DATA(w), cnp.PyArray_DATA(<array>gradients[i])
+        if means is not None:
+            p.m = cnp.PyArray_DATA(<array>means[i])
+        if squares is not None:
+            p.s = cnp.PyArray_DATA(<array>squares[i])
+        kernels = kernels_for(w)
+        if p.n * 2 < KEEP_GIL:
+            kernels.update(p)
+        else:
+            with nogil:
+                kernels.update(p)
+    return 0
+
+
+cdef int update_copies(nnf_update *p, list values, list gradients, list means, list squares) except -1:
+    """The same with copies in C order; all of them are there before anything is written."""
+    cdef list written = [x for arrays in (values, means, squares) if arrays is not None for x in arrays]
+    cdef list copies = [in_c_order(x) for x in written]
+    cdef intptr_t count = len(values)
+    update_all(p, copies[:count], [as_contiguous(as_floats(x, "gradients")) for x in gradients],
+               copies[count:2 * count] if means is not None else None,
+               copies[len(copies) - count:] if squares is not None else None)
+    for x, copy in zip(written, copies):
+        write_back(copy, x)
+    return 0
+
+
+cdef array as_value(object given, intptr_t i):
     if not cnp.PyArray_Check(given):
-        raise TypeError(f"{name}[{i}]: expected an array, got {type(given).__name__}")
+        raise TypeError(f"values[{i}]: expected an array, got {got(given)}")
+    cdef array x = given
+    if cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT32 and cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT64:
+        raise TypeError(f"values[{i}]: expected an array of float32 or float64, got {x.dtype}")
+    return as_state(x, "values", i, x)
+
+
+cdef array as_like(object given, str name, intptr_t i, array like):
+    if not cnp.PyArray_Check(given):
+        raise TypeError(f"{name}[{i}]: expected an array, got {got(given)}")
     cdef array x = given
     if cnp.PyArray_TYPE(x) != cnp.PyArray_TYPE(like) or not cnp.PyArray_SAMESHAPE(x, like):
         raise ValueError(f"{name}[{i}]: expected {like.dtype} of shape {np.shape(like)} like its value, "
@@ -96,25 +149,16 @@ cdef array _like(object given, str name, intptr_t i, array like):
     return x
 
 
-cdef array _writeable(object given, str name, intptr_t i, array like):
-    cdef array x = as_array(given, name, i) if like is None else _like(given, name, i, like)
+cdef array as_state(object given, str name, intptr_t i, array like):
+    cdef array x = as_like(given, name, i, like)
     if not cnp.PyArray_ISWRITEABLE(x):
         raise ValueError(f"{name}[{i}]: expected an array that can be written, got a read-only one")
     return x
 
 
-cdef array as_array(object given, str name, intptr_t i):
-    if not cnp.PyArray_Check(given):
-        raise TypeError(f"{name}[{i}]: expected an array, got {type(given).__name__}")
-    cdef array x = given
-    if cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT32 and cnp.PyArray_TYPE(x) != cnp.NPY_FLOAT64:
-        raise TypeError(f"{name}[{i}]: expected an array of float32 or float64, got {x.dtype}")
-    return x
-
-
 def all_finite(x):
     """Whether no number of `x`, an array of float32 or float64, is infinite or NaN."""
-    cdef array numbers = as_adjacent(as_floats(x, "x"))
+    cdef array numbers = as_contiguous(as_floats(x, "x"))
     cdef intptr_t n = cnp.PyArray_SIZE(numbers)
     cdef bint finite
     cdef const nnf_kernels *kernels = kernels_for(numbers)

@@ -1,40 +1,40 @@
-# The border of csrc/softmax_cross_entropy.inc.h, and the checks of labels. Included by _kernels.pyx.
+# The border of csrc/losses.inc.h, and the checks of labels. Included by _kernels.pyx.
 
 cdef array as_logits(object logits):
     cdef array x = as_floats(logits, "logits")
     if cnp.PyArray_NDIM(x) != 2 or cnp.PyArray_DIM(x, 1) < 1:
         raise ValueError(f"logits: expected shape (N, C) with at least one class, got {np.shape(x)}")
-    return as_adjacent(x)
+    return as_contiguous(x)
 
 
 cdef array as_labels(object labels, array x, int64_t ignored=NNF_NONE_IGNORED):
     """Class indices as int64 (N,), or soft labels as an array like the logits; each checked."""
-    cdef array t = labels if cnp.PyArray_Check(labels) else np.asarray(labels)
+    cdef array t = labels if cnp.PyArray_CheckExact(labels) else as_plain_array(labels, "labels")
     cdef cnp.npy_intp rows = cnp.PyArray_DIM(x, 0), classes = cnp.PyArray_DIM(x, 1), i
     cdef const int64_t *index
     if cnp.PyArray_NDIM(t) == 2 and cnp.PyArray_SAMESHAPE(t, x):
-        return _as_targets(t, x)
+        return as_targets(t, x)
     if cnp.PyArray_NDIM(t) != 1 or cnp.PyArray_DIM(t, 0) != rows:
         raise ValueError(f"labels: expected {rows} class indices of shape ({rows},), or one-hot or soft labels of "
                          f"shape ({rows}, {classes}), got shape {np.shape(t)}")
     if not cnp.PyArray_ISINTEGER(t):
         raise TypeError(f"labels: expected integers for class indices, got {t.dtype}")
-    if t.dtype == np.uint64 and rows and t.max() > np.uint64(classes):
-        raise ValueError(f"labels: expected class indices in [0, {classes}), got {t.max()}")
-    t = as_adjacent(t.astype(np.int64, copy=False))
+    if t.dtype == np.uint64 and rows and t.max() > np.uint64(2**63 - 1):    # int64 would make it another number
+        raise ValueError(f"labels: expected class indices in [0, {classes}), got {t.max()} at position {t.argmax()}")
+    t = as_contiguous(t.astype(np.int64, copy=False))
     if not cnp.PyArray_ISALIGNED(t):
         t = t.copy()
     index = <const int64_t *>cnp.PyArray_DATA(t)
     for i in range(rows):
-        if (index[i] < 0 or index[i] >= classes) and index[i] != ignored:
+        if (index[i] < 0 or index[i] >= classes) and (index[i] != ignored or ignored == NNF_NONE_IGNORED):
             raise ValueError(f"labels: expected class indices in [0, {classes}), got {index[i]} at position {i}")
     return t
 
 
-cdef array _as_targets(array t, array x):
+cdef array as_targets(array t, array x):
     if not (cnp.PyArray_ISINTEGER(t) or cnp.PyArray_ISFLOAT(t) or cnp.PyArray_ISBOOL(t)):
         raise TypeError(f"labels: expected numbers for soft labels, got {t.dtype}")
-    t = as_adjacent(as_floats(t.astype(x.dtype, copy=False), "labels"))
+    t = as_contiguous(as_floats(t.astype(x.dtype, copy=False), "labels"))
     sums = t.sum(axis=1)
     wrong = ~((t >= 0).all(axis=1) & (np.abs(sums - 1) <= 1e-3))
     if wrong.any():
@@ -48,20 +48,22 @@ cdef int64_t as_ignored(object ignore_index) except? -1:
     if ignore_index is None:
         return NNF_NONE_IGNORED
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer)):
-        raise TypeError(f"ignore_index: expected an integer or None, got {ignore_index!r}")
+        raise TypeError(f"ignore_index: expected an integer or None, got {got(ignore_index)}")
+    if not NNF_NONE_IGNORED < ignore_index < 2**63:
+        raise ValueError(f"ignore_index: expected a number that int64 holds, got {ignore_index}")
     return ignore_index
 
 
 cdef array as_class_weights(object weight, array x):
     if weight is None:
         return None
-    cdef array w = np.asarray(weight)
+    cdef array w = as_plain_array(weight, "weight")
     if w.dtype.kind not in "iuf" or cnp.PyArray_NDIM(w) != 1 or cnp.PyArray_DIM(w, 0) != cnp.PyArray_DIM(x, 1):
         raise ValueError(f"weight: expected {cnp.PyArray_DIM(x, 1)} numbers, one for each class, got {w.dtype} of "
                          f"shape {np.shape(w)}")
     if not (np.isfinite(w).all() and (w >= 0).all()):
         raise ValueError(f"weight: expected finite numbers >= 0, got {w}")
-    return as_adjacent(as_floats(w.astype(x.dtype, copy=False), "weight"))
+    return as_contiguous(as_floats(w.astype(x.dtype, copy=False), "weight"))
 
 
 def check_labels(logits, labels, *, ignore_index=None):
@@ -78,9 +80,11 @@ def check_labels(logits, labels, *, ignore_index=None):
 def softmax(logits, *, out=None):
     """Each row of `logits` (N, C) through exp(x) / sum(exp(x)); returns (N, C)."""
     cdef array x = as_logits(logits)
-    cdef array y = as_output(out, 2, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x))
+    cdef array y = as_output(out, "out", 2, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x))
     cdef intptr_t rows = cnp.PyArray_DIM(x, 0), classes = cnp.PyArray_DIM(x, 1)
     cdef const nnf_kernels *kernels = kernels_for(x)
+    if out is not None:
+        refuse_shift(y, "out", logits, "logits")
     if reference is not None:
         y[...] = reference.softmax(x)
         return y
@@ -92,7 +96,7 @@ def softmax(logits, *, out=None):
     return y
 
 
-def softmax_cross_entropy(logits, labels, *, str reduction="mean", weight=None, label_smoothing=0.0,
+def softmax_cross_entropy(logits, labels, *, reduction="mean", weight=None, label_smoothing=0.0,
                           ignore_index=None, out=None):
     """Cross-entropy of softmax(logits) against labels, and its gradient, in one pass.
 
@@ -116,7 +120,7 @@ def softmax_cross_entropy(logits, labels, *, str reduction="mean", weight=None, 
     ignore_index : int, optional
         Rows with this class index add nothing, and their gradient is 0.
     out : array (N, C), optional
-        Receives the gradient; may be `logits`.
+        Receives the gradient; may be `logits`, else shares no memory with the others.
 
     Returns
     -------
@@ -130,39 +134,39 @@ def softmax_cross_entropy(logits, labels, *, str reduction="mean", weight=None, 
         A dtype, shape or label that does not fit.
     """
     cdef array x = as_logits(logits)
-    cdef int64_t ignored = NNF_NONE_IGNORED if ignore_index is None else as_ignored(ignore_index)
-    cdef array t = as_labels(labels, x, ignored)
-    cdef array w = None if weight is None else as_class_weights(weight, x)
-    cdef bint mean = _is_mean(reduction)
-    cdef double smoothing = _as_smoothing(label_smoothing)
-    cdef array grad = as_output(out, 2, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x))
+    cdef int64_t ignored = as_ignored(ignore_index)
+    cdef array t = as_labels(labels, x, ignored), w = as_class_weights(weight, x)
+    cdef bint mean = as_choice(reduction, "reduction", REDUCTIONS)
+    cdef double smoothing = as_smoothing(label_smoothing)
+    cdef array grad = as_output(out, "out", 2, cnp.PyArray_DIMS(x), cnp.PyArray_TYPE(x))
+    if out is not None:
+        refuse_shift(grad, "out", logits, "logits")
+        refuse_overlap(grad, "out", labels, "labels")
+        refuse_overlap(grad, "out", weight, "weight")
     return _softmax_cross_entropy(x, t, w, smoothing, ignored, mean, grad), grad
 
 
-def softmax_cross_entropy_loss(logits, labels, *, str reduction="mean", weight=None, label_smoothing=0.0,
+def softmax_cross_entropy_loss(logits, labels, *, reduction="mean", weight=None, label_smoothing=0.0,
                                ignore_index=None):
     """The loss of `softmax_cross_entropy` alone, a float."""
     cdef array x = as_logits(logits)
     cdef int64_t ignored = as_ignored(ignore_index)
     return _softmax_cross_entropy(x, as_labels(labels, x, ignored), as_class_weights(weight, x),
-                                  _as_smoothing(label_smoothing), ignored, _is_mean(reduction), None)
+                                  as_smoothing(label_smoothing), ignored,
+                                  as_choice(reduction, "reduction", REDUCTIONS), None)
 
 
-cdef bint _is_mean(str reduction) except *:
-    if reduction != "mean" and reduction != "sum":
-        raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
-    return reduction == "mean"
+cdef dict REDUCTIONS = {"mean": 1, "sum": 0}
 
 
-cdef double _as_smoothing(object value) except? -1:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"label_smoothing: expected a number, got {value!r}")
-    if not 0 <= value <= 1:
-        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {value!r}")
-    return value
+cdef double as_smoothing(object value) except? -1.0:
+    cdef double smoothing = as_number(value, "label_smoothing")
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"label_smoothing: expected a number in [0, 1], got {got(value)}")
+    return smoothing
 
 
-cdef double _weight_of_rows(array t, array weight, int64_t ignored):
+cdef double weight_of_rows(array t, array weight, int64_t ignored):
     """What a mean divides by."""
     cdef intptr_t i, rows = cnp.PyArray_DIM(t, 0)
     cdef const int64_t *labels
@@ -183,7 +187,7 @@ cdef double _softmax_cross_entropy(array x, array t, array weight, double smooth
     cdef nnf_softmax_cross_entropy p
     cdef const nnf_kernels *kernels = kernels_for(x)
     cdef double few[64]
-    cdef double loss = 0.0, divisor = _weight_of_rows(t, weight, ignored) if mean else 1.0
+    cdef double loss = 0.0, divisor = weight_of_rows(t, weight, ignored) if mean else 1.0
     cdef intptr_t i
     p.rows, p.classes = cnp.PyArray_DIM(x, 0), cnp.PyArray_DIM(x, 1)
     p.logits, p.logits_row = cnp.PyArray_DATA(x), p.classes

@@ -2,13 +2,20 @@
 
 from nnframe.layers.activations import ELU, GELU, Activation, LeakyReLU, ReLU, Sigmoid, SiLU, Softplus, Step, Tanh
 from nnframe.layers.containers import Branches, Residual, Sequential
+from nnframe.layers.dropout import Dropout
+from nnframe.layers.embedding import Embedding
 from nnframe.layers.linear import Linear
+from nnframe.layers.normalization import BatchNorm1d, LayerNorm
 
 __all__ = [
     "ELU",
     "GELU",
     "Activation",
+    "BatchNorm1d",
     "Branches",
+    "Dropout",
+    "Embedding",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "ReLU",

@@ -120,4 +120,4 @@ def _plain(value: Any) -> Any:
     """`value` as a number of Python's own, where it is one of NumPy's or an array of one entry."""
     if isinstance(value, np.generic | np.ndarray) and value.size == 1:
         value = value.item()
-    return float(value) if isinstance(value, np.floating) else value
+    return float(value) if isinstance(value, np.longdouble) else value

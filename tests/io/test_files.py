@@ -99,11 +99,13 @@ def test_what_is_no_file_is_refused_by_name(tmp_path):
     assert names(tmp_path) == before, "and nothing has been written"
 
 
-def test_a_write_protected_file_is_not_replaced(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_is_write_protected_is_not_replaced(tmp_path, monkeypatch, kind):
     path = tmp_path / "a"
     path.write_bytes(b"old")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everything
-    with pytest.raises(PermissionError, match=f"got a write-protected one: '{path}'"):
+    protected = path if kind == "file" else tmp_path
+    monkeypatch.setattr(os, "access", lambda asked, mode: asked != protected)  # root may write everything
+    with pytest.raises(PermissionError, match=f"expected a {kind} to write to, got a .*: '{protected}'"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
 

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,14 +57,18 @@ def test_memory_order_does_not_matter(path):
 
 
 class Keeping(nn.Layer):
-    """A layer with a parameter, and arrays of any dtype that are not trained."""
+    """A layer with a parameter, and buffers of any dtype and memory order."""
 
     def __init__(self, **arrays):
         self.weight = nn.Parameter(np.ones(2))
-        self.arrays = arrays
+        for name, array in arrays.items():
+            buffer = nn.Buffer(0)
+            buffer.value = array
+            setattr(self, name, buffer)
 
-    def named_buffers(self):
-        return iter([(name, SimpleNamespace(value=value)) for name, value in self.arrays.items()])
+    @property
+    def arrays(self):
+        return {name: buffer.value for name, buffer in self.named_buffers()}
 
 
 DTYPES = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float64"]
@@ -196,6 +199,8 @@ def test_arguments_in_the_wrong_order(path):
             use(3, path)
         with pytest.raises(TypeError, match="path: expected a path, got None"):
             use(make(), None)
+    with pytest.raises(TypeError, match="allow_nonfinite: expected True or False, got 'no'"):
+        nn.load(make(), path, allow_nonfinite="no")
 
 
 def test_a_fifo_and_a_folder_are_refused(tmp_path):

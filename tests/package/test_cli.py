@@ -1,12 +1,46 @@
 """The command line, in this process and as a process of its own."""
 
+import contextlib
+import os
+import signal
+import stat
 import subprocess
 import sys
 
 import pytest
 
 import nnframe as nn
+from nnframe import cli
 from nnframe.cli import main
+
+RESULTS = ["history.csv", "history.png", "model.safetensors"]
+STEPS = 45  # of an epoch of the digits, in batches of 32
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+
+
+@pytest.fixture
+def earlier(tmp_path):
+    """The folder of an earlier run."""
+    for name in RESULTS:
+        (tmp_path / name).write_bytes(b"earlier")
+    return tmp_path
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+class Signalling:
+    """A strategy at whose given call a signal comes."""
+
+    def __init__(self, number, at):
+        self.number, self.at, self.calls = number, at, 0
+
+    def __call__(self, model, loss, x, t):
+        self.calls += 1
+        if self.calls == self.at:
+            os.kill(os.getpid(), self.number)
+        return nn.Backprop()(model, loss, x, t)
 
 
 def test_train_digits(tmp_path, capsys):
@@ -99,3 +133,174 @@ def test_as_a_process(tmp_path):
     )
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
+
+
+SIGNALS = pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["INT", "TERM", "HUP"],
+)
+
+
+@SIGNALS
+def test_a_run_without_a_whole_epoch_leaves_the_earlier_one(earlier, capsys, monkeypatch, number, status):
+    before = contents(earlier)
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    monkeypatch.setitem(cli.GRADIENTS, "central", lambda: Signalling(number, STEPS))
+    assert main(["train", "--out", str(earlier)]) == status
+    assert contents(earlier) == before
+    assert f"no epoch is complete: nothing is written to {earlier}" in capsys.readouterr().out
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
+
+
+@SIGNALS
+def test_what_a_signal_cuts_short_is_written(earlier, capsys, monkeypatch, number, status):
+    monkeypatch.setitem(cli.GRADIENTS, "central", lambda: Signalling(number, 2 * STEPS + 3))
+    assert main(["train", "--out", str(earlier)]) == status
+    out = capsys.readouterr().out
+    assert "interrupted in epoch 3" in out
+    assert f"to {earlier}, in place of an earlier run's model.safetensors, history.csv, history.png" in out
+    assert len((earlier / "history.csv").read_text().splitlines()) == 3, "a head and two whole epochs"
+    found = contents(earlier)
+    assert set(found) <= set(RESULTS), "nothing else is left there"
+    assert b"earlier" not in found.values(), "a file of the earlier run among those of this one"
+
+
+def test_a_signal_while_results_are_written_waits(tmp_path, monkeypatch):
+    together = cli.write_together
+
+    def interrupted(contents):
+        os.kill(os.getpid(), signal.SIGTERM)
+        together(contents)
+
+    monkeypatch.setattr(cli, "write_together", interrupted)
+    assert main(["train", "--epochs", "1", "--out", str(tmp_path)]) == 143
+    assert {"history.csv", "model.safetensors"} <= set(contents(tmp_path))
+
+
+def test_a_diverging_run_leaves_the_earlier_one(earlier):
+    before = contents(earlier)
+    assert main(["train", "--optimizer", "sgd", "--lr", "1e30", "--activation", "relu", "--out", str(earlier)]) == 2
+    assert contents(earlier) == before
+
+
+def test_without_matplotlib_a_line_says_why(earlier, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["train", "--epochs", "1", "--out", str(earlier)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "there is no history.png: plots need matplotlib: pip install nnframe[plot]"
+    assert lines[-2].startswith(f"wrote model.safetensors, history.csv to {earlier}, in place of")
+    assert set(contents(earlier)) == {"history.csv", "model.safetensors"}, "the picture was of the earlier run"
+
+
+def test_a_picture_that_fails_is_no_reason_to_lose_the_rest(tmp_path, capsys, monkeypatch):
+    def fail(history):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr("nnframe.plotting.plot_history", fail)
+    assert main(["train", "--epochs", "1", "--out", str(tmp_path)]) == 0
+    assert "there is no history.png: no fonts" in capsys.readouterr().out
+    assert set(contents(tmp_path)) == {"history.csv", "model.safetensors"}
+
+
+def test_a_file_that_cannot_be_replaced_is_found_before_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(cli.GRADIENTS, "central", None)
+    (tmp_path / "history.csv").mkdir()
+    assert main(["train", "--out", str(tmp_path)]) == 2
+    found = capsys.readouterr().err
+    assert "cannot be written to: expected a regular file, got a directory: " in found
+    assert "history.csv" in found
+
+
+def test_results_that_find_no_place_are_written_elsewhere(tmp_path, capsys, monkeypatch):
+    together, refuge = cli.write_together, tmp_path / "refuge"
+
+    def full(contents):
+        monkeypatch.setattr(cli, "write_together", together)
+        raise OSError(28, "No space left on device")
+
+    refuge.mkdir()
+    monkeypatch.setattr(cli, "write_together", full)
+    monkeypatch.setattr(cli.tempfile, "mkdtemp", lambda prefix: str(refuge))
+    assert main(["train", "--epochs", "1", "--out", str(tmp_path / "out")]) == 2
+    assert f"No space left on device; the results are in {refuge}" in capsys.readouterr().err
+    assert {"history.csv", "model.safetensors"} <= set(contents(refuge))
+    assert contents(tmp_path / "out") == {}
+
+
+def test_a_folder_that_has_gone_meanwhile_is_made_again(tmp_path, monkeypatch):
+    class Removing(Signalling):
+        def __call__(self, *args):
+            with contextlib.suppress(FileNotFoundError):
+                (tmp_path / "out").rmdir()
+            return super().__call__(*args)
+
+    monkeypatch.setitem(cli.GRADIENTS, "central", lambda: Removing(0, 0))
+    assert main(["train", "--epochs", "1", "--out", str(tmp_path / "out")]) == 0
+    assert {"history.csv", "model.safetensors"} <= set(contents(tmp_path / "out"))
+
+
+def test_modes_are_kept_and_home_is_expanded(earlier, monkeypatch):
+    monkeypatch.setenv("HOME", str(earlier.parent))
+    (earlier / "history.csv").chmod(0o600)
+    assert main(["train", "--epochs", "1", "--out", f"~/{earlier.name}"]) == 0
+    assert stat.S_IMODE((earlier / "history.csv").stat().st_mode) == 0o600
+    assert (earlier / "history.csv").read_bytes() != b"earlier"
+
+
+def start(*arguments, **options):
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    return subprocess.Popen([sys.executable, "-P", "-m", "nnframe", "train", *arguments], **options)
+
+
+@pytest.mark.parametrize("ignore", [False, True], ids=["", "Ctrl-C is ignored, as in the background of a script"])
+def test_sigterm_to_a_process(tmp_path, ignore):
+    def prepare():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    with start("--epochs", "100000", "--out", str(tmp_path), preexec_fn=prepare if ignore else None) as process:
+        while not process.stdout.readline().startswith("    2 "):
+            pass
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert "wrote model.safetensors, history.csv" in out
+    assert err == ""
+    assert len((tmp_path / "history.csv").read_text().splitlines()) >= 3
+
+
+def test_a_reader_that_goes_away_takes_no_work_with_it(tmp_path):
+    with start("--epochs", "30", "--out", str(tmp_path), env=BUFFERED) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        err = process.stderr.read()
+    assert process.returncode == 0, err
+    assert err == ""
+    assert len((tmp_path / "history.csv").read_text().splitlines()) == 31
+
+
+@pytest.mark.parametrize("argument", ["info", "--version", "--help"])
+def test_a_reader_that_was_never_there(argument):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-P", "-m", "nnframe", argument]
+    run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=BUFFERED, check=False)
+    os.close(write)
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+def test_without_any_stream(tmp_path):
+    command = f"exec '{sys.executable}' -P -m nnframe train --epochs 1 --out '{tmp_path}' <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
+    assert {"history.csv", "model.safetensors"} <= set(contents(tmp_path))
+    command = f"exec '{sys.executable}' -P -m nnframe train --epochs nine <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", command], check=False).returncode == 2
+
+
+def test_a_name_that_the_terminal_cannot_show(tmp_path):
+    out = tmp_path / "größer \udcff"
+    with start("--epochs", "1", "--out", os.fsencode(out), env=os.environ | {"PYTHONIOENCODING": "ascii"}) as process:
+        shown, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "gr\\xf6" in shown
+    assert {"history.csv", "model.safetensors"} <= set(contents(out))

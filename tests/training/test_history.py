@@ -88,6 +88,7 @@ def test_a_line_of_the_table():
     assert format_row({"epoch": 1, "loss": np.float32("nan"), "f1": 3, "done": True}).split() == (
         ["1", "nan", "-", "-", "-", "-", "3", "True"]
     )
+    assert format_row({"epoch": 1, "loss": np.longdouble(2)}).split()[1] == "2.0000"
 
 
 def test_the_file_holds_plain_numbers(tmp_path):

@@ -1,4 +1,4 @@
-/* vector.h - one vector type for every instruction set.
+/* vector.inc.h - one vector type for every instruction set.
  *
  * A template: included once for each instruction set and element type, with
  *   NNF_DOUBLE         0 for float, 1 for double
@@ -45,6 +45,15 @@
 #define FN(name) name##_f32
 #endif
 
+#undef vector_unaligned_t
+#undef vector_int_t
+#undef vector_unsigned_t
+#undef vector_t
+#define vector_unaligned_t FN(vector_unaligned_t)
+#define vector_int_t       FN(vector_int_t)
+#define vector_unsigned_t  FN(vector_unsigned_t)
+#define vector_t           FN(vector_t)
+
 #define v_set1    FN(vector_set1)
 #define v_load    FN(vector_load)
 #define v_store   FN(vector_store)
@@ -80,18 +89,18 @@ NNF_INLINE V v_sqrt(V a) { return sqrtf(a); }
 
 #else
 
-typedef T FN(vector) __attribute__((vector_size(NNF_VECTOR_BYTES)));
-typedef T FN(vector_unaligned) __attribute__((vector_size(NNF_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
-typedef TI FN(vector_int) __attribute__((vector_size(NNF_VECTOR_BYTES)));
-typedef TU FN(vector_unsigned) __attribute__((vector_size(NNF_VECTOR_BYTES)));
-#define V     FN(vector)
-#define VI    FN(vector_int)
-#define VU    FN(vector_unsigned)
+typedef T vector_t __attribute__((vector_size(NNF_VECTOR_BYTES)));
+typedef T vector_unaligned_t __attribute__((vector_size(NNF_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+typedef TI vector_int_t __attribute__((vector_size(NNF_VECTOR_BYTES)));
+typedef TU vector_unsigned_t __attribute__((vector_size(NNF_VECTOR_BYTES)));
+#define V     vector_t
+#define VI    vector_int_t
+#define VU    vector_unsigned_t
 #define LANES ((intptr_t)(NNF_VECTOR_BYTES / sizeof(T)))
 
 NNF_INLINE V v_set1(T a) { return a - (V){0}; }
-NNF_INLINE V v_load(const T *p) { return *(const FN(vector_unaligned) *)p; }
-NNF_INLINE void v_store(T *p, V a) { *(FN(vector_unaligned) *)p = a; }
+NNF_INLINE V v_load(const T *p) { return *(const vector_unaligned_t *)p; }
+NNF_INLINE void v_store(T *p, V a) { *(vector_unaligned_t *)p = a; }
 NNF_INLINE V v_select(VI mask, V a, V b) { return (V)((mask & (VI)a) | (~mask & (VI)b)); }
 
 /* What the operators cannot say. */
@@ -135,19 +144,10 @@ NNF_INLINE void v_store_n(T *p, V a, intptr_t n) { _mm512_mask_storeu_ps(p, (__m
 NNF_INLINE __m256i FN(vector_first)(intptr_t n) {
     static const TI first[2 * NNF_VECTOR_BYTES / sizeof(T)] = {
 #if NNF_DOUBLE
-        -1,
-        -1,
-        -1,
-        -1
+        -1, -1, -1, -1
 #else
-        -1,
-        -1,
-        -1,
-        -1,
-        -1,
-        -1,
-        -1,
-        -1
+        -1, -1, -1, -1, -1,
+        -1, -1, -1
 #endif
     };
     return _mm256_loadu_si256((const __m256i *)(first + LANES - n));

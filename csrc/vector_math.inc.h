@@ -1,8 +1,8 @@
-/* vector_math.h - exp, expm1, log1p, tanh, the logistic function and the normal distribution on vectors.
+/* vector_math.inc.h - exp, expm1, log1p, tanh, the logistic function and the normal distribution on vectors.
  *
- * A template like vector.h, which comes before it. Arguments may be anything: NaN gives NaN, overflow gives infinity,
- * results may be subnormal. The bound beside each function is in ULP of the result; tests/accuracy.py measures what
- * comes of it in the activations, over all floats and a sample of doubles, on every instruction set.
+ * A template like vector.inc.h, which comes before it. Arguments may be anything: NaN gives NaN, overflow gives
+ * infinity, results may be subnormal. The bound beside each function is in ULP of the result; tests/accuracy.py
+ * measures what comes of it in the activations, over all floats and a sample of doubles, on every instruction set.
  *
  * Reductions are the classical ones: exp(x) = 2^n exp(r) with |r| <= ln(2)/2; log(1 + f) through s = f / (2 + f), whose
  * series in s^2 converges fast. Polynomials interpolate at Chebyshev points, computed with 50 digits.
@@ -15,7 +15,6 @@
 #undef v_normal_tail
 #undef v_gauss
 #undef v_expm1_small
-#undef v_log1p_small
 #undef v_log1p_unit
 #undef v_sigmoid_slope
 #undef MANTISSA
@@ -32,7 +31,6 @@
 #define v_gauss         FN(vector_gauss)
 #define v_normal_tail   FN(vector_normal_tail)
 #define v_expm1_small   FN(vector_expm1_small)
-#define v_log1p_small   FN(vector_log1p_small)
 #define v_log1p_unit    FN(vector_log1p_unit)
 #define v_sigmoid_slope FN(vector_sigmoid_slope)
 
@@ -112,22 +110,11 @@ NNF_INLINE V FN(vector_polynomial)(V x, const T *c, int n) {
 NNF_INLINE V FN(vector_expm1_polynomial)(V r) {
     static const T c[] = {
 #if NNF_DOUBLE
-        0.500000000000000102,
-        0.166666666666666675,
-        0.0416666666666241279,
-        0.00833333333333006183,
-        0.00138888889172137169,
-        0.000198412698630536169,
-        0.0000248015212959543751,
-        2.75572684599970648e-6,
-        2.76200884454097482e-7,
-        2.51003854955103191e-8
+        0.500000000000000102,   0.166666666666666675,    0.0416666666666241279,    0.00833333333333006183,
+        0.00138888889172137169, 0.000198412698630536169, 0.0000248015212959543751, 2.75572684599970648e-6,
+        2.76200884454097482e-7, 2.51003854955103191e-8
 #else
-        0.5f,
-        0.166665769896987757f,
-        0.0416665546172045742f,
-        0.00836317905272257737f,
-        0.00139261835877134945f
+        0.5f, 0.166665769896987757f, 0.0416665546172045742f, 0.00836317905272257737f, 0.00139261835877134945f
 #endif
     };
     return r + r * r * FN(vector_polynomial)(r, c, sizeof c / sizeof *c);
@@ -162,16 +149,10 @@ NNF_INLINE V v_expm1(V x) {
 NNF_INLINE V v_expm1_small(V x) {
     static const T c[] = {
 #if NNF_DOUBLE
-        1.0 / 2,
-        1.0 / 6,
-        1.0 / 24,
-        1.0 / 120,
-        1.0 / 720,
-        1.0 / 5040
+        1.0 / 2,   1.0 / 6,   1.0 / 24, 1.0 / 120,
+        1.0 / 720, 1.0 / 5040
 #else
-        1.0f / 2,
-        1.0f / 6,
-        1.0f / 24
+        1.0f / 2, 1.0f / 6, 1.0f / 24
 #endif
     };
     return x + x * x * FN(vector_polynomial)(x, c, sizeof c / sizeof *c);
@@ -183,18 +164,10 @@ NNF_INLINE V v_expm1_small(V x) {
 NNF_INLINE V v_log1p(V x) {
     static const T c[] = {
 #if NNF_DOUBLE
-        0.66666666666666697,
-        0.399999999998991979,
-        0.285714286261145183,
-        0.222222111121049474,
-        0.181828907780261303,
-        0.153316666765971743,
-        0.146171283998072999
+        0.66666666666666697,  0.399999999998991979, 0.285714286261145183, 0.222222111121049474,
+        0.181828907780261303, 0.153316666765971743, 0.146171283998072999
 #else
-        0.666666665542697262f,
-        0.400001220257123254f,
-        0.285507997302090686f,
-        0.233310408340293527f
+        0.666666665542697262f, 0.400001220257123254f, 0.285507997302090686f, 0.233310408340293527f
 #endif
     };
     const T many = sizeof(T) == 8 ? (T)512 : (T)64;
@@ -222,48 +195,15 @@ NNF_INLINE V v_log1p(V x) {
     return v_select(x == v_set1(0), x, v_select(x != x, x, y));
 }
 
-/* log1p(x) for |x| <= NNF_SMALL: 0.6 ULP */
-NNF_INLINE V v_log1p_small(V x) {
-    static const T c[] = {
-#if NNF_DOUBLE
-        -1.0 / 2,
-        1.0 / 3,
-        -1.0 / 4,
-        1.0 / 5,
-        -1.0 / 6,
-        1.0 / 7,
-        -1.0 / 8
-#else
-        -1.0f / 2,
-        1.0f / 3,
-        -1.0f / 4,
-        1.0f / 5
-#endif
-    };
-    return x + x * x * FN(vector_polynomial)(x, c, sizeof c / sizeof *c);
-}
-
 /* log1p(x) for 0 <= x <= 1, without taking an exponent out: 1.3 ULP */
 NNF_INLINE V v_log1p_unit(V x) {
     static const T c[] = {
 #if NNF_DOUBLE
-        0.666666666666666669,
-        0.399999999999995225,
-        0.285714285716000993,
-        0.222222221982367706,
-        0.181818198979627144,
-        0.153845439648605493,
-        0.133351786314492558,
-        0.117342790613031975,
-        0.108451783948800148,
-        0.074921437955507673,
-        0.156305778009228504
+        0.666666666666666669, 0.399999999999995225, 0.285714285716000993, 0.222222221982367706,
+        0.181818198979627144, 0.153845439648605493, 0.133351786314492558, 0.117342790613031975,
+        0.108451783948800148, 0.074921437955507673, 0.156305778009228504
 #else
-        0.666666673f,
-        0.399997063f,
-        0.28592358f,
-        0.217065758f,
-        0.232243292f
+        0.666666673f, 0.399997063f, 0.28592358f, 0.217065758f, 0.232243292f
 #endif
     };
     const V s = x / (x + v_set1(2)), w = s * s, square = v_set1((T)0.5) * x * x;
@@ -311,39 +251,15 @@ NNF_INLINE V v_gauss(V x) {
 NNF_INLINE V v_normal_tail(V a, V g) {
     static const T c[] = {
 #if NNF_DOUBLE
-        0.472053206509844677,
-        -0.0967034773265259119,
-        0.0139996347244273062,
-        0.0286003640535545075,
-        -0.0321978374282171059,
-        0.0179360974797399809,
-        -0.00500237858772587138,
-        -0.000285623100869627756,
-        0.000694897062787180307,
-        -0.0000944302210508421007,
-        -0.0000878528805906453353,
-        0.0000212498744054704313,
-        0.0000136255052994366996,
-        -3.43172873358125852e-6,
-        -2.60897032268799103e-6,
-        4.03998173345859748e-7,
-        5.44701569103718597e-7,
-        9.23635665398200903e-10,
-        -1.02595949258290597e-7,
-        -1.78438872197052128e-8,
-        1.2171219383199083e-8,
-        4.10389977178349618e-9
+        0.472053206509844677,     -0.0967034773265259119,    0.0139996347244273062,     0.0286003640535545075,
+        -0.0321978374282171059,   0.0179360974797399809,     -0.00500237858772587138,   -0.000285623100869627756,
+        0.000694897062787180307,  -0.0000944302210508421007, -0.0000878528805906453353, 0.0000212498744054704313,
+        0.0000136255052994366996, -3.43172873358125852e-6,   -2.60897032268799103e-6,   4.03998173345859748e-7,
+        5.44701569103718597e-7,   9.23635665398200903e-10,   -1.02595949258290597e-7,   -1.78438872197052128e-8,
+        1.2171219383199083e-8,    4.10389977178349618e-9
 #else
-        0.472053219f,
-        -0.0967033957f,
-        0.0139985378f,
-        0.0285975606f,
-        -0.0321839078f,
-        0.0179660544f,
-        -0.00505424649f,
-        -0.000411906581f,
-        0.000726245818f,
-        9.1524745e-5f
+        0.472053219f,    -0.0967033957f,   0.0139985378f,   0.0285975606f, -0.0321839078f, 0.0179660544f,
+        -0.00505424649f, -0.000411906581f, 0.000726245818f, 9.1524745e-5f
 #endif
     };
     a = FN(vector_limit)(a, 0, 100);

@@ -1,4 +1,4 @@
-/* softmax_cross_entropy.inc.h - softmax, and cross-entropy with its gradient, row by row.
+/* losses.inc.h - softmax, and cross-entropy with its gradient, row by row.
  *
  * A row is read once from memory: its maximum, then exp(x - max) stored and summed, then scaled, while it lies in the
  * cache. With few classes a row would leave most lanes of a vector empty; then LANES rows are transposed in registers
@@ -6,12 +6,15 @@
  * the sum of the exponentials.
  */
 
-enum { FN(FEW_CLASSES) = 32, FN(SOFTMAX_ELEMENTS_A_TASK) = 1 << 14 };
+#undef softmax_job_t
+#undef row_of_targets_t
+#define softmax_job_t    FN(softmax_job_t)
+#define row_of_targets_t FN(row_of_targets_t)
 
 typedef struct {
     const nnf_softmax_cross_entropy *p;
     intptr_t rows_a_task;
-} FN(softmax_job);
+} softmax_job_t;
 
 /* ---- targets other than plain class indices ---- */
 
@@ -19,26 +22,41 @@ NNF_INLINE int FN(plain_labels)(const nnf_softmax_cross_entropy *p) {
     return !p->targets && !p->weights && p->smoothing == 0;
 }
 
-/* The row's q, as in the contract; returns its sum. */
-static double FN(row_targets)(const nnf_softmax_cross_entropy *p, intptr_t row, T *q) {
-    const T *weights = p->weights, *t = p->targets ? (const T *)p->targets + row * p->classes : NULL;
-    const int64_t label = p->labels ? p->labels[row] : 0;
-    const int ignored = p->labels && label == p->ignored;
-    const T rest = (T)(1 - p->smoothing), even = (T)(p->smoothing / (double)p->classes);
-    double sum = 0;
-    for (intptr_t c = 0; c < p->classes; c++) {
-        const T share = rest * (t ? t[c] : (T)(c == label)) + even;
-        q[c] = ignored ? 0 : weights ? weights[c] * share : share;
-        sum += (double)q[c];
-    }
-    return sum;
+/* The q of one row, as in the contract. */
+typedef struct {
+    const T *weights, *t;
+    int64_t label;
+    int ignored;
+    T rest, even;
+} row_of_targets_t;
+
+static row_of_targets_t FN(targets_of)(const nnf_softmax_cross_entropy *p, intptr_t row) {
+    const row_of_targets_t targets = {.weights = p->weights,
+                                      .t = p->targets ? (const T *)p->targets + row * p->classes : NULL,
+                                      .label = p->labels ? p->labels[row] : 0,
+                                      .ignored = p->labels && p->labels[row] == p->ignored,
+                                      .rest = (T)(1 - p->smoothing),
+                                      .even = (T)(p->smoothing / (double)p->classes)};
+    return targets;
 }
 
-/* sum_c q_c (x_c - max). Classes of probability 0 count for nothing, even at -inf. */
-static double FN(row_weighted)(intptr_t classes, const T *q, const T *x, T shift) {
-    double sum = 0;
-    for (intptr_t c = 0; c < classes; c++)
-        if (q[c] != 0) sum += (double)q[c] * ((double)x[c] - (double)shift);
+NNF_INLINE T FN(target)(const row_of_targets_t *targets, intptr_t c) {
+    const T share = targets->rest * (targets->t ? targets->t[c] : (T)(c == targets->label)) + targets->even;
+    return targets->ignored ? 0 : targets->weights ? targets->weights[c] * share : share;
+}
+
+/* Returns sum_c q_c; weighted: sum_c q_c (x_c - shift), where classes of probability 0 count for nothing, even at -inf.
+ * Writes q, unless it is NULL. */
+NNF_NOINLINE double FN(sums_of_targets)(const row_of_targets_t *targets, intptr_t classes, const T *x, T shift, T *q,
+                                        double *weighted) {
+    double sum = 0, products = 0;
+    for (intptr_t c = 0; c < classes; c++) {
+        const T target = FN(target)(targets, c);
+        if (q) q[c] = target;
+        sum += (double)target;
+        if (target != 0) products += (double)target * ((double)x[c] - (double)shift);
+    }
+    *weighted = products;
     return sum;
 }
 
@@ -62,29 +80,30 @@ static T FN(row_maximum)(const T *x, intptr_t n) {
     return largest;
 }
 
-/* y = exp(x - shift); returns the sum, in an order that depends on n alone */
+/* y = exp(x - shift), unless y is NULL; returns the sum, in an order that depends on n alone */
 static T FN(row_exp)(const T *x, intptr_t n, T shift, T *y) {
     V even = v_set1(0), odd = v_set1(0);
     T tail[LANES], total = 0;
     intptr_t i = 0;
     for (; i + 2 * LANES <= n; i += 2 * LANES) {
         const V e = v_exp(v_load(x + i) - v_set1(shift)), f = v_exp(v_load(x + i + LANES) - v_set1(shift));
-        v_store(y + i, e);
-        v_store(y + i + LANES, f);
+        if (y) v_store(y + i, e), v_store(y + i + LANES, f);
         even = even + e, odd = odd + f;
     }
     for (; i + LANES <= n; i += LANES) {
         const V e = v_exp(v_load(x + i) - v_set1(shift));
-        v_store(y + i, e);
+        if (y) v_store(y + i, e);
         even = even + e;
     }
     v_store(tail, even + odd);
     for (intptr_t j = 0; j < LANES; j++)
         total += tail[j];
     if (i < n) {
-        v_store(tail, v_exp(v_load_n(x + i, n - i) - v_set1(shift)));
-        for (intptr_t j = 0; i < n; i++, j++)
-            total += y[i] = tail[j];
+        const V e = v_exp(v_load_n(x + i, n - i) - v_set1(shift));
+        if (y) v_store_n(y + i, e, n - i);
+        v_store(tail, e);
+        for (intptr_t j = 0; j < n - i; j++)
+            total += tail[j];
     }
     return total;
 }
@@ -97,40 +116,41 @@ static void FN(row_scale)(T *y, intptr_t n, T factor) {
         y[i] *= factor;
 }
 
-/* exps and q: room for a row each, used where there is no gradient, and where labels are not plain. */
-static void FN(one_wide_row)(const nnf_softmax_cross_entropy *p, intptr_t row, T *exps, T *q) {
+static void FN(one_wide_row)(const nnf_softmax_cross_entropy *p, intptr_t row) {
     const intptr_t n = p->classes;
     const T *x = (const T *)p->logits + row * p->logits_row;
     const int plain = FN(plain_labels)(p), counts = !p->labels || p->labels[row] != p->ignored;
     const int64_t label = plain && p->labels && counts ? p->labels[row] : -1;
-    T *y = p->grad ? (T *)p->grad + row * n : exps;
+    const row_of_targets_t targets = FN(targets_of)(p, row);
+    T *y = p->grad ? (T *)p->grad + row * n : NULL;
     const T shift = FN(row_maximum)(x, n);
-    const double total = plain ? counts : FN(row_targets)(p, row, q);
-    double labelled = 0; /* before y overwrites x */
+    double total = counts, labelled = 0; /* before y overwrites x */
     if (!plain)
-        labelled = FN(row_weighted)(n, q, x, shift);
+        total = FN(sums_of_targets)(&targets, n, x, shift, NULL, &labelled);
     else if (label >= 0)
         labelled = (double)x[label] - (double)shift;
     const T sum = FN(row_exp)(x, n, shift, y);
     if (p->losses) p->losses[row] = total != 0 ? total * log((double)sum) - labelled : 0;
-    if (!p->grad) return;
+    if (!y) return;
     FN(row_scale)(y, n, (T)(p->scale * total) / sum);
     if (label >= 0) y[label] -= (T)p->scale;
     for (intptr_t c = 0; !plain && c < n; c++)
-        y[c] -= (T)p->scale * q[c];
+        y[c] -= (T)p->scale * FN(target)(&targets, c);
 }
 
 /* ---- few classes: LANES rows side by side, block[c][row] ---- */
 
 /* Targets of each row, and sum(q) and sum_c q_c (x_c - max). */
-static void FN(few_targets)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows, V shift, T *q, V *totals,
-                            V *labelled) {
+NNF_NOINLINE void FN(few_targets)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows, V shift, T *q,
+                                  V *totals, V *labelled) {
     T shifts[LANES], total[LANES] = {0}, weighted[LANES] = {0};
     v_store(shifts, shift);
     for (intptr_t r = 0; r < rows; r++, q += p->classes) {
         const T *x = (const T *)p->logits + (first + r) * p->logits_row;
-        total[r] = (T)FN(row_targets)(p, first + r, q);
-        weighted[r] = (T)FN(row_weighted)(p->classes, q, x, shifts[r]);
+        const row_of_targets_t targets = FN(targets_of)(p, first + r);
+        double labelled_row;
+        total[r] = (T)FN(sums_of_targets)(&targets, p->classes, x, shifts[r], q, &labelled_row);
+        weighted[r] = (T)labelled_row;
     }
     *totals = v_load(total), *labelled = v_load(weighted);
 }
@@ -148,7 +168,7 @@ NNF_INLINE VI FN(few_labels)(const nnf_softmax_cross_entropy *p, intptr_t first,
 }
 
 static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows) {
-    T block[FN(FEW_CLASSES) * LANES], q[FN(FEW_CLASSES) * LANES];
+    T block[NNF_FEW_CLASSES * LANES], q[NNF_FEW_CLASSES * LANES];
     const intptr_t n = p->classes;
     const int plain = FN(plain_labels)(p);
     const V zero = v_set1(0);
@@ -190,29 +210,22 @@ static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, 
 /* ---- tasks ---- */
 
 static void FN(softmax_task)(void *context, intptr_t task) {
-    const FN(softmax_job) *job = context;
+    const softmax_job_t *job = context;
     const nnf_softmax_cross_entropy *p = job->p;
     const intptr_t first = task * job->rows_a_task;
     const intptr_t end = first + job->rows_a_task < p->rows ? first + job->rows_a_task : p->rows;
-    if (p->classes <= FN(FEW_CLASSES)) {
+    if (p->classes <= NNF_FEW_CLASSES) {
         for (intptr_t row = first; row < end; row += LANES)
             FN(few_classes)(p, row, end - row < LANES ? end - row : LANES);
         return;
     }
-    const int needed = !p->grad || !FN(plain_labels)(p);
-    T *scratch = needed ? malloc(2 * (size_t)p->classes * sizeof(T)) : NULL;
-    for (intptr_t row = first; row < end; row++) {
-        if (scratch || !needed)
-            FN(one_wide_row)(p, row, scratch, needed ? scratch + p->classes : NULL);
-        else if (p->losses)
-            p->losses[row] = NAN; /* out of memory: an answer that cannot be mistaken for one */
-    }
-    free(scratch);
+    for (intptr_t row = first; row < end; row++)
+        FN(one_wide_row)(p, row);
 }
 
 static void FN(softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) {
-    intptr_t rows = FN(SOFTMAX_ELEMENTS_A_TASK) / p->classes / LANES * LANES;
-    FN(softmax_job) job = {p, rows < 1 ? 1 : rows};
+    intptr_t rows = NNF_SOFTMAX_TASK / p->classes / LANES * LANES;
+    softmax_job_t job = {p, rows < 1 ? 1 : rows};
     nnf_parallel((p->rows + job.rows_a_task - 1) / job.rows_a_task, FN(softmax_task), &job);
 }
 

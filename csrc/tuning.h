@@ -1,0 +1,64 @@
+/* tuning.h - sizes of blocks, tiles and tasks: what was measured, and may be measured anew for another processor.
+ *
+ * No result depends on them, but for the rounding of sums over k, which are cut at NNF_BLOCK_K. */
+#ifndef NNFRAME_TUNING_H
+#define NNFRAME_TUNING_H
+
+/* ---- matrix product: see matmul.inc.h ---- */
+
+/* Most rows of a tile with two vectors of columns: 2 rows + 2 + 1 vectors must be registers, of which there are 32 for
+ * 64 bytes, 16 for 32 bytes, 32 for 16 bytes (NEON). */
+#define NNF_TILE_ROWS(vector_bytes)                                                                                    \
+    ((vector_bytes) == 64 ? 14 : (vector_bytes) == 32 ? 6 : (vector_bytes) == 16 ? 12 : 4)
+/* With one vector of columns: a sum waits 4 to 5 cycles for itself, at two a cycle, so that 6 rows would not do. */
+#define NNF_TALL_ROWS(vector_bytes)                                                                                    \
+    ((vector_bytes) == 64 ? 14 : (vector_bytes) == 32 ? 12 : (vector_bytes) == 16 ? 12 : 4)
+
+enum {
+    NNF_BLOCK_K = 256,      /* a panel of B, 32 KiB, and a strip of A are in the L1 cache */
+    NNF_BLOCK_M_TILES = 12, /* so many tiles of rows: a block of A is in the L2 cache */
+    NNF_BLOCK_N = 4096,     /* the packed part of B is in the L3 cache */
+    NNF_FEW_ROWS_TILES =
+        2, /* with so few tiles of rows B is read once or twice: in place, if its columns are contiguous */
+    NNF_NEAR_ROWS = 2048,   /* bytes from one row of B to the next, up to which it is read in place as well */
+    NNF_SMALL_B = 1 << 12,  /* elements of B that are in the L1 cache anyhow; what is packed is packed on the stack */
+    NNF_SHARED_B = 1 << 16, /* elements of B; a larger one is packed once, by all threads */
+    NNF_SHARED_PACK = 1 << 15, /* elements of a block of B that are worth packing on several threads */
+    NNF_TASK_FLOPS = 1 << 20   /* some 10 us of work: well above what it costs to wake a thread */
+};
+
+/* ---- elements per task: some 10 us of work ---- */
+
+enum {
+    NNF_ACTIVATION_TASK = 1 << 15,
+    NNF_SOFTMAX_TASK = 1 << 14,
+    NNF_UPDATE_TASK = 1 << 15,
+    NNF_FEW_CLASSES = 32 /* up to here rows are side by side, one per lane */
+};
+
+/* ---- central differences: see propagation.inc.h ---- */
+
+enum {
+    NNF_MOST_HALF = 256,             /* perturbations by +step in a tile: enough to fill vectors, */
+    NNF_TILE_BYTES = 1 << 19,        /* few enough that two sets of rows stay in the L2 cache */
+    NNF_UNIT_TASK_FLOPS = 200000000, /* a task of some 20 ms at most */
+    NNF_LEAST_UNIT_TASKS = 8,        /* and some for every thread */
+    NNF_ROWS_PER_POLL = 16
+};
+
+/* ---- functions of which one variable has been moved: see moved.c ---- */
+
+enum {
+    NNF_MOVED_TASK_ENTRIES = 64,         /* enough to amortise the task's copy of x, */
+    NNF_MOVED_TASK_NANOSECONDS = 5000000 /* few enough that poll is called in between */
+};
+
+/* ---- threads: see pool.c ---- */
+
+enum {
+    NNF_SPINS = 2000, /* of an idle worker, before it sleeps */
+    NNF_MOST_WORKERS = 255,
+    NNF_POLL_NANOSECONDS = 50000000
+};
+
+#endif

@@ -1,0 +1,120 @@
+# What csrc/nnframe.h declares; the contracts are there.
+
+from libc.stdint cimport int64_t, intptr_t, uint8_t
+
+cdef extern from "nnframe.h" nogil:
+    ctypedef enum nnf_activation:
+        NNF_IDENTITY
+    int NNF_ACTIVATIONS
+    const char *nnf_activation_name(nnf_activation f)
+    double nnf_activation_alpha(nnf_activation f)
+    ctypedef enum nnf_rule:
+        pass
+    int NNF_RULES
+    const char *nnf_rule_name(nnf_rule rule)
+    int nnf_rule_has_m(nnf_rule rule)
+    int nnf_rule_has_s(nnf_rule rule)
+    ctypedef struct nnf_update:
+        nnf_rule rule
+        intptr_t n
+        void *w
+        const void *g
+        void *m
+        void *s
+        double rate, decay, shrink, beta1, beta2, eps
+    ctypedef struct nnf_matmul:
+        intptr_t batch, m, n, k
+        const void *a
+        intptr_t a_batch, a_row, a_col
+        const void *b
+        intptr_t b_batch, b_row, b_col
+        void *c
+        intptr_t c_batch, c_row
+        const void *bias
+        int add
+        nnf_activation activation
+        double alpha
+    ctypedef struct nnf_softmax_cross_entropy:
+        intptr_t rows, classes
+        const void *logits
+        intptr_t logits_row
+        const int64_t *labels
+        int64_t ignored
+        const void *targets
+        const void *weights
+        double smoothing
+        double scale
+        void *grad
+        double *losses
+    ctypedef struct nnf_stage:
+        const void *weight
+        nnf_activation activation
+        double alpha
+        const void *x
+        const void *y
+        intptr_t width
+    ctypedef enum nnf_loss:
+        NNF_CROSS_ENTROPY
+        NNF_SQUARED_ERROR
+    ctypedef struct nnf_above:
+        intptr_t rows, outputs
+        intptr_t stages
+        const nnf_stage *stage
+        nnf_loss loss
+        const void *p
+        const void *t
+        const void *residual
+        intptr_t first, units
+    ctypedef struct nnf_difference:
+        nnf_above above
+        intptr_t inputs
+        const void *x
+        const void *columns
+        const uint8_t *wanted
+        const uint8_t *counted
+        double step, scale
+        void *grad_weight
+        void *grad_bias
+    ctypedef struct nnf_curves:
+        nnf_above above
+        const void *distance
+        const void *columns
+        double tolerance
+        void *level
+        void *bend
+        uint8_t *doubtful
+        uint8_t *state
+    ctypedef struct nnf_kernels:
+        void (*matmul)(const nnf_matmul *p) noexcept nogil
+        void (*softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) noexcept nogil
+        void (*softmax)(intptr_t rows, intptr_t classes, const void *x, void *y) noexcept nogil
+        void (*activation_forward)(nnf_activation f, double alpha, intptr_t n, const void *x, void *y) noexcept nogil
+        void (*activation_backward)(nnf_activation f, double alpha, intptr_t n, const void *x, const void *y,
+                                    const void *dy, void *dx) noexcept nogil
+        void (*activation_difference)(nnf_activation f, double alpha, intptr_t stack, intptr_t n, const void *x,
+                                      const void *y, const void *dx, void *dy) noexcept nogil
+        void (*update)(const nnf_update *p) noexcept nogil
+        int (*all_finite)(intptr_t n, const void *x) noexcept nogil
+        int (*difference_gradient)(const nnf_difference *p, int (*poll)() noexcept nogil) noexcept nogil
+        int (*difference_curves)(const nnf_curves *p, int (*poll)() noexcept nogil) noexcept nogil
+    ctypedef struct nnf_isa:
+        const char *name
+        const nnf_kernels *kernels[2]
+    const char *nnf_compiler()
+    int nnf_isa_count()
+    const nnf_isa *nnf_isa_at(int index)
+    const nnf_isa *nnf_isa_find(const char *name)
+    ctypedef double (*nnf_function)(const double *x, intptr_t n, void *data) noexcept nogil
+    int NNF_NO_MEMORY
+    int64_t NNF_NONE_IGNORED
+    ctypedef struct nnf_moved:
+        nnf_function f
+        void *data
+        const double *x
+        intptr_t n, count, values
+        const intptr_t *index
+        const double *value
+        double *out
+    int nnf_evaluate_moved(const nnf_moved *p, int (*poll)() noexcept nogil)
+    void nnf_set_num_threads(int n)
+    int nnf_get_num_threads()

@@ -1,0 +1,143 @@
+"""Central differences of a linear layer in readable NumPy: what difference.inc.h and curves.inc.h in csrc must compute.
+
+One output o of the layer moves in each row; the change travels through the stages above, as a difference and never as a
+value, to the loss of that row. S counts changes, N rows. All in float64, whatever the dtype of the arrays.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nnframe.kernels.reference_activations import Floats, activation_difference
+
+Doubles = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+NODES = np.array([1, -1, 0.8, -0.8, 0.5, -0.5])  # parts of the largest change of a row
+HAS_DOUBTFUL, HAS_BEND = 1, 2
+
+
+class Above(Protocol):
+    """What stands above the layer; see `nnframe.kernels._kernels.Above`."""
+
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def stages(self) -> list[tuple[Any, ...]]: ...
+    @property
+    def loss(self) -> str: ...
+    @property
+    def probabilities(self) -> Floats | None: ...
+    @property
+    def targets(self) -> Floats | None: ...
+    @property
+    def residual(self) -> Floats: ...
+
+
+# ---- from an output to the loss ----
+
+
+def _loss_of_output(above: Above, o: int, change: Doubles) -> Doubles:
+    """Return the change (S, N) of each row's loss, where output o changes by `change` (S, N)."""
+    d: Doubles = change[:, :, None]
+    where = slice(o, o + 1)  # d holds the changes of these outputs; the others do not change
+    for stage in above.stages:
+        if len(stage) == 1:
+            d, where = d @ stage[0][:, where].T.astype(np.float64), slice(None)
+        else:
+            name, alpha, x, y = stage
+            d = _wide(activation_difference(name, _wide(x[:, where]), _wide(y[:, where]), d, alpha))
+    if above.loss == "squared_error":  # (y + d - t)^2 - (y - t)^2
+        squares: Doubles = (d * (2 * _wide(above.residual[:, where]) + d)).sum(axis=2)
+        return squares
+    assert above.probabilities is not None
+    assert above.targets is not None
+    return _cross_entropy_change(_wide(above.probabilities[:, where]), _wide(above.targets[:, where]), d)
+
+
+def _wide(x: Floats) -> Doubles:
+    return x.astype(np.float64, copy=False)
+
+
+def _cross_entropy_change(p: Doubles, t: Doubles, d: Doubles) -> Doubles:
+    """log(sum_k p_k exp(d_k)) - sum_k t_k d_k, where the classes that are not among these do not change."""
+    with np.errstate(all="ignore"):
+        labelled = np.where(t == 0, 0, t * d).sum(axis=2)
+        near = np.log1p((p * np.expm1(d)).sum(axis=2))
+        rest = np.maximum(0, 1 - p.sum(axis=1)) if p.shape[1] == 1 else np.zeros(len(p))
+        largest = np.maximum(d.max(axis=2), np.where(rest > 0, 0, -np.inf))
+        total = rest * np.exp(-largest) + (p * np.exp(d - largest[:, :, None])).sum(axis=2)
+        far = largest + np.log(total)
+        change: Doubles = np.where(np.abs(d).max(axis=2) <= 1, near, far) - labelled
+    return change
+
+
+# ---- the gradient, weight by weight ----
+
+
+def difference_gradient(
+    above: Above,
+    x: Floats,
+    step: float,
+    scale: float,
+    grad_weight: Floats,
+    grad_bias: Floats | None,
+    columns: Floats | None,
+    wanted: Flags | None,
+    counted: Flags | None,
+    units: range,
+) -> None:
+    """Fill in scale * (L(W[o, i] + step) - L(W[o, i] - step)) / (2 step) for the outputs in `units`; see the border."""
+    inputs = x.shape[1]
+    read = x if grad_bias is None else np.concatenate([x, np.ones_like(x[:, :1])], axis=1)  # the bias is one more input
+    row, entry = np.nonzero(read)
+    for o in units:
+        moved = np.zeros((2, *read.T.shape))  # by +step and by -step, of each entry in each row
+        by_step = np.outer([step, -step], read[row, entry])
+        moved[:, entry, row] = by_step if columns is None else columns[:, o]
+        up, down = _loss_of_output(above, o, moved[0]), _loss_of_output(above, o, moved[1])
+        counts = np.ones(len(x), bool) if counted is None else counted[o]
+        gradient = (up - down)[:, counts].sum(axis=1) * (scale / (2 * step))
+        if wanted is not None:
+            gradient[~wanted[o, : len(gradient)]] = 0
+        grad_weight[o] = gradient[:inputs]
+        if grad_bias is not None:
+            grad_bias[o] = gradient[inputs]
+
+
+# ---- the curves of the rows ----
+
+
+def difference_curves(
+    above: Above,
+    distance: Floats,
+    tolerance: float,
+    level: Floats,
+    bend: Floats,
+    doubtful: Flags,
+    state: npt.NDArray[np.uint8],
+    columns: Floats | None,
+    units: range,
+) -> None:
+    """Fill in (phi(t) - phi(-t)) / 2t as level + bend (t / distance)^2 for the outputs in `units`; see the border."""
+    far = _wide(distance)
+    inverse = np.divide(0.5, far, out=np.zeros_like(far), where=far > 0)
+    for o in units:
+        moved = np.outer(NODES, far) if columns is None else _wide(columns[o])
+        change = _loss_of_output(above, o, moved)
+        at_all, at_most, at_half = (change[0::2] - change[1::2]) * inverse / NODES[0::2, None]
+        bent = (at_all - at_half) / 0.75
+        flat = at_all - bent
+        off = np.abs(at_most - (flat + 0.64 * bent)) * far
+        if tolerance < 0:  # the quotient at the full distance, as it is
+            level[o], bend[o], doubtful[o], state[o] = at_all, 0, False, 0
+            continue
+        most = tolerance * np.abs(flat * far).mean() if len(far) else 0.0
+        doubtful[o] = ~(off <= most)
+        flat[doubtful[o]] = bent[doubtful[o]] = 0
+        has_bend = bool((np.abs(bent * far) > most).any())
+        level[o], bend[o] = (flat, bent) if has_bend else (flat + bent / 2, 0)
+        state[o] = HAS_DOUBTFUL * bool(doubtful[o].any()) + HAS_BEND * has_bend

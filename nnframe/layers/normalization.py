@@ -1,0 +1,367 @@
+"""Layers that bring their input to mean 0 and variance 1: over the mini-batch, or over each row.
+
+Both are y = d / a w + b with d = x - m and a = sqrt(v + eps), where m and v are the mean and the (biased) variance of x
+over some axes. docs/derivations/normalization.md derives the passes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from nnframe._checks import as_count, as_dtype, as_flag, in_range
+from nnframe.core.layer import Layer
+from nnframe.core.parameter import Array, Buffer, Parameter
+
+Doubles = npt.NDArray[np.float64]
+
+
+class Axes(NamedTuple):
+    """Axes over which means are taken, counted from the end, so that they are the same ones in a stack.
+
+    axes : which
+    letters, left : all axes and those that are left, as einsum takes them
+    kept : the index that puts axes of length 1 in place of those that are gone
+    """
+
+    axes: tuple[int, ...]
+    letters: str
+    left: str
+    kept: Any
+
+
+ROWS = Axes((-2,), "...nc", "...c", np.s_[..., None, :])
+ROWS_OF_SERIES = Axes((-3, -1), "...ncl", "...c", np.s_[..., None, :, None])
+COLUMNS = Axes((-1,), "...i", "...", np.s_[..., None])
+BLOCK = 256  # rows that are summed in the dtype of x, before they are added in float64
+
+
+class BatchNorm1d(Layer):
+    """y = (x - m) / sqrt(v + eps) w + b, for each feature c of x (N, C) or (N, C, L) (Ioffe and Szegedy 2015).
+
+    In training mode m and v are the mean and the biased variance of the mini-batch, over N (and L), and each step moves
+    the running ones: running <- (1 - momentum) running + momentum found, with the unbiased variance. In evaluation mode
+    m and v are the running ones, so that no row depends on another.
+
+    Parameters
+    ----------
+    num_features : int
+        C.
+    eps : float
+        At least 0.
+    momentum : float or None
+        In [0, 1]. None: the running statistics are the plain mean of those of all steps.
+    affine : bool
+        Whether there are w and b; they start at 1 and 0.
+    track_running_stats : bool
+        False: there are no running statistics, and those of the mini-batch are taken in evaluation mode, too.
+    dtype : float32 or float64
+
+    Attributes
+    ----------
+    weight, bias : Parameter (C,), or None
+    running_mean, running_var : Buffer (C,), or None
+        They start at 0 and 1.
+    num_batches_tracked : Buffer (), int64, or None
+        How many steps have been seen.
+
+    Raises
+    ------
+    ValueError
+        A mini-batch has a single value for each feature, of which there is no variance.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        self.num_features = as_count("num_features", num_features)
+        self.eps = in_range("eps", eps)
+        if momentum is not None and in_range("momentum", momentum) > 1:
+            raise ValueError(f"momentum: expected a number in [0, 1] or None, got {momentum!r}")
+        self.momentum = momentum
+        self.affine = as_flag("affine", affine)
+        self.track_running_stats = as_flag("track_running_stats", track_running_stats)
+        dtype, zeros, ones = as_dtype(dtype), np.zeros(self.num_features), np.ones(self.num_features)
+        self.weight = Parameter(ones, dtype) if affine else None
+        self.bias = Parameter(zeros, dtype) if affine else None
+        self.running_mean = Buffer(zeros, dtype) if track_running_stats else None
+        self.running_var = Buffer(ones, dtype) if track_running_stats else None
+        self.num_batches_tracked = Buffer(np.int64(0)) if track_running_stats else None
+
+    @property
+    def couples(self) -> str:  # type: ignore[override]
+        """Which entries depend on which: all those of the mini-batch, or each on itself alone."""
+        return "batch" if self._by_batch else "entries"
+
+    @property
+    def _by_batch(self) -> bool:
+        return self.training or self.running_mean is None
+
+    def forward(self, x: Array) -> Array:
+        return self.forward_saving(x)[0]
+
+    def forward_saving(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
+        d, a = self._centred(x)
+        if self.weight is None or self.bias is None:
+            return d / a, (d, a)
+        y = d * (self._spread(self.weight.value, x) / a)
+        y += self._spread(self.bias.value, x)
+        return y, (d, a)
+
+    def backward(self, x: Array, y: Array, dy: Array, saved: tuple[Array, Array] | None = None) -> Array:
+        d, a = self._centred(x) if saved is None else saved
+        total, along = _sum(dy, self._axes(x)), _sum(dy, self._axes(x), d)
+        scale = 1 / a
+        if self.weight is not None and self.bias is not None:
+            self.weight.grad += (along * scale).reshape(-1)
+            self.bias.grad += total.reshape(-1)
+            scale = self._spread(self.weight.value, x) / a
+        if not self._by_batch:
+            return dy * scale
+        count = x.size // self.num_features
+        dx = d * (along / (-count * a * a)).astype(x.dtype)
+        dx += dy
+        dx -= (total / count).astype(x.dtype)
+        dx *= scale
+        return dx
+
+    def difference(self, x: Array, y: Array, dx: Array) -> Array:
+        d, a = self._centred(x)
+        change = _change(d, a, dx, self._axes(x), self.eps) if self._by_batch else dx / a
+        if self.weight is not None:
+            change *= self._spread(self.weight.value, x)
+        return change
+
+    def perturb(self, parameter: Parameter, indices: npt.NDArray[np.intp], step: float, x: Array, y: Array) -> Array:
+        """Return one changed feature for each entry: `step` times (x - m) / sqrt(v + eps), or `step`."""
+        dy = np.zeros((len(indices), *y.shape), y.dtype)
+        d, a = self._centred(x)
+        moved = step * np.moveaxis(d / a, 1, 0)[indices] if parameter is self.weight else step
+        dy[np.arange(len(indices)), :, indices] = moved
+        return dy
+
+    def observe(self, x: Array, y: Array) -> None:
+        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+            return
+        self.num_batches_tracked.value += 1
+        step = 1 / int(self.num_batches_tracked.value) if self.momentum is None else self.momentum
+        count, over = self._count(x), self._axes(x)
+        mean = _mean(x, over)
+        d = x - mean
+        variance = _mean(d, over, d) * (count / (count - 1))
+        for running, found in ((self.running_mean, mean), (self.running_var, variance)):
+            running.value[...] = (1 - step) * running.value + step * found.reshape(-1)
+
+    def _centred(self, x: Array) -> tuple[Array, Array]:
+        """Return x - m, and sqrt(v + eps) for each feature; ValueError where x has another shape."""
+        if x.ndim not in (2, 3) or x.shape[1] != self.num_features:
+            c = self.num_features
+            raise ValueError(f"x: expected shape (N, {c}) or (N, {c}, L), got {x.shape}")
+        if not self._by_batch:
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            mean, variance = (
+                self._spread(running.value.astype(x.dtype, copy=False), x)
+                for running in (self.running_mean, self.running_var)
+            )
+            return x - mean, np.sqrt(variance + x.dtype.type(self.eps))
+        self._count(x)
+        return _centred(x, self._axes(x), self.eps)
+
+    def _count(self, x: Array) -> int:
+        """How many values of each feature there are."""
+        count = x.size // self.num_features
+        if count < 2:
+            raise ValueError(
+                "x: expected more than 1 value for each feature in training, as one alone has no variance, got shape "
+                f"{x.shape}; choose a batch_size that leaves no mini-batch of one row"
+            )
+        return count
+
+    def _axes(self, x: Array) -> Axes:
+        return ROWS if x.ndim == 2 else ROWS_OF_SERIES
+
+    def _spread(self, values: Array, x: Array) -> Array:
+        """Values of the features as they stand along x."""
+        return values if x.ndim == 2 else values[:, None]
+
+    def __repr__(self) -> str:
+        defaults = {"eps": 1e-5, "momentum": 0.1, "affine": True, "track_running_stats": True}
+        return _shown(self, str(self.num_features), defaults)
+
+
+class LayerNorm(Layer):
+    """y = (x - m) / sqrt(v + eps) w + b, m and v taken over the last axes of each row (Ba, Kiros and Hinton 2016).
+
+    The same in training and in evaluation mode. x has the shape (N, ..., *normalized_shape), and so has y.
+
+    Parameters
+    ----------
+    normalized_shape : int or sequence of int
+        Lengths of the axes over which mean and (biased) variance are taken: one at least, the last ones of x.
+    eps : float
+        At least 0.
+    elementwise_affine : bool
+        Whether there is w, which starts at 1.
+    bias : bool
+        Whether there is b, too, which starts at 0.
+    dtype : float32 or float64
+
+    Attributes
+    ----------
+    weight, bias : Parameter (*normalized_shape), or None
+    """
+
+    couples = "rows"
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: npt.DTypeLike = np.float32,
+    ) -> None:
+        lengths = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+        self.normalized_shape: tuple[int, ...] = tuple(as_count("normalized_shape", length) for length in lengths)
+        if not self.normalized_shape:
+            raise ValueError("normalized_shape: expected at least one axis, got ()")
+        self.eps = in_range("eps", eps)
+        self.elementwise_affine = as_flag("elementwise_affine", elementwise_affine)
+        dtype, shape = as_dtype(dtype), self.normalized_shape
+        with_bias = as_flag("bias", bias) and elementwise_affine
+        self.weight = Parameter(np.ones(shape), dtype) if elementwise_affine else None
+        self.bias = Parameter(np.zeros(shape), dtype) if with_bias else None
+
+    def forward(self, x: Array) -> Array:
+        return self.forward_saving(x)[0]
+
+    def forward_saving(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
+        normal, a = self._normal(x)
+        y = normal if self.weight is None else normal * self.weight.value.reshape(-1)
+        if self.bias is not None:
+            y += self.bias.value.reshape(-1)
+        return y.reshape(x.shape), (normal, a)
+
+    def backward(self, x: Array, y: Array, dy: Array, saved: tuple[Array, Array] | None = None) -> Array:
+        normal, a = self._normal(x) if saved is None else saved
+        g = dy.reshape(normal.shape)
+        by_row = g.reshape(-1, math.prod(self.normalized_shape))
+        if self.bias is not None:
+            self.bias.grad += _sum(by_row, ROWS).reshape(self.normalized_shape)
+        if self.weight is not None:
+            self.weight.grad += _sum(by_row, ROWS, normal.reshape(by_row.shape)).reshape(self.normalized_shape)
+            g = g * self.weight.value.reshape(-1)
+        dx = normal * -_mean(g, COLUMNS, normal)
+        dx += g
+        dx -= _mean(g, COLUMNS)
+        dx *= 1 / a
+        return dx.reshape(x.shape)
+
+    def difference(self, x: Array, y: Array, dx: Array) -> Array:
+        d, a = self._centred(x)
+        change = _change(d, a, self._flat(dx), COLUMNS, self.eps)
+        if self.weight is not None:
+            change *= self.weight.value.reshape(-1)
+        return change.reshape(dx.shape)
+
+    def perturb(self, parameter: Parameter, indices: npt.NDArray[np.intp], step: float, x: Array, y: Array) -> Array:
+        """Return one changed column for each entry: `step` times (x - m) / sqrt(v + eps), or `step`."""
+        normal, _ = self._normal(x)
+        dy = np.zeros((len(indices), *normal.shape), y.dtype)
+        moved = step * np.moveaxis(normal, -1, 0)[indices] if parameter is self.weight else step
+        dy[np.arange(len(indices)), ..., indices] = moved
+        return dy.reshape(len(indices), *y.shape)
+
+    def _normal(self, x: Array) -> tuple[Array, Array]:
+        """Return (x - m) / sqrt(v + eps), and what was divided by."""
+        d, a = self._centred(x)
+        d *= 1 / a
+        return d, a
+
+    def _centred(self, x: Array) -> tuple[Array, Array]:
+        """Return x - m and sqrt(v + eps), the normalized axes as one; ValueError where x does not end in them."""
+        shape = self.normalized_shape
+        if x.ndim <= len(shape) or x.shape[-len(shape) :] != shape:
+            raise ValueError(f"x: expected shape (N, ..., {', '.join(map(str, shape))}), got {x.shape}")
+        return _centred(self._flat(x), COLUMNS, self.eps)
+
+    def _flat(self, x: Array) -> Array:
+        return x.reshape(*x.shape[: x.ndim - len(self.normalized_shape)], math.prod(self.normalized_shape))
+
+    def __repr__(self) -> str:
+        shape = self.normalized_shape
+        defaults = {"eps": 1e-5, "elementwise_affine": True}
+        without = ", bias=False" if self.elementwise_affine and self.bias is None else ""
+        return _shown(self, str(shape[0] if len(shape) == 1 else shape), defaults)[:-1] + f"{without})"
+
+
+# ---- what both share ----
+
+
+def _sum(x: Array, over: Axes, times: Array | None = None) -> Doubles:
+    """Sum of x, or of its product with another array, over some axes, each kept with length 1."""
+    subscripts = f"{over.letters}->{over.left}" if times is None else f"{over.letters},{over.letters}->{over.left}"
+    factors = [x] if times is None else [x, times]
+    length = x.shape[over.axes[0]]
+    total: Any = 0.0
+    if over is COLUMNS or length <= BLOCK:
+        total = np.einsum(subscripts, *factors).astype(np.float64)
+    else:
+        for first in range(0, length, BLOCK):
+            some: Any = (..., slice(first, first + BLOCK), *[slice(None)] * (-1 - over.axes[0]))
+            total = total + np.einsum(subscripts, *[factor[some] for factor in factors]).astype(np.float64)
+    found: Doubles = total[over.kept]
+    return found
+
+
+def _mean(x: Array, over: Axes, times: Array | None = None) -> Array:
+    """Return the mean of what `_sum` sums, in x's dtype."""
+    found: Array = _sum(x, over, times) / math.prod(x.shape[axis] for axis in over.axes)
+    return found.astype(x.dtype)
+
+
+def _centred(x: Array, over: Axes, eps: float) -> tuple[Array, Array]:
+    """Return x - m and sqrt(v + eps); from C order, so that the same numbers give the same bits in every layout."""
+    if not (x.flags.c_contiguous and x.flags.aligned):
+        x = x.copy()
+    mean = _mean(x, over)
+    d = x - mean
+    variance = _mean(d, over, d)
+    if (mean * mean > 64 * variance).any():  # what its rounding has left counts beside sqrt(v)
+        d -= _mean(d, over)
+        variance = _mean(d, over, d)
+    return d, np.sqrt(variance + x.dtype.type(eps))
+
+
+def _change(d: Array, a: Array, dx: Array, over: Axes, eps: float) -> Array:
+    """How d / a changes when x moves by dx, alone or in a stack.
+
+    With d' = d + dd and b = sqrt(v' + eps): d' / b - d / a = (dd - d (v' - v) / (a (a + b))) / b, where
+    v' - v = mean(dd (d + d')) has no cancellation.
+    """
+    dd = dx - _mean(dx, over)
+    moved = d + dd
+    grown = _mean(dd, over, d) + _mean(dd, over, moved)
+    b = np.sqrt(_mean(moved, over, moved) + dd.dtype.type(eps))
+    dd -= np.multiply(d, grown / (a * (a + b)), out=moved)
+    dd /= b
+    return dd
+
+
+def _shown(layer: Layer, first: str, defaults: Mapping[str, object]) -> str:
+    """Return words for a layer: how it is made, without the arguments that have their default values."""
+    given = [f"{name}={getattr(layer, name)!r}" for name, value in defaults.items() if getattr(layer, name) != value]
+    return f"{type(layer).__name__}({', '.join([first, *given])})"

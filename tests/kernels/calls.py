@@ -1,0 +1,161 @@
+"""Every kernel that writes arrays, as a call of named arrays, for the tests of what it must refuse."""
+
+import numpy as np
+
+from nnframe import kernels
+from nnframe.kernels import _kernels
+
+RNG = np.random.default_rng(5)
+ROWS, INPUTS, OUTPUTS, CLASSES = 6, 5, 4, 3
+
+
+def floats(*shape):
+    return RNG.uniform(0.1, 1, shape)
+
+
+def above(a):
+    stages = [("tanh", 0.0, a["z"], a["y"]), (a["w"],)]
+    return _kernels.Above(OUTPUTS, stages, "cross_entropy", a["p"], a["t"], a["residual"])
+
+
+ABOVE = {
+    "z": (ROWS, OUTPUTS),
+    "y": (ROWS, OUTPUTS),
+    "w": (CLASSES, OUTPUTS),
+    "p": (ROWS, CLASSES),
+    "t": (ROWS, CLASSES),
+    "residual": (ROWS, CLASSES),
+}
+ENTRIES = ROWS * (INPUTS + 1)  # of x that are not zero, and the bias
+
+
+def optimize(rule, arrays):
+    names = ["values", "gradients", "means", "squares"]
+    lists = [[arrays[f"{name}[{i}]"] for i in range(2) if f"{name}[{i}]" in arrays] for name in names]
+    kernels.optimizer_update(rule, *lists, rate=0.1, beta1=0.9, beta2=0.9, eps=1e-3)
+
+
+# kernel: (call with a dict of arrays, their shapes, which are written, pairs that may be one array)
+CALLS = {
+    "batched_matmul": (
+        lambda a: kernels.batched_matmul(a["a"], a["b"], out=a["out"]),
+        {"out": (ROWS, OUTPUTS), "a": (ROWS, INPUTS), "b": (INPUTS, OUTPUTS)},
+        ["out"],
+        [],
+    ),
+    "linear": (
+        lambda a: kernels.linear(a["x"], a["weight"], a["bias"], out=a["out"]),
+        {"out": (ROWS, OUTPUTS), "x": (ROWS, INPUTS), "weight": (OUTPUTS, INPUTS), "bias": (OUTPUTS,)},
+        ["out"],
+        [],
+    ),
+    "linear of three axes": (
+        lambda a: kernels.linear(a["x"], a["weight"], a["bias"], out=a["out"]),
+        {"out": (2, ROWS, OUTPUTS), "x": (2, ROWS, INPUTS), "weight": (OUTPUTS, INPUTS), "bias": (OUTPUTS,)},
+        ["out"],
+        [],
+    ),
+    "linear_backward": (
+        lambda a: kernels.linear_backward(
+            a["x"], a["weight"], a["dy"], weight_grad=a["weight_grad"], bias_grad=a["bias_grad"]
+        ),
+        {
+            "weight_grad": (OUTPUTS, INPUTS),
+            "bias_grad": (OUTPUTS,),
+            "x": (ROWS, INPUTS),
+            "weight": (OUTPUTS, INPUTS),
+            "dy": (ROWS, OUTPUTS),
+        },
+        ["weight_grad", "bias_grad"],
+        [],
+    ),
+    "activation": (
+        lambda a: kernels.activation("tanh", a["x"], out=a["out"]),
+        {"out": (ROWS, INPUTS), "x": (ROWS, INPUTS)},
+        ["out"],
+        [("out", "x")],
+    ),
+    "activation_backward": (
+        lambda a: kernels.activation_backward("tanh", a["x"], a["y"], a["dy"], out=a["out"]),
+        {"out": (ROWS, INPUTS), "x": (ROWS, INPUTS), "y": (ROWS, INPUTS), "dy": (ROWS, INPUTS)},
+        ["out"],
+        [("out", "dy")],
+    ),
+    "activation_difference": (
+        lambda a: kernels.activation_difference("tanh", a["x"], a["y"], a["dx"], out=a["out"]),
+        {"out": (3, ROWS, INPUTS), "x": (ROWS, INPUTS), "y": (ROWS, INPUTS), "dx": (3, ROWS, INPUTS)},
+        ["out"],
+        [("out", "dx")],
+    ),
+    "softmax": (
+        lambda a: kernels.softmax(a["logits"], out=a["out"]),
+        {"out": (ROWS, CLASSES), "logits": (ROWS, CLASSES)},
+        ["out"],
+        [("out", "logits")],
+    ),
+    "softmax_cross_entropy": (
+        lambda a: kernels.softmax_cross_entropy(a["logits"], a["labels"], weight=a["weight"], out=a["out"]),
+        {"out": (ROWS, CLASSES), "logits": (ROWS, CLASSES), "labels": (ROWS, CLASSES), "weight": (CLASSES,)},
+        ["out"],
+        [("out", "logits")],
+    ),
+    "optimizer_update, sgd": (
+        lambda a: optimize("sgd", a),
+        {f"{name}[{i}]": (3, 5) for name in ("values", "gradients") for i in range(2)},
+        ["values[0]", "values[1]"],
+        [],
+    ),
+    "optimizer_update, adam": (
+        lambda a: optimize("adam", a),
+        {f"{name}[{i}]": (3, 5) for name in ("values", "gradients", "means", "squares") for i in range(2)},
+        [f"{name}[{i}]" for name in ("values", "means", "squares") for i in range(2)],
+        [],
+    ),
+    "difference_gradient": (
+        lambda a: _kernels.difference_gradient(
+            above(a),
+            a["x"],
+            step=0.1,
+            scale=1.0,
+            grad_weight=a["grad_weight"],
+            grad_bias=a["grad_bias"],
+            columns=a["columns"],
+        ),
+        {
+            "grad_weight": (OUTPUTS, INPUTS),
+            "grad_bias": (OUTPUTS,),
+            "x": (ROWS, INPUTS),
+            "columns": (2, OUTPUTS, ENTRIES),
+            **ABOVE,
+        },
+        ["grad_weight", "grad_bias"],
+        [],
+    ),
+    "difference_curves": (
+        lambda a: _kernels.difference_curves(
+            above(a),
+            a["distance"],
+            tolerance=0.1,
+            level=a["level"],
+            bend=a["bend"],
+            columns=a["columns"],
+            doubtful=np.zeros((OUTPUTS, ROWS), bool),
+            state=np.zeros(OUTPUTS, np.uint8),
+        ),
+        {
+            "level": (OUTPUTS, ROWS),
+            "bend": (OUTPUTS, ROWS),
+            "distance": (ROWS,),
+            "columns": (OUTPUTS, 6, ROWS),
+            **ABOVE,
+        },
+        ["level", "bend"],
+        [],
+    ),
+    "evaluate_moved": (
+        lambda a: _kernels.evaluate_moved(1, 0, a["x"], np.zeros(ROWS, np.intp), a["value"], a["out"]),
+        {"out": (ROWS, 2), "x": (7,), "value": (ROWS, 2)},
+        ["out"],
+        [],
+    ),
+}

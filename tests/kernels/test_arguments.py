@@ -1,0 +1,322 @@
+"""Shapes, numbers, flags and names: errors say which argument, what was expected and what came."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from calls import ABOVE, CLASSES, ENTRIES, INPUTS, OUTPUTS, ROWS, above, floats
+
+from nnframe import kernels
+from nnframe.kernels import _kernels, reference
+from nnframe.kernels.reference_activations import ACTIVATIONS
+
+# ---- what stands above a layer, and what is made of it ----
+
+
+def test_shapes_that_do_not_fit_never_reach_c():
+    a = {name: floats(*shape) for name, shape in ABOVE.items()}
+    for name, message in (
+        ("z", r"stages\[0\], x"),
+        ("y", r"stages\[0\], y"),
+        ("p", "probabilities"),
+        ("t", "targets"),
+    ):  # fmtskip
+        for wrong in (a[name][:1], a[name][:, :1], a[name][0], np.zeros((ROWS, 9)), a[name].astype(np.float32), None):
+            with pytest.raises((TypeError, ValueError), match=f"^{message}: expected"):
+                above(a | {name: wrong})
+    with pytest.raises(ValueError, match=r"stages\[1\], weight: expected shape \(out, 4\), got \(4, 3\)"):
+        above(a | {"w": a["w"].T})
+    with pytest.raises(ValueError, match=r"residual: expected shape \(6, 2\) behind the last stage, got \(6, 3\)"):
+        above(a | {"w": a["w"][:2]})
+    with pytest.raises(ValueError, match="loss: expected 'cross_entropy' or 'squared_error', got 'hinge'"):
+        _kernels.Above(CLASSES, [], "hinge", None, None, a["residual"])
+    with pytest.raises(TypeError, match=r"stages\[0\]: expected \(weight,\) or \(name, alpha, x, y\), got list"):
+        _kernels.Above(CLASSES, [[a["w"]]], "squared_error", None, None, a["residual"])
+    with pytest.raises(TypeError, match="above"):
+        _kernels.difference_gradient(
+            None, floats(ROWS, INPUTS), step=0.1, scale=1.0, grad_weight=floats(OUTPUTS, INPUTS)
+        )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"x": floats(ROWS + 1, INPUTS)}, r"x: expected shape \(6, in_features\), got \(7, 5\)"),
+        ({"x": floats(ROWS)}, "x: expected shape"),
+        ({"x": floats(ROWS, INPUTS).astype(np.float32)}, "x: expected float64"),
+        ({"step": 0.0}, "step: expected a finite number above 0, got 0.0"),
+        ({"step": None}, "step: expected a number, got None"),
+        ({"scale": "much"}, "scale: expected a number, got 'much'"),
+        ({"columns": floats(2, OUTPUTS, ENTRIES - 1)}, r"columns: expected shape \(2, 4, 36\), got \(2, 4, 35\)"),
+        ({"columns": floats(1, OUTPUTS, ENTRIES)}, "columns: expected shape"),
+        ({"wanted": np.ones((OUTPUTS, INPUTS), bool)}, r"wanted: expected an array of bool of shape \(4, 6\)"),
+        ({"wanted": np.ones((OUTPUTS, INPUTS + 1))}, "wanted: expected an array of bool"),
+        ({"counted": np.ones((ROWS, OUTPUTS), bool)}, r"counted: expected an array of bool of shape \(4, 6\)"),
+        ({"units": range(2, 5)}, r"units: expected a range within 0 and 4, got range\(2, 5\)"),
+        ({"units": range(-1, 2)}, "units: expected a range within"),
+        ({"units": range(0, 4, 2)}, "units: expected a range of step 1"),
+        ({"units": [0, 1]}, "units: expected a range of step 1 or None, got list"),
+        ({"grad_weight": floats(OUTPUTS, INPUTS + 1)}, "grad_weight: expected float64 of shape"),
+        ({"grad_bias": floats(OUTPUTS + 1)}, "grad_bias: expected float64 of shape"),
+    ],
+)
+def test_difference_gradient_refuses(wrong, message):
+    a = {name: floats(*shape) for name, shape in ABOVE.items()}
+    own = {
+        "x": floats(ROWS, INPUTS),
+        "step": 0.1,
+        "scale": 1.0,
+        "grad_weight": floats(OUTPUTS, INPUTS),
+        "grad_bias": floats(OUTPUTS),
+    }
+    before = own["grad_weight"].copy()
+    call = own | wrong
+    with pytest.raises((TypeError, ValueError), match=message):
+        _kernels.difference_gradient(above(a), call.pop("x"), **call)
+    np.testing.assert_array_equal(own["grad_weight"], before)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"distance": floats(ROWS + 1)}, r"distance: expected shape \(6,\), got \(7,\)"),
+        ({"tolerance": None}, "tolerance: expected a number, got None"),
+        ({"level": floats(ROWS, OUTPUTS).T}, "level: expected an aligned, writeable array in C order"),
+        ({"bend": None}, "bend: expected an array, got None"),
+        ({"doubtful": np.zeros((OUTPUTS, ROWS), np.uint8)}, "doubtful: expected bool of shape"),
+        ({"state": np.zeros(OUTPUTS, np.int8)}, "state: expected uint8 of shape"),
+        ({"columns": floats(OUTPUTS, 5, ROWS)}, r"columns: expected shape \(4, 6, 6\), got \(4, 5, 6\)"),
+        ({"units": range(3, 9)}, "units: expected a range within 0 and 4"),
+    ],
+)
+def test_difference_curves_refuses(wrong, message):
+    a = {name: floats(*shape) for name, shape in ABOVE.items()}
+    own = {"distance": floats(ROWS), "tolerance": 0.1, "level": floats(OUTPUTS, ROWS), "bend": floats(OUTPUTS, ROWS)}
+    own |= {"doubtful": np.zeros((OUTPUTS, ROWS), bool), "state": np.zeros(OUTPUTS, np.uint8)}
+    call = own | wrong
+    with pytest.raises((TypeError, ValueError), match=message):
+        _kernels.difference_curves(above(a), call.pop("distance"), **call)
+
+
+def test_evaluate_moved_refuses():
+    own = {"x": floats(5), "index": np.arange(3), "value": floats(3, 2), "out": floats(3, 2)}
+    for wrong, message in (
+        ({"x": np.arange(5)}, "x: expected an array of float32 or float64, got int64"),
+        ({"index": np.array([0, 5, 1])}, r"index: expected numbers in \[0, 5\), got 5 at position 1"),
+        ({"index": np.array([0, -1, 1])}, r"index: expected numbers in \[0, 5\), got -1"),
+        ({"index": np.arange(2)}, r"index, value: expected int64 of shape \(m,\)"),
+        ({"index": np.arange(3.0)}, r"index, value: expected int64"),
+        ({"value": floats(3)}, "index, value: expected"),
+        ({"out": floats(2, 3).T}, "out: expected an aligned, writeable array in C order"),
+        ({"out": floats(2, 3)}, r"out: expected float64 of shape \(3, 2\), got float64 of shape \(2, 3\)"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            _kernels.evaluate_moved(1, 0, *(own | wrong).values())
+    with pytest.raises(ValueError, match="f: expected the address of a function, got 0"):
+        _kernels.evaluate_moved(0, 0, *own.values())
+
+
+# ---- numbers, flags, names ----
+
+X, G = floats(3, 4), floats(3, 4)
+
+
+def loss(labels, **options):
+    return kernels.softmax_cross_entropy(X, labels, **options)
+
+
+def update(rule, *lists, **options):
+    return kernels.optimizer_update(rule, *lists, **{"rate": 0.1} | options)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda: kernels.activation(["relu"], X),
+            TypeError,
+            r"activation: expected one of identity, .*got list \['relu'\]",
+        ),
+        (lambda: kernels.activation(None, X), TypeError, "activation: expected one of identity, .*got None"),
+        (lambda: kernels.activation("elu", X, alpha="1"), TypeError, "alpha: expected a number, got '1'"),
+        (
+            lambda: kernels.activation("elu", X, alpha=X),
+            TypeError,
+            r"alpha: expected a number, got an array of float64 of shape \(3, 4\)",
+        ),
+        (
+            lambda: kernels.activation("elu", X, alpha=10**400),
+            ValueError,
+            "alpha: expected a number in the range of a float",
+        ),
+        (lambda: kernels.linear(X, X, activation=X), TypeError, "activation: expected one of .* got an array"),
+        (
+            lambda: kernels.batched_matmul(X, X, transpose_a=X),
+            TypeError,
+            "transpose_a: expected True or False, got an array of float64",
+        ),
+        (
+            lambda: kernels.batched_matmul(X, X, transpose_b=None),
+            TypeError,
+            "transpose_b: expected True or False, got None",
+        ),
+        (lambda: kernels.batched_matmul(X, X, transpose_b=2), TypeError, "transpose_b: expected True or False, got 2"),
+        (
+            lambda: kernels.linear_backward(X, X, X, weight_grad=X, input_gradient="no"),
+            TypeError,
+            "input_gradient: expected True or False, got 'no'",
+        ),
+        (
+            lambda: kernels.linear_backward(X, X, X[:, :3], weight_grad=None),
+            TypeError,
+            "weight_grad: expected an array, got None",
+        ),
+        (lambda: kernels.batched_matmul([[1.0], [1.0, 2.0]], X), ValueError, "a: expected an array, got list"),
+        (lambda: kernels.batched_matmul(X, X.T, out=[[1.0]]), TypeError, "out: expected an array, got list"),
+        (lambda: loss([0, 1, 2], reduction=None), TypeError, "reduction: expected 'mean' or 'sum', got None"),
+        (lambda: loss([0, 1, 2], reduction=["mean"]), TypeError, "reduction: expected 'mean' or 'sum', got list"),
+        (lambda: loss([0, [1], 2]), ValueError, "labels: expected an array, got list"),
+        (lambda: loss([0, 1, 2], weight=[[1.0], 2.0]), ValueError, "weight: expected an array, got list"),
+        (
+            lambda: loss([0, 1, 2], ignore_index=2**64),
+            ValueError,
+            "ignore_index: expected a number that int64 holds, got 18446744073709551616",
+        ),
+        (
+            lambda: loss([0, 1, 2], ignore_index=-(2**63)),
+            ValueError,
+            "ignore_index: expected a number that int64 holds",
+        ),
+        (
+            lambda: loss([0, -(2**63), 2]),
+            ValueError,
+            r"class indices in \[0, 4\), got -9223372036854775808 at position 1",
+        ),
+        (lambda: update("sgd", [X], [G], rate=None), TypeError, "rate: expected a number, got None"),
+        (
+            lambda: update("adam", [X], [G], [G.copy()], [G + 1], rate=0.1, beta1=(0.9, 0.99)),
+            TypeError,
+            "beta1: expected a number, got tuple",
+        ),
+        (lambda: update(["sgd"], [X], [G]), TypeError, "rule: expected one of sgd, .*, got list"),
+        (lambda: update("sgdd", [X], [G]), ValueError, "rule: expected one of sgd, .*, got 'sgdd'"),
+        (
+            lambda: update("momentum", [X], [G], None),
+            ValueError,
+            "means: expected 1 arrays, one for each value, got None",
+        ),
+    ],
+)
+def test_errors_name_the_argument(call, error, message):
+    before = X.copy()
+    with pytest.raises(error, match=message):
+        call()
+    np.testing.assert_array_equal(X, before)
+
+
+def test_numbers_and_flags_of_any_kind_are_taken():
+    expected = kernels.activation("elu", X - 1, alpha=2.0)
+    for alpha in (2, np.float32(2), np.int64(2), np.array(2.0)):
+        np.testing.assert_array_equal(kernels.activation("elu", X - 1, alpha=alpha), expected)
+    for flag in (1, np.True_, True):
+        np.testing.assert_array_equal(kernels.batched_matmul(X, X, transpose_b=flag), X @ X.T)
+
+
+def test_unsigned_labels_and_an_ignored_one():
+    labels = np.array([0, 255, 2], np.uint64)
+    for kind in (np.uint64, np.uint8, np.int64):
+        loss, gradient = kernels.softmax_cross_entropy(X, labels.astype(kind), ignore_index=255)
+        assert loss == kernels.softmax_cross_entropy_loss(X[[0, 2]], [0, 2])
+        assert not gradient[1].any()
+    wrapped = np.array([0, 2**64 - 100, 2], np.uint64)  # as int64 it would be the ignored one
+    with pytest.raises(ValueError, match=r"class indices in \[0, 4\), got 18446744073709551516 at position 1"):
+        kernels.softmax_cross_entropy(X, wrapped, ignore_index=-100)
+
+
+# ---- activations: names, defaults, documentation ----
+
+
+def first_column(function):
+    """Names in the first column of the table in a docstring."""
+    lines = [line.strip() for line in function.__doc__.splitlines()]
+    first, last = [i for i, line in enumerate(lines) if line.startswith("====")]
+    return [line.split()[0] for line in lines[first + 1 : last]]
+
+
+def test_every_activation_and_rule_is_documented():
+    assert sorted(first_column(kernels.activation)) == sorted(_kernels.activation_names()) == sorted(ACTIVATIONS)
+    names = ", ".join(first_column(kernels.optimizer_update))
+    with pytest.raises(ValueError, match=f"expected one of {names}, got"):
+        update("none", [], [])
+
+
+def test_the_references_have_the_same_defaults(rng):
+    x = rng.standard_normal(9)
+    for name in ACTIVATIONS:
+        np.testing.assert_allclose(kernels.activation(name, x), reference.activation(name, x), rtol=1e-12, atol=1e-15)
+
+
+def test_alpha_has_the_default_of_the_activation(simd, dtype):
+    x = np.linspace(-2, 2, 9).astype(dtype)
+    for name, alpha in (("elu", 1.0), ("leaky_relu", 0.01)):
+        y = kernels.activation(name, x)
+        np.testing.assert_array_equal(y, kernels.activation(name, x, alpha=alpha))
+        assert (y[:4] < 0).all()
+        for call in (kernels.activation_backward, kernels.activation_difference):
+            np.testing.assert_array_equal(call(name, x, y, x), call(name, x, y, x, alpha=alpha))
+        for given in (None, 0.5):
+            layer = kernels.linear(x[None], np.eye(9, dtype=dtype), activation=name, alpha=given)
+            np.testing.assert_allclose(layer[0], kernels.activation(name, x, alpha=given), rtol=1e-6)
+
+
+# ---- memory ----
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space")
+def test_want_of_memory_is_never_a_wrong_loss():
+    code = """
+import resource
+import numpy as np
+from nnframe import kernels
+for rows, classes in ((1, 20_000_000), (20_000_000, 1)):
+    x = np.ones((rows, classes), np.float32)
+    labels, weight = np.zeros(rows, int), np.ones(classes)
+    size = int(open("/proc/self/statm").read().split()[0]) * 4096
+    for room in (20, 60, 100, 200):
+        resource.setrlimit(resource.RLIMIT_AS, (size + (room << 20), resource.RLIM_INFINITY))
+        for options in ({}, {"weight": weight}, {"label_smoothing": 0.1}):
+            try:
+                loss = kernels.softmax_cross_entropy_loss(x, labels, **options)
+            except MemoryError:
+                continue
+            assert abs(loss - np.log(classes)) < 1e-3, (rows, classes, room, options, loss)
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+"""
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=60)
+
+
+# ---- the tables of the C sources ----
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "missing"),
+    [
+        ("activations.def", 'NNF_ACTIVATION(MISH, "mish", 0.0)', "NNF_MISH"),
+        ("rules.def", 'NNF_RULE(LION, "lion", 1, 0)', "NNF_LION"),
+    ],
+)
+def test_a_line_without_its_formula_does_not_compile(tmp_path, table, line, missing):
+    compiler = shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    sources = shutil.copytree(Path(__file__).parents[2] / "csrc", tmp_path / "csrc")
+    check = [compiler, "-std=c11", "-fsyntax-only", "-I", sources, sources / "isa_scalar.c"]
+    subprocess.run(check, check=True)
+    path = sources / table
+    path.write_text(path.read_text().replace("#undef", f"{line}\n#undef"))
+    found = subprocess.run(check, capture_output=True, text=True)
+    assert found.returncode != 0
+    assert missing in found.stderr
