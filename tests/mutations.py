@@ -96,10 +96,10 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/config.py",
-        "min(affinity, _quota(affinity))",
-        "affinity",
+        "min(affinity, _quota(cgroup) or affinity, MOST_THREADS)",
+        "min(affinity, MOST_THREADS)",
         "a container's CPU quota is ignored",
-        "tests/package/test_cpu_quota.py",
+        "tests/package/test_config.py",
     ),
     Mutation(
         "nnframe/training/trainer.py",
@@ -471,9 +471,9 @@ MUTATIONS: list[Mutation] = [
         "tests/training/test_state.py",
     ),
     Mutation(
-        "nnframe/kernels/reference.py",
-        '"relu": lambda x, y, a: (x > 0).astype(x.dtype)',
-        '"relu": lambda x, y, a: (x >= 0).astype(x.dtype)',
+        "nnframe/kernels/reference_activations.py",
+        "    slope=lambda x, y, alpha: (x > 0).astype(x.dtype),",
+        "    slope=lambda x, y, alpha: (x >= 0).astype(x.dtype),",
         "the slope of ReLU at 0 is 1 in the NumPy twin",
         "tests/kernels/test_slopes_at_edges.py",
     ),
@@ -483,6 +483,13 @@ MUTATIONS: list[Mutation] = [
         "s[...] = s + g if",
         "AdaGrad adds gradients, not their squares, in the NumPy twin",
         "tests/optimizers",
+    ),
+    Mutation(
+        "nnframe/kernels/reference_differences.py",
+        "* (scale / (2 * step))",
+        "* (scale / step)",
+        "differences are twice as large in the NumPy twin",
+        "tests/kernels/test_differences.py",
     ),
 ]
 
