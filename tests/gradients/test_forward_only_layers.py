@@ -55,7 +55,7 @@ def test_a_gradient_is_the_definitions_or_refused_by_name(case, place, strategy,
     model = case.model(place).astype(dtype)
     if case.adapt is not None:
         case.adapt(model)
-    kind = type(case.make()).__name__
+    kind = type(case.make() if case.loss is None else case.loss).__name__
     if outcome == "refused":
         loss, x, t = case.batch(place, 0)
         with pytest.raises((ValueError, TypeError, IndexError)) as caught:
