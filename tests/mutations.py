@@ -311,7 +311,7 @@ MUTATIONS: list[Mutation] = [
         "key = _mix(_mix(seed + _GOLDEN) + counter * _GOLDEN",
         "key = _mix(_mix(seed + _GOLDEN)",
         "random numbers are the same at each step",
-        "tests/training/test_state.py",
+        "tests/training/test_training_state.py",
     ),
     Mutation(
         "nnframe/core/parameter.py",
@@ -461,14 +461,14 @@ MUTATIONS: list[Mutation] = [
         "                passed.observe()\n",
         "",
         "statistics and random numbers never move",
-        "tests/training/test_state.py",
+        "tests/training/test_training_state.py",
     ),
     Mutation(
         "nnframe/training/trainer.py",
         "total, divisor = total + added[0], divisor + added[1]",
         "total, divisor = total + added[0] / added[1], divisor + 1",
         "evaluate takes the mean of the means of its parts",
-        "tests/training/test_state.py",
+        "tests/training/test_training_state.py",
     ),
     Mutation(
         "nnframe/kernels/reference_activations.py",
