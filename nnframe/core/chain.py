@@ -1,8 +1,8 @@
 """A model run once, seen as a chain of layers: where all strategies start.
 
-The order of layers is seen, not declared. A `Sequential` says its order; any other layer that holds layers is run as it
-is written, and the calls of the layers inside it are noted. Where each of them was given what the one before it returned,
-the run is a chain, found anew at each run; otherwise the layer stays one link, opaque.
+The order of layers is seen, not declared. A `Sequential` says its order; any other layer that holds layers is run as
+it is written, and the calls of the layers inside it are noted. Where each of them was given what the one before it
+returned, the run is a chain, found anew at each run; otherwise the layer stays one link, opaque.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Link(NamedTuple):
     chain : whether `inner` is one run that computes the same as the layer, whose backward was written
     """
 
-    layer: Layer
+    layer: Any  # a Layer, with the methods that its traits tell of
     traits: Traits
     parameters: list[Parameter]
     x: Any
@@ -116,7 +116,7 @@ def run_forward(model: Layer, x: Any, run: Run) -> ForwardPass:
     return ForwardPass(model, run, inputs, links, parameters)
 
 
-def ordered(layer: Layer) -> list[Layer] | None:
+def ordered(layer: Any) -> list[Layer] | None:
     """Layers of a Sequential, those inside it included; None for any other layer."""
     if not traits(layer).order:
         return None
@@ -138,7 +138,7 @@ def _trainable(layer: Layer, run: Run) -> list[Parameter]:
     return parameters
 
 
-def _run(layer: Layer, x: Any, links: list[Link], run: Run) -> Array:
+def _run(layer: Any, x: Any, links: list[Link], run: Run) -> Array:
     """Run one layer and append its link, or those of the layers inside it; returns the output."""
     t = layer._traits if "forward" not in layer.__dict__ else FORWARD_ONLY
     if t.order:
@@ -156,7 +156,7 @@ def _run(layer: Layer, x: Any, links: list[Link], run: Run) -> Array:
         if parameters is None or not all([p.trainable for p in parameters]):  # noqa: C419 - a list is faster
             parameters = _trainable(layer, run)
         links.append(_link((layer, t, parameters, x, y, None, (), False)))
-        return y
+        return y  # type: ignore[no-any-return]
     if t.branches:
         link = _run_branches(layer, t, x, run)
     elif t.own and (kinds := _held_kinds(layer.__dict__.values())) & LAYERS:
@@ -178,7 +178,7 @@ def _run(layer: Layer, x: Any, links: list[Link], run: Run) -> Array:
 
 
 def _values_before(layer: Layer, run: Run) -> list[tuple[Parameter, Array]] | None:
-    """Copies of a layer's parameters when it is met for the first time, to see whether forward changes them."""
+    """Copy a layer's parameters when it is met for the first time, to see whether forward changes them."""
     if run.memory is None or not run.memory.first_time("met", layer):
         return None
     return [(parameter, parameter.value.copy()) for parameter in layer.parameters()]
@@ -197,7 +197,7 @@ def _run_saving(layer: Layer, t: Traits, x: Any, run: Run) -> Link:
         raise noted(error, layer)  # noqa: B904
 
 
-def _run_branches(layer: Layer, t: Traits, x: Any, run: Run) -> Link:
+def _run_branches(layer: Any, t: Traits, x: Any, run: Run) -> Link:
     branches = []
     for child, given in layer.branches(x):
         inner: list[Link] = []
@@ -277,7 +277,7 @@ def _append_reshaped(x: Any, y: Any, links: list[Link]) -> bool:
     if not same or y.ndim == 0 or len(y) != len(x) or not (x.flags.c_contiguous and y.flags.c_contiguous):
         return False
     if y.shape != x.shape:
-        links.append(Link(Reshaped(y.shape[1:]), Reshaped._traits, [], x, y))  # type: ignore[arg-type]
+        links.append(Link(Reshaped(y.shape[1:]), Reshaped._traits, [], x, y))
     return True
 
 
@@ -311,7 +311,7 @@ LAYERS, PARAMETERS = 1, 2
 
 
 def _held_kinds(values: Any) -> int:
-    """What is among some attributes, alone or in lists and dicts: LAYERS, PARAMETERS that are trained, or both."""
+    """Tell what is among some attributes, alone or in lists and dicts: LAYERS, PARAMETERS that are trained, or both."""
     kinds = 0
     for value in values:
         if type(value) in _BARE:

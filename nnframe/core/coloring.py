@@ -1,7 +1,7 @@
 """Which inputs move which outputs, and which of them may be moved together (Curtis, Powell and Reid 1974).
 
-Columns of a Jacobian that share no row get one colour: they are moved at once, and each output tells which of them moved
-it. A 3x3 convolution of C channels needs 9 C colours, whatever the size of its images.
+Columns of a Jacobian that share no row get one colour: they are moved at once, and each output tells which of them
+moved it. A 3x3 convolution of C channels needs 9 C colours, whatever the size of its images.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Colour(NamedTuple):
 
     def gathered(self, products: Doubles) -> Doubles:
         """Sum (..., O) over the outputs of each column, (..., columns)."""
-        return np.add.reduceat(products[..., self.outputs], self.starts, axis=-1)  # type: ignore[no-any-return]
+        return np.add.reduceat(products[..., self.outputs], self.starts, axis=-1)
 
 
 def colour(touched: Sequence[Indices], outputs: int) -> list[Colour]:
@@ -75,7 +75,7 @@ class Pattern(NamedTuple):
     outputs: int
 
     def unexpected(self, moved: npt.NDArray[np.bool_], own: Indices | None) -> bool:
-        """Whether outputs have moved, (rows, outputs), that the moved columns were not seen to move; `own` are theirs."""
+        """Whether outputs have moved, (rows, outputs), that the moved columns did not move before; `own` are theirs."""
         if own is None:
             return bool(moved.any())
         others = np.ones(self.outputs, bool)

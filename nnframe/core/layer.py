@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe.core import local
+from nnframe.core.backward import backward_by_differences
 from nnframe.core.chain import Link, call_inside
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import Traits, traits, traits_of_class
@@ -73,7 +74,7 @@ class Layer(Tree):
         `y` is forward(x), `dy` the gradient of the loss with respect to y; none of the three can be written to. A layer
         with a `forward_saving` is also given what that saved. This default takes central differences of forward.
         """
-        dx = local.backward_by_differences(self._link(x, y), dy, self._step())
+        dx = backward_by_differences(self._link(x, y), dy, self._step())
         assert dx is not None
         return dx
 

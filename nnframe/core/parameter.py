@@ -59,8 +59,8 @@ def _fitting(name: str, given: Any, like: Array) -> Array:
         raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
     if array.shape != like.shape:
         raise ValueError(
-            f"{name}: expected shape {like.shape} like the parameter's value, got {array.shape}; for another shape make "
-            "a new Parameter"
+            f"{name}: expected shape {like.shape} like the parameter's value, got {array.shape}; for another shape "
+            "make a new Parameter"
         )
     return np.ascontiguousarray(array, like.dtype).reshape(like.shape)
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class LayerError(ValueError):
-    """A layer breaks the law, or says something of itself that is not so; the message names it, the reason and the cure."""
+    """A layer breaks the law, or says of itself what is not so; the message names it, the reason and the cure."""
 
 
 class CostWarning(UserWarning):

@@ -51,7 +51,8 @@ class Random(Tree):
         first = ((self._bits(x, 0) >> np.uint64(11)) + 1.0) * 2.0**-53
         second = (self._bits(x, 1) >> np.uint64(11)) * 2.0**-53
         found = np.sqrt(-2 * np.log(first)) * np.cos(2 * np.pi * second)
-        return found.astype(_dtype(x)).reshape(x.shape)
+        shaped: Array = found.astype(_dtype(x)).reshape(x.shape)
+        return shaped
 
     def advance(self) -> None:
         """Go on to new numbers; called once a step."""
@@ -81,8 +82,8 @@ def _row_numbers(count: int) -> npt.NDArray[np.uint64]:
         return rows.astype(np.uint64)
     if len(rows) == 0 or count % len(rows):
         raise ValueError(
-            f"random numbers: expected the rows of the mini-batch, or equally many for each of its {len(rows)} rows, got "
-            f"{count}"
+            f"random numbers: expected the rows of the mini-batch, or equally many for each of its {len(rows)} rows, "
+            f"got {count}"
         )
     each = count // len(rows)
     return (rows[:, None] * each + np.arange(each)).reshape(-1).astype(np.uint64)

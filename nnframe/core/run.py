@@ -181,7 +181,8 @@ def checked_output(layer: Layer, x: Any, y: Any) -> Array:
         if not isinstance(x, tuple) and x.ndim == 1:
             hint = f"; its input has one axis, shape {x.shape}: a single row is x[None]"
         raise ValueError(f"forward: expected an output of {rows_of(x)} rows like its input, got shape {y.shape}{hint}")
-    return y.astype(dtype_of(x, layer), copy=False)
+    found: Array = y.astype(dtype_of(x, layer), copy=False)
+    return found
 
 
 def noted(error: Exception, layer: Layer, what: str = "forward") -> Exception:
@@ -195,8 +196,8 @@ def noted(error: Exception, layer: Layer, what: str = "forward") -> Exception:
     root = run.root if run is not None else None
     if isinstance(error, ValueError) and "read-only" in str(error):
         written = LayerError(
-            f"{named(layer, '' if root is None else root.path_of(layer))}: {what} writes into an array that it was given "
-            f"({error}). A layer changes nothing: compute into a new array, or into a copy"
+            f"{named(layer, '' if root is None else root.path_of(layer))}: {what} writes into an array that it was "
+            f"given ({error}). A layer changes nothing: compute into a new array, or into a copy"
         )
         written.__cause__ = error
         error = written

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from nnframe.core.chain import Link, ordered, run_forward
-from nnframe.core.local import input_pattern, parameter_pattern
+from nnframe.core.patterns import input_pattern, parameter_pattern
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory, couples_of
 

@@ -141,7 +141,7 @@ def common_dtype(tree: Tree, parameters: list[Parameter]) -> np.dtype[np.floatin
 
 
 def survey(root: Tree) -> tuple[list[Parameter], dict[int, list[Parameter]]]:
-    """Return what `parameters` returns, for the root and, by its `id`, for every tree in it: one walk for all of them."""
+    """Return what `parameters` returns: for the root and, by its `id`, for every tree in it, in one walk."""
     held: dict[int, list[Parameter]] = {}
     return _survey(root, held), held
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
+from nnframe.core.backward import backward_through
 from nnframe.core.chain import ForwardPass, run_forward
 from nnframe.core.layer import Layer
-from nnframe.core.local import as_step, backward_through
+from nnframe.core.local import as_step
 from nnframe.core.protocol import LayerError
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory
@@ -21,10 +22,10 @@ class Backprop:
 
     A layer without one is differentiated by itself, by central differences of its `forward` (its `difference`, where it
     has one). Which inputs move which outputs is found out at its first gradient, and those that do not meet are moved
-    together: two evaluations for a layer that keeps entries apart, 18 for each channel of a 3x3 convolution, at most two
-    for each column of its input where it keeps rows apart, or for each entry where it does not; and the same for its
-    parameters. `model.summary()` shows which layers these are. A loss without `backward` is differentiated by each entry
-    of the output.
+    together: two evaluations for a layer that keeps entries apart, 18 for each channel of a 3x3 convolution, at most
+    two for each column of its input where it keeps rows apart, or for each entry where it does not; and the same for
+    its parameters. `model.summary()` shows which layers these are. A loss without `backward` is differentiated by each
+    entry of the output.
 
     Parameters
     ----------
@@ -85,11 +86,10 @@ class Backprop:
         """Set what is not trainable to 0, and say what was dear."""
         for link in passed.links:
             t = link.traits
-            if t.own and not t.backward:
-                if link.inner:
-                    found = evaluations_of(link, passed.run)
-                    inputs = found.inputs * (len(link.y) if found.couples == "batch" else 1)
-                    warn_of_price(link, inputs + found.parameters, self.memory)
+            if t.own and not t.backward and link.inner:
+                found = evaluations_of(link, passed.run)
+                inputs = found.inputs * (len(link.y) if found.couples == "batch" else 1)
+                warn_of_price(link, inputs + found.parameters, self.memory)
         for parameter in passed.parameters:
             if not parameter.trainable:
                 parameter.grad.fill(0)

@@ -3,7 +3,7 @@
 Differences are propagated, not values (see docs/derivations/differences.md): the model runs once, and what a moved
 weight changes travels upwards through each layer's `difference`. Each part of the work has its own way:
 
-    FusedLinear    a linear layer with built-in layers above it, in C; between the two may be elementwise layers of others
+    FusedLinear    a linear layer with built-in layers above it, in C; between the two may be other elementwise layers
     StackedCurves  a linear layer with any layers above it that keep rows apart
     StackedEntries any other parameter: moved, then `difference` of each layer above, for many entries at a time
     SharedEntries  a parameter that several layers hold
@@ -34,8 +34,8 @@ from nnframe.losses.base import Loss
 class CentralDifference(WorkingStrategy):
     """(L(w + h) - L(w - h)) / 2h for every entry w of every parameter, made fast by the structure of the network.
 
-    Works with every layer and every loss: a custom one needs `forward` only. What there is to know about a layer is found
-    out at its first gradient, and looked at again now and then; a layer that is no pure function is refused.
+    Works with every layer and every loss: a custom one needs `forward` only. What there is to know about a layer is
+    found out at its first gradient, and looked at again now and then; a layer that is no pure function is refused.
 
     Parameters
     ----------

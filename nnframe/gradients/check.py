@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe._checks import as_generator
+from nnframe.core.backward import backward_by_differences, backward_of
 from nnframe.core.chain import Link, run_forward
 from nnframe.core.layer import Layer
-from nnframe.core.local import as_step, backward_by_differences, backward_of
+from nnframe.core.local import as_step
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory
 

@@ -49,7 +49,7 @@ class StackedEntries:
         for some in chunks(len(units), place.widest):
             indices = self.selected[some + units.start]
             up, down, width = perturbations(place.link, self.parameter, indices, self.step, self.scaled)
-            self.still = self.still and not (up.any() or down.any())
+            self.still = self.still and bool(up.size) and not (up.any() or down.any())
             change = np.zeros(len(indices))
             for sign, side in ((1, up), (-1, down)):
                 moved = run_differences(place.above, side.astype(dtype, copy=False))

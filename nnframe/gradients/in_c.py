@@ -1,8 +1,8 @@
 """The part of `CentralDifference` that runs in C: a linear layer with built-in layers and a built-in loss above it.
 
 Two ways to the same numbers, both in docs/derivations/differences.md: weight by weight, or through the curve that the
-loss of each row is above each unit. Layers and losses describe themselves (`stage`); the description counts only where no
-more derived class has changed what C assumes.
+loss of each row is above each unit. Layers and losses describe themselves (`stage`); the description counts only where
+no more derived class has changed what C assumes.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def above_in_c(place: Place, described: Described | None, passed: ForwardPass) -
     rows = len(passed.output)
     if described is None or any(one.y.ndim != 2 or len(one.y) != rows for one in (link, *above)):
         return None
-    # Python runs the elementwise layers up to the last one that C does not know; all above that one describe themselves.
+    # Python runs the elementwise layers up to the last one that C does not know; all above it describe themselves
     first_stage = max((i + 1 for i, one in enumerate(above) if not one.traits.stage), default=0)
     columns = above[:first_stage]
     if not all(couples_of(one, passed.run) == "entries" for one in columns):

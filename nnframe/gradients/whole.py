@@ -1,7 +1,8 @@
-"""A look at the model as a whole: does the gradient fit the loss?
+"""A look at the model as a whole: whether the gradient fits the loss.
 
-What is asked of layers one by one cannot show what passes between them unseen, from one attribute to another. So now and
-then the loss itself is taken a little way along a random direction, in float64, and compared with what the gradient says.
+What is asked of layers one by one cannot show what passes between them unseen, from one attribute to another. So now
+and then the loss itself is taken a little way along a random direction, in float64, and compared with what the gradient
+says.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from nnframe.core.chain import ForwardPass, Link, expanded
+from nnframe.core.inquiry import RESOLVED
 from nnframe.core.protocol import traits
 from nnframe.core.run import run_layer
-from nnframe.core.structure import RESOLVED, Memory
+from nnframe.core.structure import Memory
 from nnframe.losses.base import value_of
 
 STEPS = (1e-6, 1e-5, 1e-7, 1e-8)  # one of them may cross a kink, or drown in rounding; not all
@@ -50,9 +52,10 @@ def what_does_not_fit(passed: ForwardPass, memory: Memory, step: float | None, c
     own = [repr(tree) for _, tree in passed.model.named_trees() if hasattr(tree, "_traits") and traits(tree).own]
     own += [repr(passed.loss)] if passed.loss._traits.own else []
     return (
-        f"{type(passed.model).__name__}: the gradient found layer by layer does not fit the loss: along a random direction "
-        f"the loss rises by {along:.6g} per step and the gradient says {expected:.6g}. One of {', '.join(own)} is not "
-        "what it seems, or passes something on unseen; everything must go in by x and out by what forward returns"
+        f"{type(passed.model).__name__}: the gradient found layer by layer does not fit the loss: along a random "
+        f"direction the loss rises by {along:.6g} per step and the gradient says {expected:.6g}. One of "
+        f"{', '.join(own)} is not what it seems, or passes something on unseen; everything must go in by x and out by "
+        "what forward returns"
     )
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
+from nnframe.core.backward import warn_nothing_passes, warn_parameter_stands_still
 from nnframe.core.chain import ForwardPass, Link, expanded, run_forward
 from nnframe.core.layer import Layer
-from nnframe.core.local import warn_nothing_passes, warn_parameter_stands_still
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import CostWarning, LayerError
 from nnframe.core.run import Run, current_run
@@ -98,7 +98,7 @@ class Place(NamedTuple):
 
 
 def places_of(links: list[Link], tail: list[Link] | None = None) -> list[Place]:
-    """Where parameters are, from the bottom up: inside containers as well, with the joint of the container above them."""
+    """Where parameters are, from the bottom up; inside containers as well, with the container's joint above them."""
     found = []
     links = expanded(links)
     for i, link in enumerate(links):
@@ -129,10 +129,10 @@ def warn_of_price(link: Link, evaluations: int, memory: Memory) -> None:
     path = run.root.path_of(link.layer) if run is not None and run.root is not None else ""
     name = type(link.layer).__name__
     warnings.warn(
-        f"{'layer ' + path + ': ' if path else ''}{name}: its layers are not seen one by one, as they are not called one "
-        f"after another as layer(x), each with what the one before returned: {evaluations:,} evaluations of it per "
-        "gradient. nn.Sequential, nn.Residual and nn.Branches join layers so that each is taken for what it is; or write "
-        "a backward",
+        f"{'layer ' + path + ': ' if path else ''}{name}: its layers are not seen one by one, as they are not called "
+        f"one after another as layer(x), each with what the one before returned: {evaluations:,} evaluations of it per "
+        "gradient. nn.Sequential, nn.Residual and nn.Branches join layers so that each is taken for what it is; or "
+        "write a backward",
         CostWarning,
         stacklevel=4,
     )

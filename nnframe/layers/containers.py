@@ -7,16 +7,17 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from nnframe.core import local
+from nnframe.core.backward import backward_through
 from nnframe.core.chain import Link, run_forward
 from nnframe.core.layer import Layer, as_layers
+from nnframe.core.local import run_differences
 from nnframe.core.parameter import Array
 from nnframe.core.run import Run, current_run, run_layer
 from nnframe.core.tree import Buffer, Parameter, Tree
 
 
 class Container(Layer):
-    """What containers share: their passes go through those of the layers in them, whatever each of these has written."""
+    """What containers share: passes go through those of the layers in them, whatever each of these has written."""
 
     @property
     def takes_integers(self) -> bool:  # type: ignore[override]
@@ -29,12 +30,12 @@ class Container(Layer):
         return all(layer.has_backward for layer in self._layers())
 
     def backward(self, x: Array, y: Array, dy: Array, saved: Any = None) -> Array:
-        dx = local.backward_through(self._links(x), dy, self._step())
+        dx = backward_through(self._links(x), dy, self._step())
         assert dx is not None
         return dx
 
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
-        return local.run_differences(self._links(x), dx)
+        return run_differences(self._links(x), dx)
 
     def _links(self, x: Array) -> list[Link]:
         """Run the container again and return its links."""
@@ -174,7 +175,7 @@ class Branches(Container):
         return found
 
     def join_changes(self, outputs: list[Array], changes: list[Array | None]) -> Array:
-        """Return the change of the joined output from those of the branches, alone or in stacks; None: it does not move."""
+        """Return the change of the joined output from those of the branches, or stacks of them; None: no change."""
         moved = next(change for change in changes if change is not None)
         lead = moved.shape[: moved.ndim - outputs[0].ndim]
         if self.join == "concatenate":

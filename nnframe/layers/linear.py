@@ -115,4 +115,5 @@ class Linear(Layer):
         return (self.weight.value,)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.in_features}, {self.out_features}{', bias=False' if self.bias is None else ''})"
+        bias = ", bias=False" if self.bias is None else ""
+        return f"{type(self).__name__}({self.in_features}, {self.out_features}{bias})"

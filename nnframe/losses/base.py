@@ -104,7 +104,8 @@ class Loss:
         This default subtracts, in float64, or sums `row_differences` where there are any.
         """
         if type(self).row_differences is not Loss.row_differences or self._traits.rows:
-            return np.asarray(self.row_differences(y, t, dy)).sum(axis=-1) * self.row_scale(y, t)
+            total: Doubles = np.asarray(self.row_differences(y, t, dy)).sum(axis=-1) * self.row_scale(y, t)
+            return total
         return _subtracted(self, y, t, dy)
 
     def counted(self, t: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
@@ -193,7 +194,7 @@ def as_labels(loss: Loss, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
 
 
 def value_of(loss: Loss, y: Array, t: npt.NDArray[Any]) -> float:
-    """The loss of prepared labels, as a float."""
+    """Return the loss of prepared labels, as a float."""
     given = read_only(y) if loss._traits.own else y
     if loss._traits.forward or not loss._traits.rows:
         return as_float(loss.forward(given, t), loss)
@@ -201,7 +202,7 @@ def value_of(loss: Loss, y: Array, t: npt.NDArray[Any]) -> float:
 
 
 def value_and_gradient(loss: Loss, y: Array, t: npt.NDArray[Any], step: float | None) -> tuple[float, Array]:
-    """The loss, and its gradient with respect to y: written, or by differences."""
+    """Return the loss, and its gradient with respect to y: written, or by differences."""
     if loss._traits.forward_backward and not loss._traits.own:
         return loss.forward_backward(y, t)
     if not loss._traits.backward:
@@ -230,7 +231,8 @@ def change_of(loss: Loss, y: Array, t: npt.NDArray[Any], dy: Array) -> Doubles:
     if loss._traits.difference:
         return loss.difference(y, t, dy)
     if loss._traits.rows:
-        return row_changes(loss, y, t, dy).sum(axis=-1) * loss.row_scale(y, t)
+        total: Doubles = row_changes(loss, y, t, dy).sum(axis=-1) * loss.row_scale(y, t)
+        return total
     return _subtracted(loss, y, t, dy)
 
 
@@ -263,8 +265,8 @@ def _rows_of(loss: Loss, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.floati
 def gradient_by_differences(loss: Loss, y: Array, t: npt.NDArray[Any], step: float | None) -> Array:
     """Gradient of a loss with respect to y, by central differences of every entry.
 
-    Where the two sides are not each other's opposite (a logarithm near 0) or one is not finite, the step is made smaller
-    until they are.
+    Where the two sides are not each other's opposite (a logarithm near 0) or one is not finite, the step is made
+    smaller until they are.
     """
     sizes = (STEP * np.maximum(1, np.abs(y.astype(np.float64))) if step is None else np.full(y.shape, step)).reshape(-1)
     up, down = _both_sides(loss, y, t, sizes, np.arange(y.size))
@@ -279,7 +281,7 @@ def gradient_by_differences(loss: Loss, y: Array, t: npt.NDArray[Any], step: flo
     one_sided = np.isfinite(up) != np.isfinite(down)
     if one_sided.any():
         warnings.warn(
-            f"{loss!r}: on one side of {int(one_sided.sum())} differences it is not finite; the other side is taken alone",
+            f"{loss!r}: on one side of {int(one_sided.sum())} differences it is not finite; the other is taken alone",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -231,7 +231,7 @@ class Trainer:
             )
 
     def _checked(self, x: Any, t: npt.ArrayLike, name: str, batch_size: int) -> tuple[Inputs, npt.NDArray[Any]]:
-        """`x` and `t` checked against each other, against the model and against the loss, before anything is changed."""
+        """`x` and `t` checked against each other, against the model and the loss, before anything is changed."""
         inputs, labels = as_pair(x, t, name)
         for one in inputs if isinstance(inputs, tuple) else (inputs,):
             _refuse_numbers(one, name, "x")
@@ -265,7 +265,7 @@ class _Sums:
         self.total = self.divisor = self.right = self.counted = 0.0
 
     def divisor_of(self, passed: ForwardPass) -> float:
-        """What a mini-batch's mean was divided by; 1 for a sum."""
+        """Return what a mini-batch's mean was divided by; 1 for a sum."""
         if self.loss.reduction == "sum":
             return 1.0
         if self.loss.is_sum_over_rows:
