@@ -96,10 +96,10 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/config.py",
-        "min(affinity, _quota(affinity))",
-        "affinity",
+        "min(affinity, _quota(cgroup) or affinity, MOST_THREADS)",
+        "min(affinity, MOST_THREADS)",
         "a container's CPU quota is ignored",
-        "tests/package/test_cpu_quota.py",
+        "tests/package/test_config.py",
     ),
     Mutation(
         "nnframe/training/trainer.py",
@@ -279,11 +279,11 @@ MUTATIONS: list[Mutation] = [
         "tests/gradients/test_forward_only_layers.py -k 'Hard or EmptySubclass'",
     ),
     Mutation(
-        "nnframe/core/protocol.py",
-        '    if "forward" in layer.__dict__:\n        return FORWARD_ONLY\n',
-        "",
+        "nnframe/core/chain.py",
+        't = layer._traits if "forward" not in layer.__dict__ else FORWARD_ONLY',
+        "t = layer._traits",
         "a forward of the object itself is passed over",
-        "tests/gradients/test_forward_only_layers.py -k 'a_clipped_tanh'",
+        "tests/gradients/test_forward_only_layers.py -k a_clipped_tanh",
     ),
     Mutation(
         "nnframe/core/run.py",
@@ -311,7 +311,7 @@ MUTATIONS: list[Mutation] = [
         "key = _mix(_mix(seed + _GOLDEN) + counter * _GOLDEN",
         "key = _mix(_mix(seed + _GOLDEN)",
         "random numbers are the same at each step",
-        "tests/training/test_state.py",
+        "tests/training/test_training_state.py",
     ),
     Mutation(
         "nnframe/core/parameter.py",
@@ -355,13 +355,6 @@ MUTATIONS: list[Mutation] = [
         "    width = 2 * steps\n",
         "differences are divided by the step asked for, not by the one added",
         "tests/gradients/test_large_parameters.py",
-    ),
-    Mutation(
-        "nnframe/core/local.py",
-        "        return np.flatnonzero((off > bound).any(axis=1))",
-        "        return np.zeros(0, np.intp)",
-        "found structure is not compared with a random direction",
-        "tests/gradients/test_forward_only_layers.py -k 'Sort or TopK or RareGate or MaxPooling'",
     ),
     Mutation(
         "nnframe/core/coloring.py",
@@ -468,19 +461,19 @@ MUTATIONS: list[Mutation] = [
         "                passed.observe()\n",
         "",
         "statistics and random numbers never move",
-        "tests/training/test_state.py",
+        "tests/training/test_training_state.py",
     ),
     Mutation(
         "nnframe/training/trainer.py",
         "total, divisor = total + added[0], divisor + added[1]",
         "total, divisor = total + added[0] / added[1], divisor + 1",
         "evaluate takes the mean of the means of its parts",
-        "tests/training/test_state.py",
+        "tests/training/test_training_state.py",
     ),
     Mutation(
-        "nnframe/kernels/reference.py",
-        '"relu": lambda x, y, a: (x > 0).astype(x.dtype)',
-        '"relu": lambda x, y, a: (x >= 0).astype(x.dtype)',
+        "nnframe/kernels/reference_activations.py",
+        "    slope=lambda x, y, alpha: (x > 0).astype(x.dtype),",
+        "    slope=lambda x, y, alpha: (x >= 0).astype(x.dtype),",
         "the slope of ReLU at 0 is 1 in the NumPy twin",
         "tests/kernels/test_slopes_at_edges.py",
     ),
@@ -490,6 +483,13 @@ MUTATIONS: list[Mutation] = [
         "s[...] = s + g if",
         "AdaGrad adds gradients, not their squares, in the NumPy twin",
         "tests/optimizers",
+    ),
+    Mutation(
+        "nnframe/kernels/reference_differences.py",
+        "* (scale / (2 * step))",
+        "* (scale / step)",
+        "differences are twice as large in the NumPy twin",
+        "tests/kernels/test_differences.py",
     ),
 ]
 

@@ -120,6 +120,21 @@ class EveryOtherRow(nn.Layer):
         return (groups - np.tanh(groups).mean(axis=1, keepdims=True)).reshape(x.shape)
 
 
+class NearestRows(nn.Layer):
+    """Each row meets the two that are nearest to it."""
+
+    def forward(self, x):
+        distance = ((x[:, None] - x[None]) ** 2).sum(axis=-1)
+        return np.tanh(x) + x[np.argsort(distance, axis=1)[:, 1:3]].mean(axis=1)
+
+
+class Whitening(nn.Layer):
+    def forward(self, x):
+        centred = x - x.mean(axis=0)
+        covariance = centred.T @ centred / len(x) + 0.1 * np.eye(x.shape[1])
+        return centred @ np.linalg.inv(np.linalg.cholesky(covariance)).T
+
+
 class SeededMask(nn.Layer):
     """The same mask at each call, for as many rows as there are."""
 
@@ -228,6 +243,42 @@ class BroadcastFirst(nn.Layer):
         return np.broadcast_to(x[:, :1], x.shape)
 
 
+class Spectrum(nn.Layer):
+    def forward(self, x):
+        return np.abs(np.fft.rfft(x, axis=1))
+
+
+class FixedPoint(nn.Layer):
+    """As many rounds as it takes."""
+
+    def forward(self, x):
+        y = np.zeros_like(x)
+        for _ in range(200):
+            y, before = np.tanh(0.5 * y + x), y
+            if np.abs(y - before).max() < 1e-14:
+                break
+        return y
+
+
+class Validating(nn.Layer):
+    """Refuses what lies outside its domain."""
+
+    def forward(self, x):
+        if (x <= 0).any():
+            raise ValueError("x must be positive")
+        return np.log(x) - np.log(x.sum(axis=1, keepdims=True))
+
+
+class ValidatingParameter(nn.Layer):
+    def __init__(self):
+        self.width = nn.Parameter(np.linspace(0.7, 2, 12))
+
+    def forward(self, x):
+        if (self.width.value <= 0).any():
+            raise ValueError("width must be positive")
+        return x * np.log(self.width.value)
+
+
 class ReversedView(nn.Layer):
     def forward(self, x):
         return x[:, ::-1]
@@ -262,6 +313,17 @@ class NormalNoise(nn.Layer):
 
     def forward(self, x):
         return x * (1 + 0.5 * self.random.normal(x)) if self.training else x
+
+
+class Mixup(nn.Layer):
+    """Rows mix by random weights."""
+
+    def __init__(self):
+        self.random = nn.Random(5)
+
+    def forward(self, x):
+        share = self.random.uniform(x)[:, :1]
+        return share * x + (1 - share) * x[::-1] if self.training else x
 
 
 class GlobalDropout(nn.Layer):
@@ -988,6 +1050,18 @@ class Quartic(nn.Loss):
         return float(((y - t) ** 4).mean())
 
 
+class MixedRows(nn.Loss):
+    """Says that it is a sum over rows; each of them takes the mean of all."""
+
+    def rows(self, y, t):
+        return ((y - y.mean(axis=0) - t) ** 2).sum(axis=1)
+
+
+class SumOverRows(nn.Loss):
+    def rows(self, y, t):
+        return np.log(np.cosh(y - t)).sum(axis=1)
+
+
 class CoupledLoss(nn.Loss):
     """No sum over rows."""
 
@@ -1099,6 +1173,8 @@ class Case:
         Of the first and the second mini-batch.
     zero : tuple of str
         Parameters whose gradient is 0 by symmetry: compared with the largest entry of the whole gradient.
+    adapt : callable, optional
+        What is done to the model once it is in its dtype.
     bound : float, optional
         A tighter one, for float64.
     loss : Loss, optional
@@ -1150,10 +1226,7 @@ class Case:
         for layer in parts:
             if type(layer) is nn.Linear:
                 layer.bias.value[...] = rng.standard_normal(layer.bias.value.shape) / 4
-        model = nn.Sequential(*parts)
-        if self.adapt is not None:
-            self.adapt(model)
-        return model
+        return nn.Sequential(*parts)
 
     def batch(self, place: str, step: int) -> tuple[nn.Loss, np.ndarray, np.ndarray]:
         """Loss, inputs and labels of the first (0) or the second (1) step."""
@@ -1220,6 +1293,8 @@ CASES = [
     Case(lambda: OneWeightPerRow(7), name="OneWeightPerRow", rows=(7, 7)),
     Case(EveryOtherRow, rows=(8, 16)),
     Case(SeededMask),
+    Case(NearestRows),
+    Case(Whitening, zero=("0.bias",)),
     Case(LazyMask, rows=(7, 7)),
     Case(BroadcastMean),
     Case(BatchMax, name="BatchMax, one row first", rows=(1, 5)),
@@ -1238,6 +1313,10 @@ CASES = [
     Case(Lookup, warned(), {"bottom": RIGHT}, seed=2),
     Case(lambda: nn.Sequential(MixedUnits(), OneUnit()), name="MixedUnits", reads=(12,)),
     Case(BroadcastFirst),
+    Case(Spectrum, reads=(12,), gives=(7,)),
+    Case(FixedPoint, reads=(12,)),
+    Case(lambda: nn.Sequential(nn.Softplus(), Validating()), name="Validating", reads=(12,)),
+    Case(ValidatingParameter, reads=(12,)),
     Case(Softmax, name="Softmax, one row first", rows=(1, 5)),
     Case(ReversedView, reads=(12,)),
     Case(FirstColumns, gives=(3,)),
@@ -1245,6 +1324,7 @@ CASES = [
     # random, and what changes from call to call
     Case(Dropout),
     Case(NormalNoise),
+    Case(Mixup),
     Case(GlobalDropout, DOES_NOT_REPEAT),
     Case(GeneratorNoise, DOES_NOT_REPEAT),
     Case(Counting, DOES_NOT_REPEAT),
@@ -1310,9 +1390,9 @@ CASES = [
         name="containers in containers",
     ),
     # convolution, pooling, time
-    Case(Convolution, reads=(2, 4, 4), gives=(3, 4, 4)),
-    Case(AveragePooling, reads=(2, 4, 4), gives=(2, 2, 2)),
-    Case(MaxPooling, reads=(2, 4, 4), gives=(2, 2, 2), seed=1),
+    Case(Convolution, reads=(2, 3, 3), gives=(3, 3, 3)),
+    Case(AveragePooling, reads=(2, 2, 4), gives=(2, 1, 2)),
+    Case(MaxPooling, reads=(2, 2, 4), gives=(2, 1, 2), seed=1),
     Case(PerChannel, reads=(2, 2, 2)),
     Case(RNN, reads=(3, 2), gives=(4,)),
     Case(Attention, reads=(3, 2), zero=("0.k.bias", "2.k.bias")),
@@ -1362,6 +1442,8 @@ CASES = [
     Case(ItsInput, name="FocalLoss", places=("middle",), loss=FocalLoss()),
     Case(BatchNorm, name="FocalLoss above BatchNorm", places=("middle", "top"), loss=FocalLoss(), zero=("0.bias",)),
     Case(Softmax, name="Quartic", places=("middle",), loss=Quartic()),
+    Case(Softmax, name="SumOverRows", places=("middle", "top"), loss=SumOverRows()),
+    Case(ItsInput, refused("unseen"), name="MixedRows", places=("middle", "top"), loss=MixedRows()),
     Case(Softmax, name="CoupledLoss", places=("middle", "top"), loss=CoupledLoss()),
     # backward passes
     Case(Written),

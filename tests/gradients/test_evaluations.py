@@ -101,7 +101,7 @@ def test_backprop_moves_together_what_does_not_meet(layer, shape, most, dtype):
     assert found <= most + 8, f"{found:.1f} evaluations, {most} for its colours"
 
 
-@pytest.mark.parametrize("layer", [Elementwise(), Rowwise()], ids=lambda layer: type(layer).__name__)
+@pytest.mark.parametrize("layer", [Elementwise(), Rowwise(), Dropout()], ids=lambda layer: type(layer).__name__)
 def test_curves_are_taken_below_a_forward_only_layer(layer, dtype):
     # 100 weights into each of 6 units: curves sample a unit at six places, weights one by one move 202 times
     rng = np.random.default_rng(0)

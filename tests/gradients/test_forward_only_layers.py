@@ -53,7 +53,9 @@ def test_a_gradient_is_the_definitions_or_refused_by_name(case, place, strategy,
     outcome, _, words = case.expected(place, strategy, dtype).partition(": ")
     strategy = copy.deepcopy(strategy)  # one that has not met a layer yet
     model = case.model(place).astype(dtype)
-    kind = type(case.make()).__name__
+    if case.adapt is not None:
+        case.adapt(model)
+    kind = type(case.make() if case.loss is None else case.loss).__name__
     if outcome == "refused":
         loss, x, t = case.batch(place, 0)
         with pytest.raises((ValueError, TypeError, IndexError)) as caught:

@@ -62,7 +62,6 @@ def test_a_layer_in_the_place_of_one_that_is_gone_is_a_new_one(strategy):
         strategy(model, *data)
         check(model, *data)
         del layer, model
-        gc.collect()
     assert again, "expected at least one id to come again"
 
 
@@ -80,7 +79,6 @@ def test_what_is_said_once_is_said_of_each_layer(strategy):
             strategy(model, *batch(6, i))
         assert any("Step" in str(one.message) for one in seen), f"nothing was said of layer number {i}"
         del layer, model, seen
-        gc.collect()
     assert again, "expected at least one id to come again"
 
 
