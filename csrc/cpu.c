@@ -13,7 +13,7 @@ extern const nnf_isa nnf_isa_neon;
 
 #define MOST_ISAS 4
 
-/* The compiler's own test asks the operating system too (XCR0), and follows Valgrind, which hides AVX-512. */
+/* The compiler's own test takes the operating system into account (XCR0), and follows Valgrind, which hides AVX-512. */
 static int find_all(const nnf_isa **found) {
     int count = 0;
 #if defined(__x86_64__) && defined(__GNUC__)

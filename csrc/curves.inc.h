@@ -1,8 +1,8 @@
-/* curves.inc.h - the loss of each row as a function of one number: what a unit of a linear layer gave.
+/* curves.inc.h - the loss of each row as a function of one number: an output of a linear layer.
  *
  * As in difference.inc.h a column of changes travels upwards, but here the changes of a tile are six for each row of
- * the mini-batch (NODES), and rows lie in the vector's lanes: what the layers above read and gave, the probabilities
- * and the labels are read as vectors, from transposed copies.
+ * the mini-batch (NODES), and rows are the vector's lanes: the inputs and outputs of the layers above, the
+ * probabilities and the labels are read as vectors, from transposed copies.
  */
 
 #undef curve_plan_t
@@ -290,7 +290,8 @@ static void FN(unit_curve)(void *context, intptr_t task) {
 
 /* ---- the plan ---- */
 
-/* from (N, width) -> to (width, padded), zeros behind; returns what follows `to`. NULL gives NULL and takes no room. */
+/* from (N, width) -> to (width, padded), filled up with zeros; returns what follows `to`. NULL gives NULL and takes no
+ * room. */
 static T *FN(transposed)(const curve_plan_t *plan, const void *from, intptr_t width, T *room, T **to) {
     *to = from ? room : NULL;
     if (!from) return room;

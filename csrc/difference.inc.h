@@ -2,9 +2,9 @@
  *
  * Weight (o, i) moves by +-step: output o of row n moves by d = +-step x[n, i], and nothing else does. For one unit o
  * and one row n, all the weights (o, i) with x[n, i] != 0 travel upwards together as a tile (propagation.inc.h). As
- * they share the row n, what the layers above read and gave there (x[n, k], y[n, k]), the probabilities p[n, k] and the
- * weights are plain numbers, and every loop runs over r without tails: the tile holds `half` perturbations by +step,
- * then as many by -step, filled up with zeros to whole vectors.
+ * they share the row n, the inputs and outputs of the layers above (x[n, k], y[n, k]), the probabilities p[n, k] and
+ * the weights are plain numbers, and every loop runs over r without tails: the tile holds `half` perturbations by
+ * +step, then as many by -step, filled up with zeros to whole vectors.
  */
 
 #undef difference_plan_t
@@ -204,7 +204,7 @@ static void FN(fill)(const difference_plan_t *plan, T *d, intptr_t at, intptr_t 
     }
 }
 
-/* The entries of a row that are wanted, from `at` on, moved to the front of d: how many; input[] says which. */
+/* The entries of a row that are selected, from `at` on, moved to the front of d: how many; input[] says which. */
 static intptr_t FN(pick)(const difference_plan_t *plan, intptr_t o, const int32_t *input, intptr_t count, T *d,
                          intptr_t half, int32_t *picked) {
     const uint8_t *wanted = plan->p->wanted ? plan->p->wanted + o * (plan->p->inputs + 1) : NULL;

@@ -135,12 +135,12 @@ NNF_INLINE V FN(normal_cdf_difference)(V x, V d) {
     }
     const VI right = x + moved > v_set1(0);
     const V low = v_select(right, -moved, x), high = v_select(right, -x, moved); /* mirrored, if need be */
-    const V apart = FN(normal_cdf)(high, v_gauss(high)) - FN(normal_cdf)(low, v_gauss(low));
-    return v_select(reach < v_set1((T)0.25), density * d * sum, apart);
+    const V far = FN(normal_cdf)(high, v_gauss(high)) - FN(normal_cdf)(low, v_gauss(low));
+    return v_select(reach < v_set1((T)0.25), density * d * sum, far);
 }
 
-/* log1p(s(x) expm1(d)) upwards, and the same from the other end downwards. Where expm1 would overflow the two ends lie
- * so far apart that nothing cancels: f(z) = z + f(-z), from whichever side is small. */
+/* log1p(s(x) expm1(d)) upwards, and the same from the other end downwards. Where expm1 would overflow the two ends are
+ * so distant that nothing cancels: f(z) = z + f(-z), from whichever side is small. */
 NNF_INLINE V FN(softplus_difference)(V x, V d) {
     const V zero = v_set1(0), moved = x + d, size = FN(vector_absolute)(d);
     const VI up = d >= zero;

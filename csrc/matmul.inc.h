@@ -1,10 +1,10 @@
 /* matmul.inc.h - the batched matrix product: which tiles, which copies, which threads.
  *
- * Small matrices are read where they lie. Otherwise BLIS's plan (Van Zee and van de Geijn 2015): k is cut into blocks
+ * Small matrices are read in place. Otherwise BLIS's plan (Van Zee and van de Geijn 2015): k is cut into blocks
  * of BLOCK_K, B is packed into panels as wide as a tile, for all rows of A; rows are cut into blocks of BLOCK_M, packed
- * into panels as high as a tile; tiles run over a block that lies in the L2 cache and a panel that lies in the L1
- * cache. A matrix B whose columns are not adjacent (a transposed weight) is packed whatever its size, by transposing in
- * registers.
+ * into panels as high as a tile; tiles run over a block that is in the L2 cache and a panel that is in the L1
+ * cache. A matrix B whose columns are not contiguous (a transposed weight) is packed whatever its size, by transposing
+ * in registers.
  */
 
 #undef block_t
@@ -63,7 +63,7 @@ NNF_INLINE void FN(transpose_square)(V *rows) {
 NNF_INLINE void FN(transpose_square)(V *rows) { (void)rows; }
 #endif
 
-/* to[i * to_row + j] = from[i + j * from_col], i < m, j < n: rows that lie in columns, a square at a time. */
+/* to[i * to_row + j] = from[i + j * from_col], i < m, j < n: a transposition, a square at a time. */
 static void FN(pack_transposed)(intptr_t m, intptr_t n, const T *from, intptr_t from_col, T *to, intptr_t to_row) {
     for (intptr_t j = 0; j < n; j += LANES) {
         const intptr_t columns = n - j < LANES ? n - j : LANES;
@@ -125,7 +125,7 @@ typedef struct {
     intptr_t first_k, k, first_n, n; /* the block of k and of columns */
     const T *panels;                 /* B's part of it, as the tiles read it: */
     intptr_t panel_row, panel;       /* from one k to the next, from one panel to the next */
-    T *packed;                       /* where it is packed; NULL: B is read where it lies */
+    T *packed;                       /* where it is packed; NULL: B is read in place */
     intptr_t rows_a_task;
 } block_t;
 
@@ -134,7 +134,7 @@ NNF_INLINE intptr_t FN(strip_height)(intptr_t rows, intptr_t strips, intptr_t s)
     return rows / strips + (s < rows % strips);
 }
 
-/* C (rows, n) = or += A (rows, k) B (k, n). A's strips lie in `strip` when they have been packed, else in A itself. */
+/* C (rows, n) = or += A (rows, k) B (k, n). A's strips are in `strip` when they have been packed, else in A itself. */
 static void FN(multiply_rows)(const block_t *block, intptr_t rows, const T *a, const T *strip, T *c) {
     const nnf_matmul *p = block->p;
     for (intptr_t j = 0; j < block->n; j += PANEL) {
@@ -172,7 +172,7 @@ static void FN(rows_task)(void *context, intptr_t task) {
     const intptr_t rows = p->m - first < block->rows_a_task ? p->m - first : block->rows_a_task;
     const T *a = block->a + first * p->a_row + block->first_k * p->a_col;
     T *c = block->c + first * p->c_row + block->first_n;
-    /* a strip of a transposed A lies in many lines of the cache, but must be read by some panels to be worth packing */
+    /* a strip of a transposed A is in many lines of the cache, but must be read by some panels to be worth packing */
     const int often = p->a_col != 1 ? block->n >= 8 * PANEL : block->packed && block->n > 4 * PANEL;
     const int pays = often && rows * block->k > NNF_SMALL_B;
     T *strip = pays ? malloc((size_t)rows * (size_t)block->k * sizeof(T)) : NULL; /* without it, A itself will do */
@@ -222,8 +222,8 @@ static void FN(multiply_block)(block_t *block, int threads) {
             FN(rows_task)(block, i);
 }
 
-/* B must be packed where its columns are apart; it should be where it is large and read often, and its rows so far
- * apart that a panel lies in many pages, or in few sets of the cache. */
+/* B must be packed where its columns are strided; it should be where it is large and read often, and its row stride so
+ * large that a panel is in many pages, or in few sets of the cache. */
 NNF_INLINE int FN(must_pack)(const nnf_matmul *p) { return p->b_col != 1 && p->n > 1; }
 NNF_INLINE int FN(should_pack)(const nnf_matmul *p) {
     return FN(must_pack)(p) ||
@@ -263,7 +263,7 @@ typedef struct {
     intptr_t matrices_a_task;
 } batch_t;
 
-/* Products whose columns fit one panel, read where they lie. A transposed B is packed, as many matrices of the batch as
+/* Products whose columns fit one panel, read in place. A transposed B is packed, as many matrices of the batch as
  * fit a panel at a time: their rows are then one matrix, and a square of vectors is transposed once for all of them. */
 static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t count) {
     T packed[NNF_SMALL_B];
@@ -279,9 +279,9 @@ static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t cou
                 .bias = p->bias,
                 .add = p->add};
     const intptr_t height = FN(strip_height)(p->m, strips, 0);
-    const int whole = t.tail == LANES, adjacent = t.a_row == 1, pack = FN(must_pack)(p);
-    const tile_function_t first_tile = FN(tiles)[vectors - 1][height - 1][whole][adjacent];
-    const tile_function_t second_tile = FN(tiles)[vectors - 1][p->m - height - (strips > 1)][whole][adjacent];
+    const int whole = t.tail == LANES, packed_a = t.a_row == 1, pack = FN(must_pack)(p);
+    const tile_function_t first_tile = FN(tiles)[vectors - 1][height - 1][whole][packed_a];
+    const tile_function_t second_tile = FN(tiles)[vectors - 1][p->m - height - (strips > 1)][whole][packed_a];
     intptr_t at = 0; /* of this matrix among those packed together */
     if (pack) t.b_row = PANEL;
     for (intptr_t i = 0; i < count; i++) {

@@ -1,11 +1,13 @@
 /* matmul_tile.inc.h - the innermost products: C (rows, columns) += A (rows, k) B (k, columns), C held in registers.
  *
  * A tile is R rows by N vectors of columns, R and N literal, so that its sums are registers. For each k it reads N
- * vectors of B and multiplies them with R numbers of A. Four forms of each: whole or tail    whether the last vector of
- * columns is full, or has `tail` lanes that must not be overstepped packed or apart  whether the R numbers of A lie
- * side by side (a_row == 1), or `a_row` apart Each sum runs over k from first to last, one fused or unfused
- * multiplication and addition after another, whatever the tile: an entry of C has the same bits wherever it lies and
- * however C is cut.
+ * vectors of B and multiplies them with R numbers of A. Four forms of each:
+ *
+ *     whole or tail         the last vector of columns is full, or has `tail` lanes that must not be overstepped
+ *     packed or strided     the R numbers of A are contiguous (a_row == 1), or not
+ *
+ * Each sum runs over k from first to last, one fused or unfused multiplication and addition after another, whatever the
+ * tile: an entry of C has the same bits in any tile and however C is cut.
  */
 
 #undef tile_function_t
@@ -73,14 +75,14 @@ typedef void (*tile_function_t)(const tile_t *t, const T *a, const T *b, T *c);
 
 #define NNF_TILE_FORMS(R, N)                                                                                           \
     NNF_TILE(R, N, whole_packed, 1, 1)                                                                                 \
-    NNF_TILE(R, N, whole_apart, 1, t->a_row)                                                                           \
+    NNF_TILE(R, N, whole_strided, 1, t->a_row)                                                                         \
     NNF_TILE(R, N, tail_packed, 0, 1)                                                                                  \
-    NNF_TILE(R, N, tail_apart, 0, t->a_row)
+    NNF_TILE(R, N, tail_strided, 0, t->a_row)
 
 #define NNF_TILE_NAMES(R, N)                                                                                           \
     {                                                                                                                  \
-        {FN(tile_##R##x##N##_tail_apart), FN(tile_##R##x##N##_tail_packed)}, {                                         \
-            FN(tile_##R##x##N##_whole_apart), FN(tile_##R##x##N##_whole_packed)                                        \
+        {FN(tile_##R##x##N##_tail_strided), FN(tile_##R##x##N##_tail_packed)}, {                                       \
+            FN(tile_##R##x##N##_whole_strided), FN(tile_##R##x##N##_whole_packed)                                      \
         }                                                                                                              \
     }
 

@@ -43,8 +43,8 @@ double nnf_activation_alpha(nnf_activation f); /* the default of its parameter *
 
 /* c[b] = activation(a[b] @ b[b] + bias) for each matrix b of the batch.
  * a: batch of (m, k), any row and column stride. b: batch of (k, n), any row and column stride.
- * c: batch of (m, n), adjacent columns, row stride c_row >= n; overlaps neither a nor b; is overwritten, never read.
- * A batch stride of 0 repeats one matrix. bias: n adjacent elements, or NULL.
+ * c: batch of (m, n), contiguous columns, row stride c_row >= n; overlaps neither a nor b; is overwritten, never read.
+ * A batch stride of 0 repeats one matrix. bias: n contiguous elements, or NULL.
  * add: c[b] += a[b] @ b[b] instead; without bias and activation.
  * Sums run over k in an order that depends on k alone: same bits for any number of threads. */
 typedef struct {
@@ -65,10 +65,10 @@ typedef struct {
 
 /* Per row of logits (N, C), with targets q (C): loss = sum_c q_c (log(sum_k exp(x_k)) - x_c),
  * gradient = scale * (sum(q) softmax(x) - q), where q_c = weights_c ((1 - smoothing) t_c + smoothing / C), and t comes
- * from labels (N class indices, each in [0, C), or `ignored`: then q = 0), or from targets (N, C), adjacent; one of
+ * from labels (N class indices, each in [0, C), or `ignored`: then q = 0), or from targets (N, C), contiguous; one of
  * them is NULL; both: q = 0 and sum(q) = 1, which makes the gradient a softmax. weights: C, or NULL for ones. grad: (N,
- * C) adjacent, may be NULL, may be the logits themselves when those are adjacent. losses: N doubles, one a row, not
- * scaled; may be NULL. */
+ * C) contiguous, may be NULL, may be the logits themselves when those are contiguous. losses: N doubles, one per row,
+ * not scaled; may be NULL. */
 typedef struct {
     intptr_t rows, classes;
     const void *logits;
@@ -105,7 +105,7 @@ const char *nnf_rule_name(nnf_rule rule);
 int nnf_rule_has_m(nnf_rule rule); /* whether it has this state */
 int nnf_rule_has_s(nnf_rule rule);
 
-/* w, g, m, s: n adjacent elements each, apart from each other; m and s NULL where the rule has none. */
+/* w, g, m, s: n contiguous elements each, none shared; m and s NULL where the rule has none. */
 typedef struct {
     nnf_rule rule;
     intptr_t n;
@@ -119,11 +119,11 @@ typedef struct {
 
 /* What stands above the perturbed layer, from the bottom up: linear layers and activations, then a loss. */
 typedef struct {
-    const void *weight;        /* linear: (width, inputs), adjacent; NULL for an activation */
+    const void *weight;        /* linear: (width, inputs), contiguous; NULL for an activation */
     nnf_activation activation; /* activation: its function, */
     double alpha;              /*             its parameter, */
-    const void *x, *y;         /*             what it read and gave, (N, width), adjacent */
-    intptr_t width;            /* how many numbers a row has behind this stage */
+    const void *x, *y;         /*             its input and output, (N, width), contiguous */
+    intptr_t width;            /* outputs of this stage per row */
 } nnf_stage;
 
 typedef enum {
@@ -139,17 +139,17 @@ typedef struct {
     const nnf_stage *stage;
     nnf_loss loss;
     const void *p, *t, *residual;
-    intptr_t first, units; /* which of the outputs are asked for */
+    intptr_t first, units; /* which of the outputs are selected */
 } nnf_above;
 
 /* grad_weight[o, i] = scale * (L(W[o, i] + step) - L(W[o, i] - step)) / (2 step), and the same for the biases, where
  * L is the sum over rows of the loss of stages(x W^T + b), for o in [first, first + units). Differences are propagated,
  * never values: nothing cancels.
- * x: (N, I), adjacent; entries that are zero are skipped, as their weights change nothing.
- * columns: NULL, or (2, O, E), adjacent: how output o changes, as stage 0 sees it, by +step ([0]) and by -step ([1]) in
- *   each of the E entries of x that are not zero, row by row; with biases each row has one more entry at its end. It
+ * x: (N, I), contiguous; entries that are zero are skipped, as their weights change nothing.
+ * columns: NULL, or (2, O, E), contiguous: how output o changes, as stage 0 sees it, by +step ([0]) and by -step ([1])
+ * in each of the E entries of x that are not zero, row by row; with biases each row has one more entry at its end. It
  *   stands in for +-step x[n, i].
- * wanted: NULL, or (O, I + 1): 0 where an entry is not asked for (the bias stands last); it becomes 0.
+ * wanted: NULL, or (O, I + 1): 0 where an entry is not selected (the bias is last); it becomes 0.
  * counted: NULL, or (O, N): 0 where a row is left out of L.
  * grad_weight: (O, I). grad_bias: O numbers, or NULL. Each entry is summed over rows in one order, in double: same
  * bits for any number of threads. Memory beyond the arguments: proportional to x, plus some 2 MB a thread. */
@@ -173,7 +173,7 @@ typedef struct {
  * level, bend: (O, N), written for o in [first, first + units). doubtful: (O, N), 1 where the curve is farther off than
  * `tolerance` times the mean level of the unit (each times T): level and bend are 0 there. Where no bend of a unit is
  * larger than that, half of each is added to the level and it becomes 0. state: (O), the sum of NNF_HAS_DOUBTFUL and
- * NNF_HAS_BEND where they hold. A tolerance below 0 asks for the
+ * NNF_HAS_BEND where they hold. A tolerance below 0 means the
  * quotient at T alone: that is the level then, the bend is 0 and no row is doubtful. */
 enum { NNF_NODES = 6, NNF_HAS_DOUBTFUL = 1, NNF_HAS_BEND = 2 };
 
@@ -188,8 +188,8 @@ typedef struct {
 
 /* ---- a function where one variable has been moved -------------------------------------------------------- */
 
-/* out[i, k] = f(x with x[index[i]] = value[i, k]), i < count, k < values. x: n numbers, copied once a task; index,
- * value, out: adjacent. f is called from several threads at once. Returns 0, the answer of poll when that stopped it,
+/* out[i, k] = f(x with x[index[i]] = value[i, k]), i < count, k < values. x: n numbers, copied once per task; index,
+ * value, out: contiguous. f is called from several threads at once. Returns 0, the answer of poll when that stopped it,
  * or NNF_NO_MEMORY. */
 typedef double (*nnf_function)(const double *x, intptr_t n, void *data);
 
@@ -208,7 +208,7 @@ typedef struct {
 typedef struct {
     void (*matmul)(const nnf_matmul *p);
     void (*softmax_cross_entropy)(const nnf_softmax_cross_entropy *p);
-    /* y = softmax(x) over each row; x, y: (rows, classes), adjacent; y may be x. */
+    /* y = softmax(x) over each row; x, y: (rows, classes), contiguous; y may be x. */
     void (*softmax)(intptr_t rows, intptr_t classes, const void *x, void *y);
 
     /* y[i] = f(x[i]), i < n. y may be x. */
@@ -230,7 +230,7 @@ typedef struct {
     int (*difference_curves)(const nnf_curves *p, int (*poll)(void));
 } nnf_kernels;
 
-/* One table an instruction set and element type; NULL where the compiler could not make it. */
+/* One table per instruction set and element type; NULL where the compiler could not make it. */
 typedef struct {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */
     const nnf_kernels *kernels[NNF_DTYPES];

@@ -130,8 +130,8 @@ static void after_fork_in_child(void) {
 
 static void install_fork_handler(void) { pthread_atfork(NULL, NULL, after_fork_in_child); }
 
-static void start_workers(int wanted) {
-    while (pool.workers < wanted) {
+static void start_workers(int needed) {
+    while (pool.workers < needed) {
         pthread_attr_t attributes;
         pthread_t thread;
         void *seen = (void *)(uintptr_t)GENERATION(atomic_load(&pool.state));

@@ -3,13 +3,13 @@
  *
  * A tile is a set of n changes of one output o of the perturbed layer:
  *
- *     column   d[r]        one number a change: behind the perturbed layer and the activations on it
- *     rows     d[k][r]     behind the next linear layer: k counts its outputs, and r lies in the vector's lanes
+ *     column   d[r]        one number per change: above the perturbed layer and the activations on it
+ *     rows     d[k][r]     above the next linear layer: k counts its outputs, and r is the vector's lanes
  *
  * Linear layers treat every tile alike. What activations and losses read beside the changes, plain numbers or vectors,
  * depends on what r counts: a tile brings its own functions for them. Where the column meets the last linear layer, the
- * loss is a function of one number, a short polynomial. Otherwise the rows are multiplied by each next weight as they
- * lie: (width, inputs) @ (inputs, r).
+ * loss is a function of one number, a short polynomial. Otherwise the rows are multiplied by each next weight in
+ * place: (width, inputs) @ (inputs, r).
  */
 
 #undef tile_of_changes_t
@@ -115,7 +115,7 @@ NNF_NOINLINE void FN(wide_cross_entropy)(const T *p, const T *t, intptr_t classe
 
 /* ---- the last linear layer and the loss, for a column ---- */
 
-/* Cross-entropy behind y[k] += w_k d, as a function of the one number d. With S = sum_k p_k expm1(w_k d) it is
+/* Cross-entropy after y[k] += w_k d, as a function of the one number d. With S = sum_k p_k expm1(w_k d) it is
  *     log1p(S) - d sum_k t_k w_k  =  d sum_k (p_k - t_k) w_k  +  (S - d sum_k p_k w_k)  -  (S - log1p(S)),
  * and S is a power series in d whose coefficients are moments of the weights, sum_k p_k w_k^j / j!. While |w d| <=
  * NNF_SMALL a few terms are exact to rounding; the first term keeps its digits when p is close to t. */

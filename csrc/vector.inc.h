@@ -7,7 +7,7 @@
  *   T, TI, TU          the element, and the signed and unsigned integers of its size
  *   V, VI, VU          a vector of them (the elements themselves when NNF_VECTOR_BYTES is 0)
  *   LANES              elements in a vector
- *   FN(name)           name with the element type behind it; every function of a template is static
+ *   FN(name)           name with the element type appended, for functions; all of them are static
  *   v_set1 v_load v_store v_load_n v_store_n v_select v_max v_min v_sqrt
  *   v_max(a, b), v_min(a, b): b where one of them is NaN
  * Arithmetic and comparison are the plain operators: a + b, a * b, a < b. A comparison yields a VI mask, all

@@ -8,6 +8,7 @@ returned, the run is a chain, found anew at each run; otherwise the layer stays 
 from __future__ import annotations
 
 import functools
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import FORWARD_ONLY, NOTHING, Traits, traits
 from nnframe.core.run import Run, at_the_door, checked_output, dtype_of, noted, read_only, run_layer
 from nnframe.core.structure import refuse_changed
-from nnframe.core.tree import _BARE, Tree, common_dtype, survey
+from nnframe.core.tree import LAYERS, PARAMETERS, Survey, Tree, common_dtype
 
 if TYPE_CHECKING:
     from nnframe.core.layer import Layer
@@ -91,24 +92,40 @@ class ForwardPass:
 
         What a trainer calls once a step, after the optimizer: the one moment at which buffers change.
         """
-        _observe(self.links)
-        for _, tree in self.model.named_trees():
+        seen: set[int] = set()
+        _observe(self.links, seen)
+        for path, tree in self.model.named_trees():
             advance = getattr(tree, "advance", None)
             if advance is not None:
                 advance()
+            of_class = getattr(tree, "_traits", None)
+            if of_class is not None and of_class.observe and id(tree) not in seen:
+                self._tell_unseen(path, tree)
+
+    def _tell_unseen(self, path: str, layer: Tree) -> None:
+        memory = self.run.memory
+        if memory is not None and memory.first_time("unseen", layer):
+            warnings.warn(
+                f"layer {path}: {layer!r} has not been seen to run, so that it keeps no statistics; call it as "
+                f"self.{path.rpartition('.')[2]}(x), not its forward",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
 
-def _observe(links: list[Link]) -> None:
+def _observe(links: list[Link], seen: set[int]) -> None:
     for link in links:
         if link.traits.observe:
+            seen.add(id(link.layer))
             link.layer.observe(read_only(link.x), read_only(link.y))
         for branch in link.inner:
-            _observe(branch.links)
+            _observe(branch.links, seen)
 
 
 def run_forward(model: Layer, x: Any, run: Run) -> ForwardPass:
     """Run a model, layer by layer, inside `run`; x is converted as the model's own call converts it."""
-    parameters, run.held = survey(model)
+    run.survey = Survey()
+    parameters = run.survey.of(model)
     inputs = at_the_door(model, x, common_dtype(model, parameters) if parameters else None)
     run.dtype = dtype_of(inputs, model)
     links: list[Link] = []
@@ -129,7 +146,7 @@ def ordered(layer: Any) -> list[Layer] | None:
 
 def _trainable(layer: Layer, run: Run) -> list[Parameter]:
     """Parameters of a layer that are trained."""
-    parameters = run.held.get(id(layer))
+    parameters = run.survey.held.get(id(layer))
     if parameters is None:
         parameters = layer.parameters()
     for parameter in parameters:
@@ -152,15 +169,15 @@ def _run(layer: Any, x: Any, links: list[Link], run: Run) -> Array:
             raise noted(error, layer)  # noqa: B904
         if y.dtype is not x.dtype:
             y = checked_output(layer, x, y)
-        parameters = run.held.get(id(layer))
+        parameters = run.survey.held.get(id(layer))
         if parameters is None or not all([p.trainable for p in parameters]):  # noqa: C419 - a list is faster
             parameters = _trainable(layer, run)
         links.append(_link((layer, t, parameters, x, y, None, (), False)))
         return y  # type: ignore[no-any-return]
     if t.branches:
         link = _run_branches(layer, t, x, run)
-    elif t.own and (kinds := _held_kinds(layer.__dict__.values())) & LAYERS:
-        return _run_composite(layer, t, x, links, run, kinds)
+    elif t.own and run.survey.kinds_of(layer) & LAYERS:
+        return _run_composite(layer, t, x, links, run)
     else:
         values = _values_before(layer, run) if t.own else None
         if t.forward_saving:
@@ -210,7 +227,7 @@ def _run_branches(layer: Any, t: Traits, x: Any, run: Run) -> Link:
     return Link(layer, t, _trainable(layer, run), x, y, None, tuple(branches))
 
 
-def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run, kinds: int) -> Array:
+def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run) -> Array:
     """Run a layer that holds layers as it is written, and see whether it is a chain of them."""
     given = read_only(x)
     run.own = True
@@ -227,7 +244,7 @@ def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run,
     if values is not None:
         refuse_changed(layer, values, run)
     # what it does with a parameter of its own is seen by nobody
-    chain = None if kinds & PARAMETERS else _as_chain(frames, given, y)
+    chain = None if run.survey.kinds_of(layer) & PARAMETERS else _as_chain(frames, given, y)
     if chain is not None and not t.backward:
         links += chain
         return y
@@ -245,9 +262,13 @@ def call_inside(layer: Layer, x: Any, run: Run) -> Array:
     given = x
     if type(x) is not np.ndarray or x.dtype is not run.dtype or not x.ndim:
         given = at_the_door(layer, x, run.dtype)
-    y = read_only(_run(layer, given, links, run))
+    y = _run(layer, given, links, run)
+    if layer._traits.plain:
+        y.setflags(write=False)  # it is nobody else's
+    else:
+        y = read_only(y)
     run.frames.append(_branch((given, y, links)))  # type: ignore[union-attr]
-    return y  # type: ignore[no-any-return]
+    return y
 
 
 _branch = functools.partial(tuple.__new__, Branch)
@@ -305,26 +326,6 @@ class Reshaped(Tree):
 
     def __repr__(self) -> str:
         return f"reshape(len(x), {', '.join(map(str, self.shape))})"
-
-
-LAYERS, PARAMETERS = 1, 2
-
-
-def _held_kinds(values: Any) -> int:
-    """Tell what is among some attributes, alone or in lists and dicts: LAYERS, PARAMETERS that are trained, or both."""
-    kinds = 0
-    for value in values:
-        if type(value) in _BARE:
-            continue
-        if isinstance(value, Parameter):
-            kinds |= PARAMETERS if value.trainable else 0
-        elif isinstance(value, Tree):
-            kinds |= LAYERS if hasattr(value, "forward") else 0
-        elif isinstance(value, list | tuple):
-            kinds |= _held_kinds(value)
-        elif isinstance(value, dict):
-            kinds |= _held_kinds(value.values())
-    return kinds
 
 
 def expanded(links: list[Link]) -> list[Link]:

@@ -47,7 +47,7 @@ class Inquiry:
         if not np.array_equal(before, self.x, equal_nan=self.x.dtype.kind == "f"):
             self._refuse("forward writes into its input", "compute into a new array, or into a copy of x")
         kept = first.copy()
-        moved = self._forward(private, self.other())
+        moved = self._tried(private, self.other())
         if not _same(first, kept, 0.0):
             self._refuse(
                 "forward returns an array that it writes to again when it is called the next time",
@@ -66,7 +66,8 @@ class Inquiry:
         for parameter, value in zip(private.parameters(), values, strict=True):
             if not np.array_equal(parameter.value, value, equal_nan=True):
                 self._refuse("forward changes a parameter's value", "compute into a new array")
-        self._remembers(private, moved)
+        if moved is not None:
+            self._remembers(private, moved)
 
     def repeats(self) -> None:
         """Raise LayerError where the output in this run is not what the layer gives for the same input now."""
@@ -89,14 +90,13 @@ class Inquiry:
             return
         fresh = self._private()
         other = self.other()  # not x, whose answer the layer itself may have kept
-        with np.errstate(all="ignore"):
-            self._forward(private, other)
-            for one in (private, fresh):
-                for parameter in one.parameters():
-                    parameter.value *= 1.25
-                    parameter.value += 0.125
-            used, new = self._forward(private, other), self._forward(fresh, other)
-        if not _same(used, new, _rounding(new)):
+        self._forward(private, other)
+        for one in (private, fresh):
+            for parameter in one.parameters():
+                parameter.value *= 1.25
+                parameter.value += 0.125
+        used, new = self._tried(private, other), self._tried(fresh, other)
+        if used is not None and new is not None and not _same(used, new, _rounding(new)):
             self._refuse(reason.format("parameters"), cure)
 
     # ---- float64 ----
@@ -137,7 +137,7 @@ class Inquiry:
             beside = self._forward(double, x * (1 + 1e-13))
             if _share(np.abs(beside - base) > 1e-10 * _size(base)) > 0.5:
                 return "forward gives another answer for x itself than beside it: it remembers one that was rounded"
-            way = self.rng.choice([-step, step], x.shape) * np.maximum(1, np.abs(x))
+            way = self.rng.choice([-step, step], x.shape) * np.maximum(size_of(x), np.abs(x))
             near, far = (
                 self._forward(double, x + k * way) - self._forward(double, x - k * way).astype(np.float64)
                 for k in (1, 2)
@@ -265,6 +265,16 @@ class Inquiry:
             raise
         return y if y.dtype.kind == "f" else y.astype(np.float64)
 
+    def _tried(self, layer: Layer, x: Any) -> npt.NDArray[Any] | None:
+        """Return what forward gives for values that it may not take; None where it raises."""
+        try:
+            with np.errstate(all="ignore"):
+                return self._forward(layer, x)
+        except LayerError:
+            raise
+        except Exception:
+            return None
+
     def _refuse(self, reason: str, cure: str, cause: Exception | None = None) -> None:
         raise LayerError(
             f"{self.name}: {reason}. A layer is a pure function of x, its parameters and buffers: {cure}"
@@ -274,6 +284,13 @@ class Inquiry:
 def _share(where: npt.NDArray[np.bool_]) -> float:
     """How much of a mask is set."""
     return float(np.mean(where)) if where.size else 0.0
+
+
+def size_of(x: npt.NDArray[Any]) -> float:
+    """How large the numbers of an input are, in [1e-3, 1]: over such lengths a layer is taken to be smooth."""
+    if not x.size:
+        return 1.0
+    return float(np.clip(np.sqrt(np.mean(np.square(x, dtype=np.float64))), 1e-3, 1.0))
 
 
 def _size(a: npt.NDArray[Any]) -> float:

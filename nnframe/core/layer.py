@@ -18,7 +18,7 @@ from nnframe.core.backward import backward_by_differences
 from nnframe.core.chain import Link, call_inside
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import Traits, traits, traits_of_class
-from nnframe.core.run import Run, at_the_door, current_run, name_layer, read_only, run_layer
+from nnframe.core.run import Run, _here, at_the_door, current_run, name_layer, read_only, run_layer
 from nnframe.core.summary import summarize
 from nnframe.core.tree import Tree, path_of
 
@@ -114,7 +114,7 @@ class Layer(Tree):
         Runs in evaluation mode unless `training` asks for the other. A tuple is one input each for `Branches`. Inside
         the forward pass of another layer the mode is that layer's.
         """
-        run = current_run()
+        run: Run | None = getattr(_here, "run", None)
         if run is not None:
             if run.frames is not None:
                 return call_inside(self, x, run)

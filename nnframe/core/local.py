@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from nnframe.core.inquiry import size_of
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import LayerError, named
 from nnframe.core.run import Run, current_run, noted
@@ -267,7 +268,10 @@ def central(up: Array, down: Array, link: Link) -> Doubles:
 
 def steps_of(x: Array, step: float | None) -> Doubles:
     """Return the step of each entry of x."""
-    return STEP * np.maximum(1, np.abs(x.astype(np.float64))) if step is None else np.full(x.shape, step)
+    if step is not None:
+        return np.full(x.shape, step)
+    sizes: Doubles = STEP * np.maximum(size_of(x), np.abs(x.astype(np.float64)))
+    return sizes
 
 
 def central_difference(link: Link, dx: Doubles) -> Doubles:

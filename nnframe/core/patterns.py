@@ -110,6 +110,12 @@ class _Search:
         return self._search(parameter.value.size, touched, check)
 
     def _search(self, columns: int, touched_by: Any, check: Any) -> Pattern | None:
+        try:
+            return self._found(columns, touched_by, check)
+        except Exception:
+            return None
+
+    def _found(self, columns: int, touched_by: Any, check: Any) -> Pattern | None:
         samples = [0, len(self.x) // 2] if self.by_row and len(self.x) > 1 else [0]
         seen = set(samples)
         touched = touched_by(samples[0])

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.core.parameter import Array, Parameter
+from nnframe.core.parameter import Array
 from nnframe.core.protocol import LayerError, named, traits
-from nnframe.core.tree import common_dtype
+from nnframe.core.tree import Survey, common_dtype
 
 if TYPE_CHECKING:
     from nnframe.core.layer import Layer
@@ -41,7 +41,7 @@ class Run:
     rows: npt.NDArray[np.intp] | None = None  # of the mini-batch, that x holds now; None: all, in their order
     frames: list[Any] | None = None  # calls of layers inside the layer that runs now; None: not recorded
     dtype: np.dtype[np.floating] | None = None  # of what layers hand on to each other
-    held: dict[int, list[Parameter]] = {}  # noqa: RUF012 - replaced, never changed; parameters of each layer, by its id
+    survey: Survey  # of the model, from this run
     kept: dict[Any, Any] | None = None  # what is computed once a run: private copies of layers, their outputs
     own = False  # whether a layer has been run that was written outside nnframe
     previous: Run | None = None
@@ -92,7 +92,7 @@ def _copied(layer: Layer, dtype: npt.DTypeLike) -> tuple[Layer, dict[int, Any], 
     return layer.astype(dtype, memo), memo, layer  # the original stays alive, and with it its id
 
 
-_here = threading.local()
+_here = threading.local()  # .run: that of this thread
 
 
 def current_run() -> Run | None:
@@ -110,7 +110,7 @@ def read_only(x: Any) -> Any:
     if not x.flags.writeable:
         return x
     view = x.view()
-    view.flags.writeable = False
+    view.setflags(write=False)
     return view
 
 

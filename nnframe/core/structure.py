@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from nnframe.core.run import Run
 
 COUPLES = ("entries", "rows", "batch")  # each allows more than the one before it
-LONGEST_PAUSE = 64  # runs between two looks at what was found, at most; the pauses double until then
+LONGEST_PAUSE = 256  # runs between two looks at a layer, at most; the pauses double until then
+LONGEST_PAUSE_OF_MODELS = 1024  # and at a model as a whole
 
 
 class Findings:
@@ -52,24 +53,24 @@ class Findings:
         self.patterns: dict[Any, Any] = {}
         self.contradicted = 0
         self.rows = 0
-        self.pauses = Pauses()
+        self.pauses = Pauses(LONGEST_PAUSE)
         self.pauses.due()
 
 
 class Pauses:
     """Counts runs, and tells when it is time to look: at the first, and then after pauses that double."""
 
-    __slots__ = ("count", "next_look")
+    __slots__ = ("count", "longest", "next_look")
 
-    def __init__(self) -> None:
-        self.count, self.next_look = 0, 1
+    def __init__(self, longest: int) -> None:
+        self.count, self.next_look, self.longest = 0, 1, longest
 
     def due(self) -> bool:
         """Count a run; whether it is time to look."""
         self.count += 1
         if self.count < self.next_look:
             return False
-        self.next_look += min(self.count, LONGEST_PAUSE)
+        self.next_look += min(self.count, self.longest)
         return True
 
 
@@ -89,8 +90,9 @@ class Memory:
         """Count a run of a model; how many there have been where it is time to look at it as a whole, else 0."""
         known = self.models.get(id(model))
         if known is None or known[0]() is not model:
-            known = self.models[id(model)] = weakref.ref(model), Pauses()
-        return known[1].count if known[1].due() else 0
+            known = self.models[id(model)] = weakref.ref(model), Pauses(LONGEST_PAUSE_OF_MODELS)
+        pauses = known[1]
+        return pauses.count if pauses.due() else 0
 
     def first_time(self, what: str, layer: Any) -> bool:
         """Whether something is said of a layer for the first time."""

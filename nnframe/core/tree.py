@@ -58,7 +58,7 @@ class Tree:
 
     def parameters(self) -> list[Parameter]:
         """Every parameter once, in the order of `named_parameters`."""
-        return list(_survey(self, {}))
+        return list(Survey().of(self))
 
     @property
     def dtype(self) -> np.dtype[np.floating]:
@@ -140,43 +140,70 @@ def common_dtype(tree: Tree, parameters: list[Parameter]) -> np.dtype[np.floatin
     return dtype
 
 
-def survey(root: Tree) -> tuple[list[Parameter], dict[int, list[Parameter]]]:
-    """Return what `parameters` returns: for the root and, by its `id`, for every tree in it, in one walk."""
-    held: dict[int, list[Parameter]] = {}
-    return _survey(root, held), held
+LAYERS, PARAMETERS = 1, 2  # what a tree holds itself: other trees, and parameters that are trained
 
 
-def _survey(tree: Tree, held: dict[int, list[Parameter]]) -> list[Parameter]:
-    mine = held.get(id(tree))
-    if mine is not None:
-        return mine
-    held[id(tree)] = mine = []
-    if tree._own_children:
-        _survey_items([child for _, child in tree.children()], mine, held)
-    else:
-        for value in tree.__dict__.values():
+class Survey:
+    """What one walk through a tree finds.
+
+    Attributes
+    ----------
+    held : dict
+        By the `id` of each tree, what its `parameters` returns.
+    kinds : dict
+        By the `id` of each tree, the sum of LAYERS and PARAMETERS that hold for it.
+    """
+
+    __slots__ = ("held", "kinds")
+
+    def __init__(self) -> None:
+        self.held: dict[int, list[Parameter]] = {}
+        self.kinds: dict[int, int] = {}
+
+    def of(self, tree: Tree) -> list[Parameter]:
+        """Return what `tree.parameters()` returns, and remember what is found on the way."""
+        mine = self.held.get(id(tree))
+        if mine is not None:
+            return mine
+        self.held[id(tree)] = mine = []
+        kinds = 0
+        values: Any = [child for _, child in tree.children()] if tree._own_children else tree.__dict__.values()
+        for value in values:
             kind = type(value)
             if kind is Parameter:
                 mine.append(value)
+                kinds |= PARAMETERS if value.trainable else 0
             elif kind not in _BARE:
-                _survey_items((value,), mine, held)
-    if len(mine) > 2 or (len(mine) == 2 and mine[0] is mine[1]):
-        once = {id(parameter): parameter for parameter in mine}
-        if len(once) < len(mine):
-            mine[:] = once.values()
-    return mine
+                kinds |= self._items((value,), mine)
+        self.kinds[id(tree)] = kinds
+        if len(mine) > 2 or (len(mine) == 2 and mine[0] is mine[1]):
+            once = {id(parameter): parameter for parameter in mine}
+            if len(once) < len(mine):
+                mine[:] = once.values()
+        return mine
 
+    def kinds_of(self, tree: Tree) -> int:
+        """Return what a tree holds itself; one that was made in the meantime is looked at now."""
+        kinds = self.kinds.get(id(tree))
+        if kinds is None:
+            self.of(tree)
+            kinds = self.kinds[id(tree)]
+        return kinds
 
-def _survey_items(items: Any, mine: list[Parameter], held: dict[int, list[Parameter]]) -> None:
-    for item in items:
-        if isinstance(item, Tree):
-            mine += _survey(item, held)
-        elif isinstance(item, Parameter):
-            mine.append(item)
-        elif isinstance(item, list | tuple):
-            _survey_items(item, mine, held)
-        elif isinstance(item, dict):
-            _survey_items(item.values(), mine, held)
+    def _items(self, items: Any, mine: list[Parameter]) -> int:
+        kinds = 0
+        for item in items:
+            if isinstance(item, Tree):
+                mine += self.of(item)
+                kinds |= LAYERS
+            elif isinstance(item, Parameter):
+                mine.append(item)
+                kinds |= PARAMETERS if item.trainable else 0
+            elif isinstance(item, list | tuple):
+                kinds |= self._items(item, mine)
+            elif isinstance(item, dict):
+                kinds |= self._items(item.values(), mine)
+        return kinds
 
 
 def path_of(root: Tree, tree: Tree) -> str:

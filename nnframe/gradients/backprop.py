@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy.typing as npt
 
 from nnframe.core.backward import backward_through
 from nnframe.core.chain import ForwardPass, run_forward
 from nnframe.core.layer import Layer
-from nnframe.core.local import as_step
+from nnframe.core.local import STEP, as_step
 from nnframe.core.protocol import LayerError
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory
 from nnframe.core.summary import evaluations_of
 from nnframe.gradients.whole import what_does_not_fit
-from nnframe.gradients.work import Measured, warn_of_price
+from nnframe.gradients.work import FINER, Measured, warn_of_price
 from nnframe.losses.base import Loss, as_labels, value_and_gradient
 
 
@@ -55,44 +57,56 @@ class Backprop:
         Measured
             A float that also has the model's output and the forward pass.
         """
-        passed, wrong = self._take(model, loss, x, t)
-        if wrong:  # something has changed since it was found, or was never what it seemed: all is asked anew
+        passed = self._take(model, loss, x, t)
+        if (count := self.memory.look_due(model)) and self._what_does_not_fit(passed, count):
+            # something has changed since it was found, or was never what it seemed: all is asked anew
             self.memory.forget()
-            passed, wrong = self._take(model, loss, x, t, again=True)
-        if wrong:
-            raise LayerError(wrong)
+            passed = self._take(model, loss, x, t)
+            if wrong := self._what_does_not_fit(passed, count):
+                self._refuse_unless_kinked(passed, loss, t, count, wrong)
         return Measured(passed)
 
-    def _take(
-        self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike, again: bool = False
-    ) -> tuple[ForwardPass, str]:
-        """Take a gradient; returns the forward pass, and what does not fit where the model is looked at as a whole."""
+    def _refuse_unless_kinked(self, passed: ForwardPass, loss: Loss, t: npt.ArrayLike, count: int, wrong: str) -> None:
+        """Raise LayerError, unless the gradient fits at a smaller step: then a kink lay within the step."""
+        gradients = [parameter.grad.copy() for parameter in passed.parameters]
+        finer = copy.copy(self)
+        finer.step = FINER * (STEP if self.step is None else self.step)
+        again = finer._take(passed.model, loss, passed.x, t)
+        if finer._what_does_not_fit(again, count):
+            raise LayerError(wrong)
+        for parameter, gradient in zip(passed.parameters, gradients, strict=True):
+            parameter.grad[...] = gradient
+
+    def _take(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> ForwardPass:
+        """Take a gradient; returns the forward pass."""
         with Run(True, self.memory, self.step, model) as run:
             passed = run_forward(model, x, run)
-            passed.loss, passed.labels = loss, as_labels(loss, passed.output, t)
-            if not len(passed.output) and loss.reduction != "sum":
+            output = passed.output
+            passed.loss, passed.labels = loss, as_labels(loss, output, t)
+            if not len(output) and loss.reduction != "sum":
                 raise ValueError("x: expected at least one row, got none, of which there is no mean")
-            passed.value, dy = value_and_gradient(loss, passed.output, passed.labels, self.step)
+            passed.value, dy = value_and_gradient(loss, output, passed.labels, self.step)
             for parameter in passed.parameters:
                 parameter.grad.fill(0)
             backward_through(passed.links, dy, self.step, input_gradient=False)
-            self._finish(passed)
-            count = self.memory.look_due(model)
-            if not (count or again):
-                return passed, ""
-            return passed, what_does_not_fit(passed, self.memory, self.step, count, written=True)
+            for parameter in passed.parameters:
+                if not parameter.trainable:
+                    parameter.grad.fill(0)
+            if run.own:
+                self._tell_price(passed)
+        return passed
 
-    def _finish(self, passed: ForwardPass) -> None:
-        """Set what is not trainable to 0, and say what was dear."""
+    def _what_does_not_fit(self, passed: ForwardPass, count: int) -> str:
+        with passed.run:
+            return what_does_not_fit(passed, self.memory, self.step, count, written=True)
+
+    def _tell_price(self, passed: ForwardPass) -> None:
+        """Say what is dear."""
         for link in passed.links:
-            t = link.traits
-            if t.own and not t.backward and link.inner:
+            if link.traits.own and not link.traits.backward and link.inner:
                 found = evaluations_of(link, passed.run)
                 inputs = found.inputs * (len(link.y) if found.couples == "batch" else 1)
                 warn_of_price(link, inputs + found.parameters, self.memory)
-        for parameter in passed.parameters:
-            if not parameter.trainable:
-                parameter.grad.fill(0)
 
     def __repr__(self) -> str:
         return "Backprop()" if self.step is None else f"Backprop(step={self.step:g})"

@@ -10,12 +10,12 @@ from nnframe import kernels
 from nnframe.core.chain import ForwardPass
 from nnframe.core.local import as_step, chunks, run_differences
 from nnframe.core.parameter import Array, Parameter
-from nnframe.core.structure import Memory
+from nnframe.core.structure import Memory, couples_of
 from nnframe.gradients.entries import StackedEntries
 from nnframe.gradients.in_c import InC, above_in_c, describe_loss, is_linear
 from nnframe.gradients.work import Place, Work, WorkingStrategy, places_of, warn_of_price
 from nnframe.kernels import _kernels
-from nnframe.losses.base import change_of
+from nnframe.losses.base import change_of, row_changes
 
 
 class NodePerturbation(WorkingStrategy):
@@ -63,9 +63,17 @@ class NodePerturbation(WorkingStrategy):
             in_c = above_in_c(place, described, passed) if link.x.ndim == 2 else None
             if in_c is not None and not in_c.columns:
                 found.append(MovedUnits(place, passed, self.step, in_c))
+            elif link.y.ndim == 2 and passed.loss.is_sum_over_rows and self._by_rows(place, passed):
+                found.append(MovedColumns(place, passed, self.step))
             else:
                 found.append(MovedOutputs(place, passed, self.step))
         return found
+
+    @staticmethod
+    def _by_rows(place: Place, passed: ForwardPass) -> bool:
+        """Whether the layers above keep the rows of the mini-batch apart."""
+        rows = len(passed.output)
+        return all(len(link.y) == rows and couples_of(link, passed.run) != "batch" for link in place.above)
 
     def __repr__(self) -> str:
         return f"NodePerturbation(step={self.step:g})"
@@ -84,7 +92,7 @@ class MovedOutputs:
 
     def run(self, units: range) -> None:
         """Compute what some outputs do."""
-        y = self.link.y
+        y, passed = self.link.y, self.passed
         for some in chunks(len(units), self.place.widest):
             entries = some + units.start
             moved = np.zeros((len(entries), y.size), y.dtype)
@@ -92,7 +100,7 @@ class MovedOutputs:
             change = np.zeros(len(entries))
             for sign in (1, -1):
                 dy = run_differences(self.place.above, (sign * moved).reshape(-1, *y.shape))
-                change = change + sign * change_of(self.passed.loss, self.passed.output, self.passed.labels, dy)
+                change = change + sign * change_of(passed.loss, passed.output, passed.labels, dy)
             self.g.reshape(-1)[entries] = change / (2 * self.step)
 
     def gradients(self) -> list[tuple[Parameter, Array]]:
@@ -103,6 +111,28 @@ class MovedOutputs:
         if self.layer.bias is not None:
             found.append((self.layer.bias, g.sum(axis=0)))
         return found
+
+
+class MovedColumns(MovedOutputs):
+    """The same for each output in all rows at once, where no layer above couples rows and the loss is their sum."""
+
+    def __init__(self, place: Place, passed: ForwardPass, step: float) -> None:
+        super().__init__(place, passed, step)
+        self.units = self.link.y.shape[1]
+        self.scale = passed.loss.row_scale(passed.output, passed.labels)
+
+    def run(self, units: range) -> None:
+        """Compute what some units do."""
+        y, passed = self.link.y, self.passed
+        for some in chunks(len(units), self.place.widest):
+            columns = some + units.start
+            moved = np.zeros((len(columns), *y.shape), y.dtype)
+            moved[np.arange(len(columns)), :, columns] = self.step
+            change = np.zeros((len(columns), len(y)))
+            for sign in (1, -1):
+                dy = run_differences(self.place.above, sign * moved)
+                change = change + sign * row_changes(passed.loss, passed.output, passed.labels, dy)
+            self.g[:, columns] = (change * (self.scale / (2 * self.step))).T
 
 
 class MovedUnits(MovedOutputs):

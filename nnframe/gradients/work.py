@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from nnframe.losses.base import Loss, as_labels, value_of
 
 PORTION_SECONDS = 0.1  # of work between two reports of progress
 SAMPLE_SECONDS = 0.03  # of work from which an estimate is made
+FINER = 1e-3  # of the step: at one so small no kink is likely to lie within
 DEAR = 100  # evaluations of one layer per gradient, from which on it is said what they are spent on
 
 Progress = Callable[[int, int], object]
@@ -169,24 +171,32 @@ class WorkingStrategy:
         Measured
             A float that also has the model's output and the forward pass.
         """
-        passed, wrong = self._take(model, loss, x, t, progress)
-        if wrong:  # something has changed since it was found, or was never what it seemed: all is asked anew
-            self.memory.forget()
-            passed, wrong = self._take(model, loss, x, t, progress, again=True)
-        if wrong:
-            raise LayerError(wrong)
+        passed, pieces = self._take(model, loss, x, t, progress)
+        if getattr(self, "only", None) is None and (count := self.memory.look_due(model)):
+            self.see_whether_something_passes(passed, pieces)
+            if self._what_does_not_fit(passed, count):
+                # something has changed since it was found, or was never what it seemed: all is asked anew
+                self.memory.forget()
+                passed, _ = self._take(model, loss, x, t, progress)
+                if wrong := self._what_does_not_fit(passed, count):
+                    self._refuse_unless_kinked(passed, loss, t, count, wrong)
         return Measured(passed)
 
+    def _refuse_unless_kinked(self, passed: ForwardPass, loss: Loss, t: npt.ArrayLike, count: int, wrong: str) -> None:
+        """Raise LayerError, unless the gradient fits at a smaller step: then a kink lay within the step."""
+        gradients = [parameter.grad.copy() for parameter in passed.parameters]
+        finer = copy.copy(self)
+        finer.step = self.step * FINER
+        again, _ = finer._take(passed.model, loss, passed.x, t, None)
+        if finer._what_does_not_fit(again, count):
+            raise LayerError(wrong)
+        for parameter, gradient in zip(passed.parameters, gradients, strict=True):
+            parameter.grad[...] = gradient
+
     def _take(
-        self,
-        model: Layer,
-        loss: Loss,
-        x: npt.ArrayLike,
-        t: npt.ArrayLike,
-        progress: Progress | None,
-        again: bool = False,
-    ) -> tuple[ForwardPass, str]:
-        """Take a gradient; returns the forward pass, and what does not fit where the model is looked at as a whole."""
+        self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike, progress: Progress | None
+    ) -> tuple[ForwardPass, list[Work]]:
+        """Take a gradient; returns the forward pass and the work that was done."""
         with Run(True, self.memory, self.step, model) as run:
             passed = measure(run_forward(model, x, run), loss, t)
             pieces = self.work(passed)
@@ -197,11 +207,11 @@ class WorkingStrategy:
                     found[id(parameter)] = found[id(parameter)] + gradient if id(parameter) in found else gradient
             for parameter in passed.parameters:
                 parameter.grad[...] = found.get(id(parameter), 0) if parameter.trainable else 0
-            count = 0 if getattr(self, "only", None) is not None else self.memory.look_due(model)
-            if not (count or again):
-                return passed, ""
-            self.see_whether_something_passes(passed, pieces)
-            return passed, what_does_not_fit(passed, self.memory, self.step, count, written=False)
+        return passed, pieces
+
+    def _what_does_not_fit(self, passed: ForwardPass, count: int) -> str:
+        with passed.run:
+            return what_does_not_fit(passed, self.memory, self.step, count, written=False)
 
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
         """Estimate what a call with these arguments costs, without computing the gradient.
@@ -216,6 +226,10 @@ class WorkingStrategy:
 
     def see_whether_something_passes(self, passed: ForwardPass, pieces: list[Work]) -> None:
         """Warn, once, of a layer without a derivative through which no change passes at this step."""
+        with passed.run:
+            self._see_whether_something_passes(passed, pieces)
+
+    def _see_whether_something_passes(self, passed: ForwardPass, pieces: list[Work]) -> None:
         for piece in pieces:
             if getattr(piece, "still", False) and piece.units:
                 one: Any = piece

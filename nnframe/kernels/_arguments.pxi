@@ -161,11 +161,15 @@ cdef inline int refuse_overlap(array out, str name, object other, str other_name
 
 
 cdef inline int refuse_shift(array out, str name, object other, str other_name) except -1:
-    """The same, but `out` may be that argument itself."""
+    """The same for an argument of the shape and dtype of `out`, which may be that argument itself."""
     if other is out or not cnp.PyArray_Check(other):
         return 0
     cdef piece one
     cdef piece two
+    cdef intptr_t distance = <char *>cnp.PyArray_DATA(out) - <char *>cnp.PyArray_DATA(<array>other)
+    cdef intptr_t size = cnp.PyArray_NBYTES(out)
+    if cnp.PyArray_IS_C_CONTIGUOUS(<array>other) and (distance >= size or -distance >= size):
+        return 0
     set_piece(&one, out, True, 0, 0)
     set_piece(&two, other, False, 1, 0)
     if one.low < two.high and two.low < one.high and overlap(&one, &two) and not is_same(out, other):

@@ -95,7 +95,8 @@ class Embedding(Layer):
     def backward_parameters(self, x: npt.NDArray[Any], y: Array, dy: Array, *saved: object) -> None:
         """Add each vector's gradient to that of its id; sums are taken in the order of x, in float64."""
         ids, rows = x.reshape(-1), dy.reshape(-1, self.embedding_dim)
-        order = np.argsort(ids, kind="stable")
+        small = self.num_embeddings <= 1 << 16  # 16 bits are sorted by radix
+        order = np.argsort(ids.astype(np.uint16) if small else ids, kind="stable")
         if self.padding_idx is not None:
             order = order[ids[order] != self.padding_idx]
         if not len(order):

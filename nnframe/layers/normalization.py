@@ -23,20 +23,20 @@ Doubles = npt.NDArray[np.float64]
 class Axes(NamedTuple):
     """Axes over which means are taken, counted from the end, so that they are the same ones in a stack.
 
-    axes : which
-    letters, left : all axes and those that are left, as einsum takes them
+    rows : the axis of the rows, where one of them is that
+    of_one, of_product : the sum over them of one array, and of two multiplied, as einsum takes it
     kept : the index that puts axes of length 1 in place of those that are gone
     """
 
-    axes: tuple[int, ...]
-    letters: str
-    left: str
+    rows: int | None
+    of_one: str
+    of_product: str
     kept: Any
 
 
-ROWS = Axes((-2,), "...nc", "...c", np.s_[..., None, :])
-ROWS_OF_SERIES = Axes((-3, -1), "...ncl", "...c", np.s_[..., None, :, None])
-COLUMNS = Axes((-1,), "...i", "...", np.s_[..., None])
+ROWS = Axes(-2, "...nc->...c", "...nc,...nc->...c", np.s_[..., None, :])
+ROWS_OF_SERIES = Axes(-3, "...ncl->...c", "...ncl,...ncl->...c", np.s_[..., None, :, None])
+COLUMNS = Axes(None, "...i->...", "...i,...i->...", np.s_[..., None])
 BLOCK = 256  # rows that are summed in the dtype of x, before they are added in float64
 
 
@@ -126,7 +126,7 @@ class BatchNorm1d(Layer):
         if self.weight is not None and self.bias is not None:
             self.weight.grad += (along * scale).reshape(-1)
             self.bias.grad += total.reshape(-1)
-            scale = self._spread(self.weight.value, x) / a
+            scale *= self._spread(self.weight.value, x)
         if not self._by_batch:
             return dy * scale
         count = x.size // self.num_features
@@ -313,23 +313,21 @@ class LayerNorm(Layer):
 
 def _sum(x: Array, over: Axes, times: Array | None = None) -> Doubles:
     """Sum of x, or of its product with another array, over some axes, each kept with length 1."""
-    subscripts = f"{over.letters}->{over.left}" if times is None else f"{over.letters},{over.letters}->{over.left}"
-    factors = [x] if times is None else [x, times]
-    length = x.shape[over.axes[0]]
-    total: Any = 0.0
-    if over is COLUMNS or length <= BLOCK:
-        total = np.einsum(subscripts, *factors).astype(np.float64)
-    else:
-        for first in range(0, length, BLOCK):
-            some: Any = (..., slice(first, first + BLOCK), *[slice(None)] * (-1 - over.axes[0]))
-            total = total + np.einsum(subscripts, *[factor[some] for factor in factors]).astype(np.float64)
-    found: Doubles = total[over.kept]
-    return found
+    total: Any
+    if over.rows is None or x.shape[over.rows] <= BLOCK:
+        total = np.einsum(over.of_one, x) if times is None else np.einsum(over.of_product, x, times)
+        return total.astype(np.float64)[over.kept]  # type: ignore[no-any-return]
+    total = 0.0
+    for first in range(0, x.shape[over.rows], BLOCK):
+        some: Any = (..., slice(first, first + BLOCK), *[slice(None)] * (-1 - over.rows))
+        total = total + _sum(x[some], over, None if times is None else times[some])
+    return total  # type: ignore[no-any-return]
 
 
 def _mean(x: Array, over: Axes, times: Array | None = None) -> Array:
     """Return the mean of what `_sum` sums, in x's dtype."""
-    found: Array = _sum(x, over, times) / math.prod(x.shape[axis] for axis in over.axes)
+    found = _sum(x, over, times)
+    found /= x.size // max(1, found.size)
     return found.astype(x.dtype)
 
 

@@ -1,4 +1,4 @@
-"""The activations: forward, backward and difference against exact values and the NumPy twins."""
+"""The activations: forward, backward and difference against exact values and the references in NumPy."""
 
 import mpmath
 import numpy as np
@@ -129,7 +129,7 @@ def test_difference_cancels_nothing(simd, dtype, rng, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_twins_agree(simd, dtype, rng, name):
+def test_the_references_agree(simd, dtype, rng, name):
     eps = float(np.finfo(dtype).eps)
     for n in (0, 1, 3, 7, 8, 15, 16, 17, 33, 100, 70000 if name == "tanh" else 1000):
         x, dy = rng.standard_normal(n).astype(dtype) * 3, rng.standard_normal(n).astype(dtype)
@@ -137,13 +137,13 @@ def test_twins_agree(simd, dtype, rng, name):
         sum_of_terms = 4 * eps if name in ("gelu", "gelu_tanh", "silu", "relu", "leaky_relu") else 0
         np.testing.assert_allclose(y, reference.activation(name, x, alpha), rtol=100 * eps, atol=sum_of_terms)
         back = kernels.activation_backward(name, x, y, dy, alpha=alpha)
-        twin = reference.activation_backward(name, x, y, dy, alpha)
-        np.testing.assert_allclose(back, twin, rtol=30 * eps, atol=10 * eps)
+        expected = reference.activation_backward(name, x, y, dy, alpha)
+        np.testing.assert_allclose(back, expected, rtol=30 * eps, atol=10 * eps)
         for dx in (dy * dtype(1e-3), np.stack([dy, -dy, dy * dtype(1e-4)])):
             change = kernels.activation_difference(name, x, y, dx, alpha=alpha)
             assert change.shape == dx.shape
-            twin = reference.activation_difference(name, x, y, dx, alpha)
-            np.testing.assert_allclose(change, twin, rtol=60 * eps, atol=10 * sum_of_terms)
+            expected = reference.activation_difference(name, x, y, dx, alpha)
+            np.testing.assert_allclose(change, expected, rtol=60 * eps, atol=10 * sum_of_terms)
 
 
 @pytest.mark.parametrize("name", NAMES)

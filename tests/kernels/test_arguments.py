@@ -1,5 +1,6 @@
 """Shapes, numbers, flags and names: errors say which argument, what was expected and what came."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -275,7 +276,9 @@ def test_alpha_has_the_default_of_the_activation(simd, dtype):
 # ---- memory ----
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit of the address space")
+@pytest.mark.skipif(
+    sys.platform != "linux" or "asan" in os.environ.get("LD_PRELOAD", ""), reason="needs a limit of the address space"
+)
 def test_want_of_memory_is_never_a_wrong_loss():
     code = """
 import resource

@@ -179,7 +179,7 @@ def test_linear_refused():
         kernels.linear(x, w[0])
 
 
-def test_the_twins_can_be_run_instead(dtype, rng):
+def test_the_references_can_be_run_instead(dtype, rng):
     a, b = rng.standard_normal((2, 3, 4)).astype(dtype), rng.standard_normal((5, 4)).astype(dtype)
     before = _kernels.get_simd()
     _kernels.set_simd("reference")

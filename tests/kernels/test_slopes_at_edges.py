@@ -1,4 +1,4 @@
-"""Slopes of activations where two pieces meet, and far out: the same in C and in the NumPy twin."""
+"""Slopes of activations where two pieces meet, and far out: the same in C and in the NumPy reference."""
 
 import numpy as np
 import pytest
@@ -13,13 +13,13 @@ NAMES = [*AT_ZERO, "identity", "gelu", "gelu_tanh", "silu"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_slope_at_an_edge_is_the_twins(simd, dtype, name):
+def test_the_slope_at_an_edge_is_the_references(simd, dtype, name):
     x = np.array(EDGES, dtype)
     alpha = ALPHA.get(name, 0.0)
     y = kernels.activation(name, x, alpha=alpha)
     found = kernels.activation_backward(name, x, y, np.ones_like(x), alpha=alpha)
-    twin = reference.activation_backward(name, x, y, np.ones_like(x), alpha=alpha)
-    np.testing.assert_allclose(found, twin, rtol=50 * np.finfo(dtype).eps, atol=0, equal_nan=True)
+    expected = reference.activation_backward(name, x, y, np.ones_like(x), alpha=alpha)
+    np.testing.assert_allclose(found, expected, rtol=50 * np.finfo(dtype).eps, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", AT_ZERO)

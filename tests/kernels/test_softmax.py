@@ -1,4 +1,4 @@
-"""softmax_cross_entropy against its twin, for class indices, one-hot and soft labels."""
+"""softmax_cross_entropy against its reference, for class indices, one-hot and soft labels."""
 
 import numpy as np
 import pytest

@@ -60,7 +60,7 @@ def test_backward_adds_up_each_vectors_gradient(dtype, rng, padding_idx, shape, 
 
 
 def test_backward_has_the_same_bits_for_the_same_rows(rng):
-    x, dy = rng.integers(0, 5, 100_000), rng.standard_normal((100_000, 2)).astype(np.float32)
+    x, dy = rng.integers(0, 5, 100_000), rng.uniform(0.5, 1.5, (100_000, 2)).astype(np.float32)
     found = []
     for kind in (np.int64, np.uint8, np.int32):
         layer = nn.Embedding(5, 2, rng=1)
@@ -70,6 +70,12 @@ def test_backward_has_the_same_bits_for_the_same_rows(rng):
     np.testing.assert_array_equal(found[0], found[2])
     exact = np.stack([dy[x == i].sum(axis=0, dtype=np.float64) for i in range(5)])
     assert_close(found[0], exact, 1e-6)
+    for many in (1 << 16, (1 << 16) + 1):
+        wide = nn.Embedding(many, 2, rng=1)
+        ids = x + many - 5
+        wide.backward_parameters(ids, wide(ids), dy)
+        np.testing.assert_array_equal(wide.weight.grad[-5:], found[0])
+        assert not wide.weight.grad[:-5].any()
 
 
 def test_perturb_tells_which_outputs_an_entry_moves(dtype, rng):
@@ -243,6 +249,7 @@ def test_arguments_are_refused_by_name(make, words):
 
 def test_attributes_and_repr():
     layer = nn.Embedding(5, 2, padding_idx=-1)
+    assert layer.couples == "rows"
     assert (layer.num_embeddings, layer.embedding_dim, layer.padding_idx) == (5, 2, 4)
     assert repr(layer) == "Embedding(5, 2, padding_idx=4)"
     assert repr(nn.Embedding(5, 2)) == "Embedding(5, 2)"
