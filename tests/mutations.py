@@ -1,7 +1,7 @@
 """Mistakes planted one at a time: does a test see each of them?
 
     python tests/mutations.py            all
-    python tests/mutations.py quota      those whose description or file has these words
+    python tests/mutations.py quota      those whose description or place has these words
     python tests/mutations.py --list
 
 Each is planted in a copy of the checkout (the compiled kernels come along), and the tests that are about it are run
@@ -27,9 +27,12 @@ SECONDS = 300  # a mutation may make a test run for ever
 
 
 class Mutation(NamedTuple):
-    """A mistake: in `file`, `old` becomes `new`; `breaks` says what is wrong then, `tests` what is run."""
+    """A mistake: `old` becomes `new`; `breaks` says what is wrong then, `tests` what is run.
 
-    file: str
+    `where` is a file or a folder, in which `old` is found exactly once, in whichever file.
+    """
+
+    where: str
     old: str
     new: str
     breaks: str
@@ -39,7 +42,7 @@ class Mutation(NamedTuple):
 MUTATIONS: list[Mutation] = [
     # ---- those that once survived the whole suite ----
     Mutation(
-        "nnframe/gradients/in_c.py",
+        "nnframe/gradients",
         "        if self.selected is not None:\n            self.weight[",
         "        if False:\n            self.weight[",
         "what only= leaves out is not zeroed",
@@ -60,35 +63,35 @@ MUTATIONS: list[Mutation] = [
         "tests/training/test_means_of_an_epoch.py",
     ),
     Mutation(
-        "nnframe/gradients/curves.py",
+        "nnframe/gradients",
         "SUBTRACTED = 1e-8",
         "SUBTRACTED = 0",
         "curves below layers whose values are subtracted are always in doubt: right, and slow",
         "tests/gradients/test_evaluations.py",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "    t = traits(link.layer)\n    if not t.own and t.couples",
         '    t = traits(link.layer)\n    if t.branches:\n        return "rows"\n    if not t.own and t.couples',
         "a container of branches always keeps rows apart",
         "tests/gradients/test_forward_only_layers.py -k Branches",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "    t = traits(link.layer)\n    if not t.own and t.couples",
         '    t = traits(link.layer)\n    if t.branches:\n        return "entries"\n    if not t.own and t.couples',
         "a container of branches always keeps entries apart",
         "tests/gradients/test_forward_only_layers.py -k Branches",
     ),
     Mutation(
-        "nnframe/core/layer.py",
+        "nnframe/core",
         "        self.backward(x, y, dy, *saved)\n",
         "        return\n",
         "the default backward_parameters does nothing",
         "tests/gradients/test_written_backward.py",
     ),
     Mutation(
-        "nnframe/core/protocol.py",
+        "nnframe/core",
         '"backward_parameters": ("forward", "backward")',
         '"backward_parameters": ("forward",)',
         "the inherited backward_parameters counts beside a derived class's backward",
@@ -110,211 +113,204 @@ MUTATIONS: list[Mutation] = [
     ),
     # ---- what is asked of layers ----
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         '            if not self._parts_agree():\n                return "batch"\n',
         "",
         "parts of the batch are not compared with the whole",
         "tests/gradients/test_forward_only_layers.py -k 'OverRows or RowNumber or SeededMask'",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "            if not all(self.keeps(mask) and self.keeps(~mask) for mask in halves):",
         "            if False:",
         "rows are not moved while others must stay",
         "tests/gradients/test_forward_only_layers.py -k 'EveryOtherRow or ZeroGate or BatchMax'",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         'return "entries" if alone else "rows"',
         'return "entries"',
         "entries are always apart where rows are",
         "tests/gradients/test_forward_only_layers.py -k 'Softmax or RollFeatures'",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "        return True\n\n\nclass Memory",
         "        return False\n\n\nclass Memory",
         "what was found is never looked at again",
         "tests/gradients/test_forward_only_layers.py -k 'ZeroGate'",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "    if COUPLES.index(found.couples) > COUPLES.index(claim):",
         "    if False:",
         "a wrong claim is believed",
         "tests/gradients/test_claims.py",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "        if not _same(first, kept, 0.0):",
         "        if False:",
         "one output buffer for all calls is not noticed",
         "tests/gradients/test_forward_only_layers.py -k 'OutputBuffer'",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "        if changed:\n",
         "        if False:\n",
         "a layer that changes what it holds is not noticed",
         "tests/gradients/test_forward_only_layers.py -k 'GrowingList'",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "        if not _same(kept, again, _rounding(kept)) or not _same(self.y, kept, _rounding(self.y)):",
         "        if False:",
         "a layer that does not repeat itself is not noticed",
         "tests/gradients/test_forward_only_layers.py -k 'Counting or GeneratorNoise or RunningMean'",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "        if most > 0 and uneven:",
         "        if False:",
         "rounding to float32 inside is not noticed",
         "tests/gradients/test_forward_only_layers.py -k 'ThroughFloat32'",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "        if single is not None and _differ(base, single):",
         "        if False:",
         "a layer that takes float32 alone is not noticed",
         "tests/gradients/test_forward_only_layers.py -k 'FloatPointer'",
     ),
     Mutation(
-        "nnframe/core/local.py",
+        "nnframe/core",
         "    if found is not None and found.coarse:",
         "    if False:",
         "float64 values that cannot be trusted are subtracted all the same",
         "tests/gradients/test_forward_only_layers.py -k 'ThroughFloat32'",
     ),
     Mutation(
-        "nnframe/core/local.py",
+        "nnframe/core",
         "    if pattern.unexpected(moved, own):",
         "    if False:",
         "a pattern that no longer holds is kept",
-        "tests/gradients/test_forward_only_layers.py -k 'Lookup or Sort or Embedding'",
+        "tests/gradients/test_memory.py",
     ),
     Mutation(
-        "nnframe/gradients/whole.py",
+        "nnframe/gradients",
         "        if not abs(along - expected) > APART * length:\n            return",
         "        if True:\n            return",
         "the model is not looked at as a whole",
         "tests/gradients/test_forward_only_layers.py -k SkipByAttribute",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "    if all(np.array_equal(parameter.value, value, equal_nan=True) for parameter, value in values):",
         "    if True:",
         "a composite that changes a parameter is not noticed",
         "tests/gradients/test_forward_only_layers.py -k 'ClipsItsWeight or WeightNorm'",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "        if key in self.said and self.said[key]() is layer:",
         "        if key in self.said:",
         "a new layer is taken for one that is gone",
         "tests/gradients/test_memory.py",
     ),
     Mutation(
-        "nnframe/core/structure.py",
+        "nnframe/core",
         "elif found.pauses.due() or len(link.y) > found.rows:",
         "elif found.pauses.due():",
         "more rows than were looked at are taken for known",
         "tests/gradients/test_memory.py",
     ),
-    Mutation(
-        "nnframe/core/structure.py",
-        "        return found if found is not None and found.layer() is layer else None",
-        "        return found",
-        "what was found of a layer that is gone is taken for a new one's",
-        "tests/gradients/test_memory.py",
-    ),
     # ---- how layers are run ----
     Mutation(
-        "nnframe/core/run.py",
-        "    view.flags.writeable = False\n",
+        "nnframe/core",
+        "    view.setflags(write=False)\n",
         "",
         "layers can write into what they are given",
         "tests/gradients/test_forward_only_layers.py -k 'InPlaceReLU or OutIsInput'",
     ),
     Mutation(
-        "nnframe/core/chain.py",
-        "    y = read_only(_run(layer, given, links, run))",
-        "    y = _run(layer, given, links, run)",
+        "nnframe/core",
+        "        y.setflags(write=False)  # it is nobody else's\n",
+        "        pass\n",
         "a composite can write into what a layer in it returned",
         "tests/gradients/test_forward_only_layers.py -k 'AddedInPlace or RectifiedInPlace'",
     ),
     Mutation(
-        "nnframe/core/chain.py",
+        "nnframe/core",
         "        if branch.x is not current and not _append_reshaped(current, branch.x, links):",
         "        if False:",
         "what is done between two layers is not seen",
         "tests/gradients/test_forward_only_layers.py -k 'Between or Unused'",
     ),
     Mutation(
-        "nnframe/core/chain.py",
+        "nnframe/core",
         "    if y is not current and not _append_reshaped(current, y, links):",
         "    if False:",
         "what is done after the last layer is not seen",
         "tests/gradients/test_forward_only_layers.py -k After",
     ),
     Mutation(
-        "nnframe/core/chain.py",
+        "nnframe/core",
         "    if not same or y.ndim == 0 or len(y) != len(x) or",
         "    if y.ndim == 0 or len(y) != len(x) or",
         "an array of the same shape is taken for the same array",
         "tests/gradients/test_forward_only_layers.py -k 'BeforeBetweenAfter or Copies or RectifiedInPlace'",
     ),
     Mutation(
-        "nnframe/core/protocol.py",
+        "nnframe/core",
         '"difference": ("forward",)',
         '"difference": ()',
         "an inherited difference counts beside another forward",
         "tests/gradients/test_forward_only_layers.py -k 'Hard or EmptySubclass'",
     ),
     Mutation(
-        "nnframe/core/protocol.py",
+        "nnframe/core",
         '"stage": ("forward", "backward", "difference", "perturb")',
         '"stage": ()',
         "C takes a derived class for its base",
         "tests/gradients/test_forward_only_layers.py -k 'Hard or EmptySubclass'",
     ),
     Mutation(
-        "nnframe/core/chain.py",
+        "nnframe/core",
         't = layer._traits if "forward" not in layer.__dict__ else FORWARD_ONLY',
         "t = layer._traits",
         "a forward of the object itself is passed over",
         "tests/gradients/test_forward_only_layers.py -k a_clipped_tanh",
     ),
     Mutation(
-        "nnframe/core/run.py",
+        "nnframe/core",
         'if array.dtype.kind in "iu" and layer.takes_integers:',
         "if False:",
         "ids pass through floating point at the door",
         "tests/gradients/test_forward_only_layers.py -k 'Embedding'",
     ),
     Mutation(
-        "nnframe/core/tree.py",
+        "nnframe/core",
         'return type(value)(*items) if hasattr(value, "_fields") else tuple(items)',
         "return tuple(items)",
         "a NamedTuple of parameters is copied as a tuple",
         "tests/gradients/test_forward_only_layers.py -k 'NamedTuple'",
     ),
     Mutation(
-        "nnframe/core/random.py",
+        "nnframe/core",
         "return rows.astype(np.uint64)",
         "return np.arange(count, dtype=np.uint64)",
         "random numbers do not follow the row",
         "tests/gradients/test_evaluations.py",
     ),
     Mutation(
-        "nnframe/core/random.py",
+        "nnframe/core",
         "key = _mix(_mix(seed + _GOLDEN) + counter * _GOLDEN",
         "key = _mix(_mix(seed + _GOLDEN)",
         "random numbers are the same at each step",
         "tests/training/test_training_state.py",
     ),
     Mutation(
-        "nnframe/core/parameter.py",
+        "nnframe/core",
         "return np.ascontiguousarray(array, like.dtype).reshape(like.shape)",
         "return array.astype(like.dtype)",
         "a value in Fortran order stays so",
@@ -322,49 +318,49 @@ MUTATIONS: list[Mutation] = [
     ),
     # ---- gradients of one layer ----
     Mutation(
-        "nnframe/core/local.py",
+        "nnframe/core",
         "    if dx.shape != link.x.shape:",
         "    if False:",
         "a backward of another shape is broadcast",
         "tests/gradients/test_forward_only_layers.py -k 'BroadcastShape'",
     ),
     Mutation(
-        "nnframe/core/local.py",
+        "nnframe/core",
         "    if dx is None:\n        raise LayerError",
         "    if False:\n        raise LayerError",
         "a backward that forgets return is not named",
         "tests/gradients/test_forward_only_layers.py -k 'NoReturn'",
     ),
     Mutation(
-        "nnframe/core/local.py",
+        "nnframe/core",
         "    given = read_only(dy) if t.own else dy",
         "    given = dy",
         "a backward can write into dy",
         "tests/gradients/test_forward_only_layers.py -k 'WritesIntoDy'",
     ),
     Mutation(
-        "nnframe/core/local.py",
+        "nnframe/core",
         "step * np.maximum(1, np.abs(value[indices])) if scaled else",
         "step * np.ones(len(indices)) if scaled else",
         "the step does not grow with the parameter",
         "tests/gradients/test_forward_only_layers.py -k Scaled",
     ),
     Mutation(
-        "nnframe/core/local.py",
+        "nnframe/core",
         "    width = ends[:, 0] - ends[:, 1]\n",
         "    width = 2 * steps\n",
         "differences are divided by the step asked for, not by the one added",
         "tests/gradients/test_large_parameters.py",
     ),
     Mutation(
-        "nnframe/core/coloring.py",
+        "nnframe/core",
         "        used[chosen, own] = True\n",
         "",
         "all columns are given one colour",
         "tests/gradients/test_forward_only_layers.py -k Convolution",
     ),
     Mutation(
-        "nnframe/core/local.py",
+        "nnframe/core",
         "    if not dx.any() and dy.any() and link.x.size:",
         "    if False:",
         "that nothing passes is not said",
@@ -372,70 +368,70 @@ MUTATIONS: list[Mutation] = [
     ),
     # ---- strategies ----
     Mutation(
-        "nnframe/gradients/entries.py",
+        "nnframe/gradients",
         "            self.gradient[indices] = change / width",
         "            self.gradient[indices] = change / (2 * self.step)",
         "CentralDifference divides by the step asked for",
         "tests/gradients/test_large_parameters.py",
     ),
     Mutation(
-        "nnframe/gradients/entries.py",
+        "nnframe/gradients",
         "            if any(link is holder for holder in holders):",
         "            if False:",
         "a shared parameter moves in its first layer only",
         "tests/gradients/test_forward_only_layers.py -k 'Twice'",
     ),
     Mutation(
-        "nnframe/gradients/backprop.py",
+        "nnframe/gradients",
         "                parameter.grad.fill(0)\n            backward_through",
         "                pass\n            backward_through",
         "Backprop adds to the gradient of the step before",
         "tests/gradients/test_written_backward.py",
     ),
     Mutation(
-        "nnframe/gradients/work.py",
+        "nnframe/gradients",
         "found[id(parameter)] + gradient if id(parameter) in found else gradient",
         "gradient",
         "of a layer that stands twice the last gradient counts alone",
         "tests/gradients/test_forward_only_layers.py -k 'Twice or Tied'",
     ),
     Mutation(
-        "nnframe/gradients/work.py",
+        "nnframe/gradients",
         "found.get(id(parameter), 0) if parameter.trainable else 0",
         "found.get(id(parameter), parameter.grad) if parameter.trainable else 0",
         "a gradient that was not asked for stays what it was",
         "tests/gradients/test_selected_entries.py",
     ),
     Mutation(
-        "nnframe/gradients/in_c.py",
+        "nnframe/gradients",
         "            tolerance=tolerance_below(self.columns, y),",
         "            tolerance=tolerance_below([], y),",
         "curves in C below a layer whose values are subtracted are always in doubt",
         "tests/gradients/test_evaluations.py",
     ),
     Mutation(
-        "nnframe/gradients/in_c.py",
+        "nnframe/gradients",
         '    if not all(couples_of(one, passed.run) == "entries" for one in columns):\n        return None\n',
         "",
         "C takes any layer for one that keeps entries apart",
         "tests/gradients/test_forward_only_layers.py -k 'Softmax or BatchNorm'",
     ),
     Mutation(
-        "nnframe/gradients/central.py",
+        "nnframe/gradients",
         'couples_of(one, passed.run) != "batch" for one in above',
         "True for one in above",
         "curves are taken below layers that mix rows",
         "tests/gradients/test_forward_only_layers.py -k 'BatchNorm or BatchMax'",
     ),
     Mutation(
-        "nnframe/gradients/node.py",
+        "nnframe/gradients",
         "            found.append((self.layer.bias, g.sum(axis=0)))",
         "            found.append((self.layer.bias, g.mean(axis=0)))",
         "NodePerturbation takes a mean over rows for the bias",
         "tests/gradients/test_strategies.py -k node_perturbation",
     ),
     Mutation(
-        "nnframe/gradients/spsa.py",
+        "nnframe/gradients",
         "slope = (sides[0] - sides[1]) / (2 * step) / self.samples",
         "slope = (sides[0] - sides[1]) / (2 * step)",
         "SPSA adds its samples up",
@@ -443,7 +439,7 @@ MUTATIONS: list[Mutation] = [
     ),
     # ---- losses, training, kernels ----
     Mutation(
-        "nnframe/losses/base.py",
+        "nnframe/losses",
         "row_changes(loss, y, t, dy).sum(axis=-1) * loss.row_scale(y, t)",
         "row_changes(loss, y, t, dy).sum(axis=-1)",
         "a change of the loss is a sum where the loss is a mean",
@@ -537,25 +533,27 @@ def run(folder: Path, tests: str) -> tuple[bool, str]:
     return done.returncode == 0, (done.stdout.strip().splitlines() or ["no output"])[-1]
 
 
-def plant(folder: Path, mutation: Mutation) -> str | None:
-    """Put a mistake into the copy and return the file's text of before; None where it does not fit."""
-    path = folder / mutation.file
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    if text.count(mutation.old) != 1:
+def plant(folder: Path, mutation: Mutation) -> tuple[Path, str] | None:
+    """Put a mistake into the copy and return the file and its text of before; None where it does not fit."""
+    place = folder / mutation.where
+    files = sorted(place.rglob("*.py")) if place.is_dir() else [place] if place.is_file() else []
+    texts = {path: path.read_text(encoding="utf-8") for path in files}
+    if sum(text.count(mutation.old) for text in texts.values()) != 1:
         return None
-    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
-    return text
+    path = next(path for path, text in texts.items() if mutation.old in text)
+    path.write_text(texts[path].replace(mutation.old, mutation.new), encoding="utf-8")
+    return path, texts[path]
 
 
 def main() -> int:
     """Run what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="*", help="parts of a description or a file's name")
+    parser.add_argument("words", nargs="*", help="parts of a description or a place")
     parser.add_argument("--list", action="store_true", help="print the mistakes and plant none")
     options = parser.parse_args()
-    chosen = [m for m in MUTATIONS if not options.words or any(w in m.breaks + m.file for w in options.words)]
+    chosen = [m for m in MUTATIONS if not options.words or any(w in m.breaks + m.where for w in options.words)]
     if options.list:
-        print(*(f"{m.file}: {m.breaks}" for m in chosen), sep="\n")
+        print(*(f"{m.where}: {m.breaks}" for m in chosen), sep="\n")
         return 0
     wrong: list[str] = []
     with tempfile.TemporaryDirectory() as name:
@@ -567,16 +565,16 @@ def main() -> int:
                 wrong.append(f"fails without a mistake: {tests}: {last}")
         for mutation in chosen:
             start = time.perf_counter()
-            text = plant(folder, mutation)
-            if text is None:
+            planted = plant(folder, mutation)
+            if planted is None:
                 result = "NOT FOUND exactly once"
             else:
                 passed, _ = run(folder, mutation.tests)
-                (folder / mutation.file).write_text(text, encoding="utf-8")
+                planted[0].write_text(planted[1], encoding="utf-8")
                 result = "SURVIVES" if passed else "killed"
-            print(f"{result:8} {time.perf_counter() - start:5.1f} s  {mutation.file}: {mutation.breaks}", flush=True)
+            print(f"{result:8} {time.perf_counter() - start:5.1f} s  {mutation.where}: {mutation.breaks}", flush=True)
             if result != "killed":
-                wrong.append(f"{result}: {mutation.file}: {mutation.breaks}")
+                wrong.append(f"{result}: {mutation.where}: {mutation.breaks}")
     print(f"{len(chosen)} mistakes, {sum(not w.startswith('fails') for w in wrong)} not seen", *wrong, sep="\n")
     return 1 if wrong else 0
 

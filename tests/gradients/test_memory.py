@@ -53,8 +53,9 @@ def test_a_layer_in_the_place_of_one_that_is_gone_is_a_new_one(strategy):
     # objects are made where others were freed, until one has the id of another
     strategy = copy.deepcopy(strategy)
     ids, again = set(), 0
+    kinds = np.random.default_rng(0).integers(0, 2, 60)
     for i in range(60):
-        layer = (Apart if i % 2 else Mixes)()
+        layer = (Apart if kinds[i] else Mixes)()
         again += id(layer) in ids
         ids.add(id(layer))
         model = network(layer)
@@ -92,6 +93,52 @@ def test_more_rows_than_before_are_asked_about(strategy, runs):
     data = batch(7)
     strategy(model, *data)
     check(model, *data)
+
+
+def test_far_more_rows_than_before_are_asked_about():
+    class MixesFromTwelve(nn.Layer):
+        def forward(self, x):
+            return x - np.tanh(x).mean(axis=0) if len(x) >= 12 else np.tanh(x)
+
+    strategy, model = nn.Backprop(), network(MixesFromTwelve())
+    for i in range(2):  # between two looks, were it for the count of runs alone
+        strategy(model, *batch(3, i))
+    data = batch(14)
+    strategy(model, *data)
+    check(model, *data)
+
+
+class Lookup(nn.Layer):
+    """A table of which each batch uses other entries."""
+
+    def __init__(self):
+        self.table = nn.Parameter(np.random.default_rng(0).standard_normal((9, 4)), np.float64)
+
+    def forward(self, x):
+        return self.table.value[np.clip(np.floor(x[:, 0] * 3 + 4), 0, 8).astype(int)]
+
+
+class Sorts(nn.Layer):
+    """Each row has a pattern of its own."""
+
+    def forward(self, x):
+        return np.sort(np.tanh(x), axis=1)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_patterns_that_differ_from_batch_to_batch(strategy):
+    strategy = copy.deepcopy(strategy)
+    model = nn.Sequential(
+        Lookup(), nn.Linear(4, 16, rng=1, dtype=np.float64), Sorts(), nn.Linear(16, 3, rng=2, dtype=np.float64)
+    )
+    for i in range(8):
+        data = batch(4, i)
+        strategy(model, *data)
+        found = {name: parameter.grad.copy() for name, parameter in model.named_parameters()}
+        copy.deepcopy(nn.CentralDifference(interpolate=False))(model, *data)  # has met no layer, and keeps no pattern
+        for name, parameter in model.named_parameters():
+            off = np.abs(found[name] - parameter.grad).max() / np.abs(parameter.grad).max()
+            assert off <= 1e-6, f"{name}: off by {off:.1e} of the largest entry in batch {i}"
 
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, nn.SPSA(rng=0)], ids=repr)
