@@ -40,7 +40,7 @@ class StackedEntries:
         self.step, self.selected, self.scaled = step, selected, scaled
         self.units, self.evaluations = len(selected), 2 * len(selected)
         self.gradient = np.zeros(parameter.value.size)
-        self.still = True  # whether the layer's output has not moved yet
+        self.still = place.link.traits.own  # whether the output of a layer of others has not moved yet
 
     def run(self, units: range) -> None:
         """Compute the gradient of some of the selected entries."""

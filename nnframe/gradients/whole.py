@@ -7,6 +7,7 @@ says.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -38,17 +39,14 @@ def what_does_not_fit(passed: ForwardPass, memory: Memory, step: float | None, c
         or _is_trusted(passed, memory, written)
     ):
         return ""
-    found: list[tuple[float, float]] = []
-    for size in STEPS:
-        # the same direction each time: two that agree with each other, and not with the gradient, tell
+    found = []
+    for size in STEPS:  # the same direction each time
         along, expected, length = _along(passed, size, np.random.Generator(np.random.PCG64((20260103, count))))
         if not abs(along - expected) > APART * length:
             return ""
-        if any(abs(along - other) <= APART * length for other, _ in found):
-            break
-        found.append((along, expected))
-    else:
-        return ""
+        found.append((along, APART * length))
+    if not any(abs(one - other) <= bound for (one, bound), (other, _) in itertools.pairwise(found)):
+        return ""  # not even two sizes agree with each other
     own = [repr(tree) for _, tree in passed.model.named_trees() if hasattr(tree, "_traits") and traits(tree).own]
     own += [repr(passed.loss)] if passed.loss._traits.own else []
     return (

@@ -358,6 +358,17 @@ def test_an_empty_batch_and_one_row_where_they_may_be(rng):
         assert not any(parameter.grad.any() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)
+def test_nothing_is_said_where_a_gradient_is_0_as_it_should_be(strategy):
+    model = nn.Sequential(nn.Linear(3, 4, rng=1), nn.Dropout(1), nn.LayerNorm(4), nn.Linear(4, 2, rng=2))
+    strategy(model, nn.CrossEntropyLoss(), np.ones((5, 3)), [0, 1, 0, 1, 1])
+    assert not model[2].weight.grad.any()
+    assert model[2].bias.grad.any()
+    padding = Pixels(1)
+    strategy(padding, nn.CrossEntropyLoss(), np.zeros((5, 64), int), [0, 1, 0, 1, 1])
+    assert not padding.table.weight.grad.any()
+
+
 def test_summary_and_check_gradients(rng):
     model = model_of_all(1)
     lines = model.summary().splitlines()
