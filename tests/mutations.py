@@ -314,7 +314,7 @@ MUTATIONS: list[Mutation] = [
         "return np.ascontiguousarray(array, like.dtype).reshape(like.shape)",
         "return array.astype(like.dtype)",
         "a value in Fortran order stays so",
-        "tests/gradients/test_forward_only_layers.py -k 'Fortran'",
+        "tests/training/test_assigned_values.py",
     ),
     # ---- gradients of one layer ----
     Mutation(

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import FORWARD_ONLY, NOTHING, Traits, traits
-from nnframe.core.run import Run, at_the_door, checked_output, dtype_of, noted, read_only, run_layer
+from nnframe.core.run import Run, at_the_door, checked_output, dtype_of, noted, read_only, rows_of, run_layer
 from nnframe.core.structure import refuse_changed
-from nnframe.core.tree import LAYERS, PARAMETERS, Survey, Tree, common_dtype
+from nnframe.core.tree import LAYERS, PARAMETERS, Tree, common_dtype, survey
 
 if TYPE_CHECKING:
     from nnframe.core.layer import Layer
@@ -124,7 +124,7 @@ def _observe(links: list[Link], seen: set[int]) -> None:
 
 def run_forward(model: Layer, x: Any, run: Run) -> ForwardPass:
     """Run a model, layer by layer, inside `run`; x is converted as the model's own call converts it."""
-    run.survey = Survey()
+    run.survey = survey(model)
     parameters = run.survey.of(model)
     inputs = at_the_door(model, x, common_dtype(model, parameters) if parameters else None)
     run.dtype = dtype_of(inputs, model)
@@ -163,21 +163,13 @@ def _run(layer: Any, x: Any, links: list[Link], run: Run) -> Array:
             x = _run(child, x, links, run)
         return x  # type: ignore[no-any-return]
     if t.plain:
-        try:
-            y = layer.forward(x)
-        except Exception as error:
-            raise noted(error, layer)  # noqa: B904
-        if y.dtype is not x.dtype:
-            y = checked_output(layer, x, y)
-        parameters = run.survey.held.get(id(layer))
-        if parameters is None or not all([p.trainable for p in parameters]):  # noqa: C419 - a list is faster
-            parameters = _trainable(layer, run)
-        links.append(_link((layer, t, parameters, x, y, None, (), False)))
-        return y  # type: ignore[no-any-return]
+        link = _run_plain(layer, t, x, run)
+        links.append(link)
+        return link.y
     if t.branches:
         link = _run_branches(layer, t, x, run)
-    elif t.own and run.survey.kinds_of(layer) & LAYERS:
-        return _run_composite(layer, t, x, links, run)
+    elif t.own and (kinds := run.survey.kinds_of(layer)) & LAYERS:
+        return _run_composite(layer, t, x, links, run, kinds)
     else:
         values = _values_before(layer, run) if t.own else None
         if t.forward_saving:
@@ -196,9 +188,26 @@ def _run(layer: Any, x: Any, links: list[Link], run: Run) -> Array:
 
 def _values_before(layer: Layer, run: Run) -> list[tuple[Parameter, Array]] | None:
     """Copy a layer's parameters when it is met for the first time, to see whether forward changes them."""
-    if run.memory is None or not run.memory.first_time("met", layer):
+    if id(layer) in run.survey.met or run.memory is None:
+        return None
+    run.survey.met.add(id(layer))
+    if not run.memory.first_time("met", layer):
         return None
     return [(parameter, parameter.value.copy()) for parameter in layer.parameters()]
+
+
+def _run_plain(layer: Any, t: Traits, x: Any, run: Run) -> Link:
+    """Run one of nnframe's own layers that has nothing beside forward and backward."""
+    try:
+        y = layer.forward(x)
+    except Exception as error:
+        raise noted(error, layer)  # noqa: B904
+    if y.dtype is not x.dtype:
+        y = checked_output(layer, x, y)
+    parameters = run.survey.held.get(id(layer))
+    if parameters is None or not all([p.trainable for p in parameters]):  # noqa: C419 - a list is faster
+        parameters = _trainable(layer, run)
+    return _link((layer, t, parameters, x, y, None, (), False))
 
 
 _link = functools.partial(tuple.__new__, Link)
@@ -227,67 +236,70 @@ def _run_branches(layer: Any, t: Traits, x: Any, run: Run) -> Link:
     return Link(layer, t, _trainable(layer, run), x, y, None, tuple(branches))
 
 
-def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run) -> Array:
+class Frame:
+    """What is noted while a layer runs that holds others: the links of those it calls, and whether they are a chain.
+
+    current : what the last one returned, and the next one of a chain is given
+    """
+
+    __slots__ = ("chain", "current", "links")
+
+    def __init__(self, x: Any) -> None:
+        self.current: Any = x
+        self.links: list[Link] = []
+        self.chain = True
+
+
+def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run, kinds: int) -> Array:
     """Run a layer that holds layers as it is written, and see whether it is a chain of them."""
     given = read_only(x)
     run.own = True
     values = _values_before(layer, run)
-    outer, run.frames = run.frames, []
+    outer = run.frame
+    run.frame = frame = Frame(given)
     try:
-        y = layer.forward(given)
-        if type(y) is not np.ndarray or y.dtype is not getattr(x, "dtype", None) or not y.ndim or len(y) != len(x):
+        y: Array = layer.forward(given)
+        if y is not frame.current or len(y) != rows_of(x):
             y = checked_output(layer, x, y)
     except Exception as error:
         raise noted(error, layer)  # noqa: B904
     finally:
-        frames, run.frames = run.frames, outer
+        run.frame = outer
     if values is not None:
         refuse_changed(layer, values, run)
-    # what it does with a parameter of its own is seen by nobody
-    chain = None if run.survey.kinds_of(layer) & PARAMETERS else _as_chain(frames, given, y)
-    if chain is not None and not t.backward:
-        links += chain
+    seen = frame.links
+    chain = frame.chain and bool(seen) and (y is frame.current or _append_reshaped(frame.current, y, seen))
+    if kinds & PARAMETERS:
+        chain = False  # what it does with a parameter of its own is seen by nobody
+    if chain and not t.backward:
+        links += seen
         return y
-    inner = tuple(frames) if chain is None else (Branch(given, y, chain),)
-    link = Link(layer, t, _trainable(layer, run), x, y, None, inner, chain is not None)
+    run.opaque = run.opaque or not chain
+    link = Link(layer, t, _trainable(layer, run), x, y, None, (Branch(given, y, seen),), chain)
     links.append(link)
     if run.memory is not None:
         run.memory.meet(link, run)
     return y
 
 
-def call_inside(layer: Layer, x: Any, run: Run) -> Array:
+def call_inside(layer: Any, x: Any, run: Run, frame: Frame) -> Array:
     """Run a layer that another one has called in its forward pass, and note the call."""
-    links: list[Link] = []
     given = x
     if type(x) is not np.ndarray or x.dtype is not run.dtype or not x.ndim:
         given = at_the_door(layer, x, run.dtype)
-    y = _run(layer, given, links, run)
-    if layer._traits.plain:
+    if given is not frame.current and frame.chain:
+        frame.chain = _append_reshaped(frame.current, given, frame.links)
+    t = layer._traits
+    y: Array
+    if t.plain and "forward" not in layer.__dict__:
+        link = _run_plain(layer, t, given, run)
+        frame.links.append(link)
+        y = link.y
         y.setflags(write=False)  # it is nobody else's
     else:
-        y = read_only(y)
-    run.frames.append(_branch((given, y, links)))  # type: ignore[union-attr]
+        y = read_only(_run(layer, given, frame.links, run))
+    frame.current = y
     return y
-
-
-_branch = functools.partial(tuple.__new__, Branch)
-
-
-def _as_chain(frames: list[Branch], x: Any, y: Array) -> list[Link] | None:
-    """Links of calls that hand on to each other what they return, from x to y; None where they do not."""
-    if not frames:
-        return None
-    links: list[Link] = []
-    current = x
-    for branch in frames:
-        if branch.x is not current and not _append_reshaped(current, branch.x, links):
-            return None
-        links += branch.links
-        current = branch.y
-    if y is not current and not _append_reshaped(current, y, links):
-        return None
-    return links
 
 
 def _append_reshaped(x: Any, y: Any, links: list[Link]) -> bool:

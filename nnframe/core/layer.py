@@ -116,8 +116,9 @@ class Layer(Tree):
         """
         run: Run | None = getattr(_here, "run", None)
         if run is not None:
-            if run.frames is not None:
-                return call_inside(self, x, run)
+            frame = run.frame
+            if frame is not None:
+                return call_inside(self, x, run, frame)
             return run_layer(self, at_the_door(self, x))
         try:
             if not training:

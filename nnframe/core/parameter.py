@@ -11,6 +11,10 @@ from nnframe._checks import as_dtype
 
 Array = npt.NDArray[np.floating]
 
+changes = [
+    0
+]  # counts assignments to attributes of layers and to `trainable`: what was found by a walk may be stale after
+
 
 class Parameter:
     """An array that training changes: `value`, and `grad` of the same shape and dtype.
@@ -46,6 +50,8 @@ class Parameter:
             value = _fitting(name, value, getattr(self, "value"))  # noqa: B009
         elif name == "trainable" and not isinstance(value, bool | np.bool_):
             raise TypeError(f"trainable: expected True or False, got {value!r}")
+        if name == "trainable":
+            changes[0] += 1
         object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:

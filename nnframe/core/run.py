@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe.core.parameter import Array
-from nnframe.core.protocol import LayerError, named, traits
-from nnframe.core.tree import Survey, common_dtype
+from nnframe.core.protocol import LayerError, named
+from nnframe.core.tree import Survey, common_dtype, survey
 
 if TYPE_CHECKING:
+    from nnframe.core.chain import Frame
     from nnframe.core.layer import Layer
     from nnframe.core.structure import Memory
 
@@ -39,11 +40,12 @@ class Run:
     """
 
     rows: npt.NDArray[np.intp] | None = None  # of the mini-batch, that x holds now; None: all, in their order
-    frames: list[Any] | None = None  # calls of layers inside the layer that runs now; None: not recorded
+    frame: Frame | None = None  # calls of layers inside the layer that runs now; None: not recorded
     dtype: np.dtype[np.floating] | None = None  # of what layers hand on to each other
     survey: Survey  # of the model, from this run
     kept: dict[Any, Any] | None = None  # what is computed once a run: private copies of layers, their outputs
     own = False  # whether a layer has been run that was written outside nnframe
+    opaque = False  # and one whose inner layers are not seen as a chain
     previous: Run | None = None
 
     def __init__(
@@ -79,12 +81,12 @@ class Run:
 
     def evaluate(self, layer: Layer, x: Any, rows: npt.NDArray[np.intp] | None = None) -> npt.NDArray[Any]:
         """Return layer.forward(x), not recorded and as it comes; x may not be written to. rows: which ones x holds."""
-        before = self.rows, self.frames
-        self.rows, self.frames = self.rows if rows is None else rows, None
+        before = self.rows, self.frame
+        self.rows, self.frame = self.rows if rows is None else rows, None
         try:
             return layer.forward(read_only(x))
         finally:
-            self.rows, self.frames = before
+            self.rows, self.frame = before
 
 
 def _copied(layer: Layer, dtype: npt.DTypeLike) -> tuple[Layer, dict[int, Any], Layer]:
@@ -140,7 +142,7 @@ def at_the_door(layer: Layer, x: Any, dtype: np.dtype[np.floating] | None = None
     if array.dtype.kind in "iu" and layer.takes_integers:
         return array if array.ndim else as_input(array, np.dtype(np.float32))
     if dtype is None:
-        parameters = layer.parameters()
+        parameters = survey(layer).of(layer)
         own = array.dtype.kind == "f" and array.dtype.itemsize in (4, 8)
         dtype = common_dtype(layer, parameters) if parameters or not own else array.dtype.newbyteorder("=")
     return as_input(array, dtype)
@@ -159,12 +161,11 @@ def dtype_of(x: Any, layer: Layer) -> np.dtype[np.floating]:
 
 def run_layer(layer: Layer, x: Any) -> Array:
     """Run layer.forward(x), its output checked and brought to the dtype of x; errors say in which layer they arose."""
-    own = traits(layer).own
     try:
-        y = layer.forward(read_only(x) if own else x)
-        if not own and y.dtype is x.dtype:
-            return y
-        return checked_output(layer, x, y)
+        if layer._traits.own or "forward" in layer.__dict__:
+            return checked_output(layer, x, layer.forward(read_only(x)))
+        y = layer.forward(x)
+        return y if y.dtype is x.dtype else checked_output(layer, x, y)
     except Exception as error:
         raise noted(error, layer)  # noqa: B904 - the same error, but for a layer that writes into x
 

@@ -97,7 +97,8 @@ class Memory:
     def first_time(self, what: str, layer: Any) -> bool:
         """Whether something is said of a layer for the first time."""
         key = (what, id(layer))
-        if key in self.said and self.said[key]() is layer:
+        known = self.said.get(key)
+        if known is not None and known() is layer:
             return False
         self.said[key] = weakref.ref(layer)
         return True

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe._checks import as_dtype
-from nnframe.core.parameter import Array, Buffer, Parameter
+from nnframe.core.parameter import Array, Buffer, Parameter, changes
 
 _BARE = frozenset(
     {type(None), bool, int, float, str, np.ndarray}
@@ -19,6 +19,8 @@ _BARE = frozenset(
 
 class Tree:
     """An object whose parameters, buffers and layers are found by themselves; no `__init__` has to be called."""
+
+    __slots__ = ("__dict__", "__weakref__", "_survey")  # the last: what was found by a walk, and when; no part of it
 
     _own_children = (
         False  # whether a class says itself, in `children`, what it holds, other than what its attributes hold
@@ -34,6 +36,17 @@ class Tree:
                     f"{cls.__name__}.{name}: expected in each object, got a {type(value).__name__} of the class, which "
                     f"all its objects would share; set self.{name} in __init__"
                 )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        changes[0] += 1
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        changes[0] += 1
+        object.__delattr__(self, name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
 
     def children(self) -> Iterator[tuple[str, Parameter | Buffer | Tree]]:
         """Parameters, buffers and layers that this one holds, by name."""
@@ -58,7 +71,7 @@ class Tree:
 
     def parameters(self) -> list[Parameter]:
         """Every parameter once, in the order of `named_parameters`."""
-        return list(Survey().of(self))
+        return list(survey(self).of(self))
 
     @property
     def dtype(self) -> np.dtype[np.floating]:
@@ -154,11 +167,13 @@ class Survey:
         By the `id` of each tree, the sum of LAYERS and PARAMETERS that hold for it.
     """
 
-    __slots__ = ("held", "kinds")
+    __slots__ = ("fixed", "held", "kinds", "met")
 
     def __init__(self) -> None:
         self.held: dict[int, list[Parameter]] = {}
         self.kinds: dict[int, int] = {}
+        self.met: set[int] = set()  # layers that have been met since; see `chain`
+        self.fixed = True  # whether nothing can change but by assignment to an attribute
 
     def of(self, tree: Tree) -> list[Parameter]:
         """Return what `tree.parameters()` returns, and remember what is found on the way."""
@@ -168,11 +183,14 @@ class Survey:
         self.held[id(tree)] = mine = []
         kinds = 0
         values: Any = [child for _, child in tree.children()] if tree._own_children else tree.__dict__.values()
+        self.fixed &= not tree._own_children
         for value in values:
             kind = type(value)
             if kind is Parameter:
                 mine.append(value)
                 kinds |= PARAMETERS if value.trainable else 0
+            elif kind is tuple:
+                kinds |= self._items(value, mine)
             elif kind not in _BARE:
                 kinds |= self._items((value,), mine)
         self.kinds[id(tree)] = kinds
@@ -200,10 +218,24 @@ class Survey:
                 mine.append(item)
                 kinds |= PARAMETERS if item.trainable else 0
             elif isinstance(item, list | tuple):
+                self.fixed &= isinstance(item, tuple)
                 kinds |= self._items(item, mine)
             elif isinstance(item, dict):
+                self.fixed = False
                 kinds |= self._items(item.values(), mine)
         return kinds
+
+
+def survey(root: Tree) -> Survey:
+    """Walk through a tree, unless nothing can have changed since the last time."""
+    known: tuple[Survey, int] | None = getattr(root, "_survey", None)
+    if known is not None and known[1] == changes[0]:
+        return known[0]
+    found = Survey()
+    found.of(root)
+    if found.fixed:
+        object.__setattr__(root, "_survey", (found, changes[0]))
+    return found
 
 
 def path_of(root: Tree, tree: Tree) -> str:

@@ -72,7 +72,7 @@ class Backprop:
         finer = copy.copy(self)
         finer.step = FINER * (STEP if self.step is None else self.step)
         again = finer._take(passed.model, loss, passed.x, t)
-        if finer._what_does_not_fit(again, count):
+        if finer._what_does_not_fit(again, count, FINER):
             raise LayerError(wrong)
         for parameter, gradient in zip(passed.parameters, gradients, strict=True):
             parameter.grad[...] = gradient
@@ -92,13 +92,13 @@ class Backprop:
             for parameter in passed.parameters:
                 if not parameter.trainable:
                     parameter.grad.fill(0)
-            if run.own:
+            if run.opaque:
                 self._tell_price(passed)
         return passed
 
-    def _what_does_not_fit(self, passed: ForwardPass, count: int) -> str:
+    def _what_does_not_fit(self, passed: ForwardPass, count: int, finer: float = 1.0) -> str:
         with passed.run:
-            return what_does_not_fit(passed, self.memory, self.step, count, written=True)
+            return what_does_not_fit(passed, self.memory, self.step, count, True, finer)
 
     def _tell_price(self, passed: ForwardPass) -> None:
         """Say what is dear."""

@@ -24,12 +24,14 @@ STEPS = (1e-6, 1e-5, 1e-7, 1e-8)  # one of them may cross a kink, or drown in ro
 APART = 2e-3  # of the gradient's length
 
 
-def what_does_not_fit(passed: ForwardPass, memory: Memory, step: float | None, count: int, written: bool) -> str:
+def what_does_not_fit(
+    passed: ForwardPass, memory: Memory, step: float | None, count: int, written: bool, finer: float = 1.0
+) -> str:
     """Say where the gradient does not fit the loss; "" where it does, or where that cannot be known.
 
     Only models with layers or a loss of others are looked at, at a step at which a difference is a derivative. count:
     how many gradients there have been. written: whether backward passes that were written count, which may mean to
-    differ from the derivative.
+    differ from the derivative. finer: how much smaller the steps along the direction are.
     """
     if not (passed.run.own or passed.loss._traits.own):
         return ""
@@ -41,7 +43,7 @@ def what_does_not_fit(passed: ForwardPass, memory: Memory, step: float | None, c
         return ""
     found = []
     for size in STEPS:  # the same direction each time
-        along, expected, length = _along(passed, size, np.random.Generator(np.random.PCG64((20260103, count))))
+        along, expected, length = _along(passed, size * finer, np.random.Generator(np.random.PCG64((20260103, count))))
         if not abs(along - expected) > APART * length:
             return ""
         found.append((along, APART * length))

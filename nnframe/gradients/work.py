@@ -188,7 +188,7 @@ class WorkingStrategy:
         finer = copy.copy(self)
         finer.step = self.step * FINER
         again, _ = finer._take(passed.model, loss, passed.x, t, None)
-        if finer._what_does_not_fit(again, count):
+        if finer._what_does_not_fit(again, count, FINER):
             raise LayerError(wrong)
         for parameter, gradient in zip(passed.parameters, gradients, strict=True):
             parameter.grad[...] = gradient
@@ -209,9 +209,9 @@ class WorkingStrategy:
                 parameter.grad[...] = found.get(id(parameter), 0) if parameter.trainable else 0
         return passed, pieces
 
-    def _what_does_not_fit(self, passed: ForwardPass, count: int) -> str:
+    def _what_does_not_fit(self, passed: ForwardPass, count: int, finer: float = 1.0) -> str:
         with passed.run:
-            return what_does_not_fit(passed, self.memory, self.step, count, written=False)
+            return what_does_not_fit(passed, self.memory, self.step, count, False, finer)
 
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
         """Estimate what a call with these arguments costs, without computing the gradient.

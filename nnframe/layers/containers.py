@@ -41,11 +41,11 @@ class Container(Layer):
         """Run the container again and return its links."""
         run = Run(True, root=self) if current_run() is None else current_run()
         assert run is not None
-        outer, run.frames = run.frames, None
+        outer, run.frame = run.frame, None
         try:
             return run_forward(self, x, run).links
         finally:
-            run.frames = outer
+            run.frame = outer
 
     def _layers(self) -> Sequence[Layer]:
         raise NotImplementedError(f"{type(self).__name__} has no layers")
@@ -83,8 +83,12 @@ class Sequential(Container):
 
     def forward(self, x: Array) -> Array:
         run = current_run()
+        if run is not None and run.frame is not None:  # a derived class has called this: its layers are seen
+            for layer in self.layers:
+                x = layer(x)
+            return x
         for layer in self.layers:
-            x = layer(x) if run is not None and run.frames is not None else run_layer(layer, x)
+            x = run_layer(layer, x)
         return x
 
     def _layers(self) -> Sequence[Layer]:

@@ -152,4 +152,4 @@ class CrossEntropyLoss(Loss):
             repr(value) if name == "reduction" else f"{name}={value.tolist() if name == 'weight' else value}"
             for name, value in given.items()
         ]
-        return f"CrossEntropyLoss({', '.join(shown)})"
+        return f"{type(self).__name__}({', '.join(shown)})"

