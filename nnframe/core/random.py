@@ -21,7 +21,8 @@ class Random(Tree):
 
     Number i of row n depends on the seed, on how many training steps have been taken, on n and on i alone. So both
     sides of a difference, a part of the mini-batch and a stack of copies of it all see the same numbers; `Trainer` goes
-    on to new ones after each training step, and a run that is saved and resumed has the same masks. Held in an attribute of a layer:
+    on to new ones after each training step, and a run that is saved and resumed has the same masks. Held in an
+    attribute of a layer:
 
         self.random = nn.Random(seed)
         ...

@@ -57,8 +57,8 @@ class CentralDifference(WorkingStrategy):
     -----
     The error against the true gradient is h^2/6 times the third derivative, plus rounding. The same bits come
     with any number of threads. The model is never changed while it runs, so that an interrupt leaves it as it was.
-    Memory: some copies of the inputs and outputs of the layers for the mini-batch, and some 50 MB; stacks of perturbations
-    are cut into parts of 8 MB.
+    Memory: some copies of the inputs and outputs of the layers for the mini-batch, and some 50 MB; stacks of
+    perturbations are cut into parts of 8 MB.
     """
 
     def __init__(self, step: float | None = None, *, interpolate: bool = True, only: Only | None = None) -> None:
