@@ -162,7 +162,7 @@ def run_layer(layer: Layer, x: Any) -> Array:
     own = traits(layer).own
     try:
         y = layer.forward(read_only(x) if own else x)
-        if not own and y.dtype is x.dtype:
+        if not own and type(x) is np.ndarray and y.dtype is x.dtype:
             return y
         return checked_output(layer, x, y)
     except Exception as error:
@@ -208,8 +208,11 @@ def noted(error: Exception, layer: Layer, what: str = "forward") -> Exception:
 
 
 def name_layer(error: Exception, root: Layer) -> None:
-    """Add the note that names the layer in which an error arose, by its path in what was run."""
-    found = getattr(error, "nnframe_layer", None)
-    if found is not None and not any(note.startswith("in the ") for note in getattr(error, "__notes__", ())):
-        layer, what = found
-        error.add_note(f"in the {what} pass of {named(layer, root.path_of(layer))}")
+    """Set the note that names the layer in which an error arose, by its path in `root`: the outermost one counts."""
+    layer, what = getattr(error, "nnframe_layer", (None, ""))
+    if layer is None:
+        return
+    path, notes = root.path_of(layer), getattr(error, "__notes__", [])
+    others = [note for note in notes if not note.startswith("in the ")]
+    if path or len(others) == len(notes):
+        error.__notes__ = [*others, f"in the {what} pass of {named(layer, path)}"]
