@@ -2,8 +2,8 @@
  *
  * A row is read once from memory: its maximum, then exp(x - max) stored and summed, then scaled, while it is in the
  * cache. With few classes a row would leave most lanes of a vector empty; then LANES rows are transposed in registers
- * and go side by side, one row a lane, labels included. A NaN needs no care: it may slip past the maximum, but not past
- * the sum of the exponentials.
+ * and go side by side, one row per lane, labels included. A NaN needs no care: it may slip past the maximum, but not
+ * past the sum of the exponentials.
  */
 
 #undef softmax_job_t
@@ -172,7 +172,7 @@ static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, 
     const intptr_t n = p->classes;
     const int plain = FN(plain_labels)(p);
     const V zero = v_set1(0);
-    if (rows < LANES || LANES == 1) memset(block, 0, (size_t)n * sizeof(V)); /* gcc cannot tell that one row is full */
+    if (rows < LANES || LANES == 1) memset(block, 0, (size_t)n * sizeof(V)); /* gcc does not see that one row is full */
     FN(pack_transposed)(n, rows, (const T *)p->logits + first * p->logits_row, p->logits_row, block, LANES);
     V shift = v_load(block), sum = zero, labelled = zero, totals = v_set1(1);
     const VI labels = FN(few_labels)(p, first, rows), none = FN(vector_set1_bits)(-1);

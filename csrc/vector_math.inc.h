@@ -94,8 +94,8 @@ NNF_INLINE V FN(vector_scale)(V p, V n) {
 #endif
 }
 
-/* c[0] + c[1] x + ... + c[n - 1] x^(n - 1): even and odd powers apart, as a processor that holds some 100 operations in
- * flight waits for each sum rather than for its units */
+/* c[0] + c[1] x + ... + c[n - 1] x^(n - 1): even and odd powers in two sums, as a processor that holds some 100
+ * operations in flight waits for each sum rather than for its units */
 NNF_INLINE V FN(vector_polynomial)(V x, const T *c, int n) {
     const V square = x * x;
     V even = v_set1(c[(n - 1) / 2 * 2]), odd = v_set1(c[n / 2 * 2 - 1]);

@@ -157,7 +157,7 @@ def _is_abandoned(entry: os.DirEntry[str], machine: str, process: int) -> bool:
     if process == os.getpid():
         return True
     try:
-        os.kill(process, 0)  # sends nothing: tells whether there is such a process
+        os.kill(process, 0)  # sends nothing: fails where there is no such process
     except (ProcessLookupError, OverflowError):
         return True
     except PermissionError:

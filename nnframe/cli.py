@@ -1,4 +1,4 @@
-"""The command `nnframe`: train a classifier on real images, and tell what nnframe runs on."""
+"""The command `nnframe`: train a classifier on real images, and report what nnframe runs on."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def run_train(options: argparse.Namespace) -> int:
 
 
 def finish(model: nn.Layer, history: nn.History, out: Path) -> None:
-    """Tell how good the model is, and write what there is."""
+    """Report how good the model is, and write what there is."""
     if not len(history):
         print(f"no epoch is complete: nothing is written to {out}")
         return
@@ -225,7 +225,7 @@ def finish(model: nn.Layer, history: nn.History, out: Path) -> None:
 
 
 def load_data(options: argparse.Namespace) -> tuple[Pair, Pair]:
-    """Load the data set that was asked for."""
+    """Load the selected data set."""
     try:
         if options.data == "digits":
             return nn.data.digits(dtype=options.dtype)

@@ -13,7 +13,7 @@ from nnframe._version import __version__
 from nnframe.kernels import _kernels
 
 MOST_THREADS = 256  # as many as the thread pool (csrc/pool.c) has
-CGROUP = Path("/sys/fs/cgroup")  # where Linux tells what a container may use
+CGROUP = Path("/sys/fs/cgroup")  # where Linux reports what a container may use
 
 
 def set_num_threads(n: int) -> None:

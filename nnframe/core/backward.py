@@ -223,7 +223,7 @@ def _of_batch(link: Link, dy: Doubles, step: float | None, pattern: Pattern | No
 def _coloured(link: Link, dy: Doubles, h: Doubles, pattern: Pattern) -> Doubles:
     """Gradient with respect to x, (rows, columns), h being of that shape: one row of all entries for a whole batch.
 
-    Outputs that move unexpectedly tell that the pattern does not hold here: NotThere.
+    Where outputs move unexpectedly the pattern does not hold here: NotThere.
     """
     dx = np.zeros(h.shape)
     for group in pattern.colours:

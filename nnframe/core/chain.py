@@ -35,7 +35,7 @@ class Link(NamedTuple):
     chain : whether `inner` is one run that computes the same as the layer, whose backward was written
     """
 
-    layer: Any  # a Layer, with the methods that its traits tell of
+    layer: Any  # a Layer, with the methods that its traits name
     traits: Traits
     parameters: list[Parameter]
     x: Any
@@ -90,7 +90,7 @@ class ForwardPass:
     def observe(self) -> None:
         """Let every layer that keeps statistics see its input and output, and random layers go on to new numbers.
 
-        What a trainer calls once a step, after the optimizer: the one moment at which buffers change.
+        What a trainer calls once per training step, after the optimizer: the one moment at which buffers change.
         """
         seen: set[int] = set()
         _observe(self.links, seen)
@@ -341,7 +341,7 @@ class Reshaped(Tree):
 
 
 def expanded(links: list[Link]) -> list[Link]:
-    """Return the links, with layers whose backward was written taken apart into the chain that they are."""
+    """Return the links; a layer that is a chain with a written backward is replaced by the links of that chain."""
     if not any(link.chain for link in links):
         return links
     found: list[Link] = []

@@ -1,7 +1,7 @@
 """Which inputs move which outputs, and which of them may be moved together (Curtis, Powell and Reid 1974).
 
-Columns of a Jacobian that share no row get one colour: they are moved at once, and each output tells which of them
-moved it. A 3x3 convolution of C channels needs 9 C colours, whatever the size of its images.
+Columns of a Jacobian that share no row get one colour: they are moved at once, and which of them
+moved an output is known. A 3x3 convolution of C channels needs 9 C colours, whatever the size of its images.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ def joined(first: Sequence[Indices], second: Sequence[Indices]) -> list[Indices]
 def pattern_of(count: int, width: int, moved: Callable[[Indices], npt.NDArray[np.bool_]]) -> list[Indices]:
     """Which outputs each of `count` columns moves.
 
-    moved(columns) returns (len(columns), outputs) of bool; it is asked for as many columns at a time as keep arrays of
-    `width` numbers a column small.
+    moved(columns) returns (len(columns), outputs) of bool; it is called for as many columns at a time as keep arrays of
+    `width` numbers per column small.
     """
     many = max(1, (1 << 23) // (8 * max(1, width)))
     touched: list[Indices] = []

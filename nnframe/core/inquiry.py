@@ -1,4 +1,4 @@
-"""The questions that a layer is asked: whether it is a pure function, what it couples, whether float64 helps."""
+"""The questions that nnframe puts to a layer: whether it is a pure function, what it couples, whether float64 helps."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def _size(a: npt.NDArray[Any]) -> float:
 
 
 def _rounding(a: npt.NDArray[Any], scaled: bool = True) -> float:
-    """How far two evaluations may be apart by the order of their sums alone."""
+    """How much two evaluations may differ by the order of their sums alone."""
     eps = 64 * float(np.finfo(a.dtype).eps) if a.dtype.kind == "f" else 0.0
     return eps * _size(a) if scaled else eps
 

@@ -57,7 +57,7 @@ class Layer(Tree):
     # ---- the function ----
 
     def forward(self, x: Array) -> Array:
-        """Y = f(x), where axis 0 of x and y counts the rows of a mini-batch. Changes nothing.
+        """y = f(x), where axis 0 of x and y counts the rows of a mini-batch. Changes nothing.
 
         x cannot be written to. It comes in float32 or float64, whatever the model's dtype is: differences of a layer
         without a `difference` are taken in float64.
@@ -79,7 +79,7 @@ class Layer(Tree):
         return dx
 
     def backward_parameters(self, x: Array, y: Array, dy: Array, *saved: Any) -> None:
-        """Do as `backward` where the gradient of x is not wanted, as in the lowest layer: override it to save work."""
+        """Do as `backward` where the gradient of x is not needed, as in the lowest layer: override it to save work."""
         self.backward(x, y, dy, *saved)
 
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
@@ -100,7 +100,7 @@ class Layer(Tree):
         return up * (2 * step / width).reshape(-1, *[1] * y.ndim)
 
     def observe(self, x: Array, y: Array) -> None:
-        """See the input and the output of a step, after it: the only method that may change a buffer."""
+        """See the input and output of a training step, after it: the only method that may change a buffer."""
 
     @property
     def training(self) -> bool:
@@ -129,7 +129,7 @@ class Layer(Tree):
         except Exception as error:
             name_layer(error, self)
             raise
-        # the caller may write to it: it is apart from the model's input
+        # the caller may write to it: it shares no memory with the model's input
         return y if y.flags.writeable else y.copy()
 
     @property

@@ -1,7 +1,7 @@
 """One layer by itself: how its output changes when its input or a parameter moves.
 
-Strategies, containers and checks ask here, never a layer itself: whether a helper that a class inherits counts, what
-stands in for one that was not written, and whether what comes back fits, is decided once.
+Strategies, containers and checks call these functions, never a layer itself: whether a helper that a class inherits
+counts, what stands in for one that was not written, and whether what comes back fits, is decided once.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def chunks(count: int, width: int) -> Iterator[Rows]:
 
 
 def the_run() -> Run:
-    """Return the run of this thread, or one for a layer that is asked by itself."""
+    """Return the run of this thread, or one for a layer by itself."""
     return current_run() or Run(True)
 
 
@@ -174,8 +174,8 @@ def perturbations(
 ) -> tuple[Array, Array, Doubles]:
     """How y changes when entries of a parameter, one at a time, move up and down: two arrays (S, *y.shape).
 
-    The third, (S,), holds how far the two ends are apart. A layer that wrote `perturb` is moved by `step`; any other by
-    what is left of it in floating point, `scaled` by max(1, |value|).
+    The third, (S,), holds the distance between the two ends. A layer that wrote `perturb` is moved by `step`; any other
+    by what is left of it in floating point, `scaled` by max(1, |value|).
     """
     layer, t = link.layer, link.traits
     if t.perturb:
@@ -247,7 +247,7 @@ def _moved_in_place(
 
 
 def central(up: Array, down: Array, link: Link) -> Doubles:
-    """Up - down; where one side is not finite, twice the other, and a word."""
+    """up - down; where one side is not finite, twice the other, and a warning."""
     up, down = up.astype(np.float64, copy=False), down.astype(np.float64, copy=False)
     with np.errstate(invalid="ignore"):
         change = up - down
@@ -288,7 +288,7 @@ def central_difference(link: Link, dx: Doubles) -> Doubles:
 def moved_together(
     link: Link, parameter: Parameter, columns: Rows, h: Doubles, run: Run, signs: Doubles | float = 1.0
 ) -> tuple[Doubles, Doubles]:
-    """F with some entries of a parameter up, less f with them down; and how far the ends are apart."""
+    """f with some entries of a parameter up, less f with them down; and the distance between the ends."""
     copy, memo = run.copy_of(link.layer, np.float64)
     value = memo[id(parameter)].value.reshape(-1)
     x = link.x if link.x.dtype.kind != "f" else link.x.astype(np.float64)

@@ -24,7 +24,7 @@ class Parameter:
     value : array of numbers, any shape
         Copied.
     dtype : float32 or float64
-        What it is kept in; float32 unless asked otherwise, as everywhere in nnframe.
+        What it is kept in; float32 unless given, as everywhere in nnframe.
     trainable : bool
         Strategies and optimizers leave a parameter alone that is not trainable; its gradient is 0.
 

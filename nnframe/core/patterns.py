@@ -71,7 +71,7 @@ def seen_through(link: Link) -> bool:
 
 
 class _Search:
-    """Looks for the pattern of one layer's Jacobian: on a few rows where rows are apart, else on the whole mini-batch.
+    """Looks for the pattern of one layer's Jacobian: on a few rows, or the whole batch where rows are mixed.
 
     Zeros that are there by chance (a ReLU that is off) are guarded against: every pattern is compared with a random
     direction on the whole mini-batch, and rows that contradict it are taken in.
@@ -245,7 +245,7 @@ class _Search:
         return self._contradicting(true, predicted)
 
     def _contradicting(self, true: Doubles, predicted: Doubles) -> Rows:
-        """Rows in which the two are apart, each output measured by itself."""
+        """Rows in which the two differ, each output measured by itself."""
         finite = np.isfinite(true) & np.isfinite(predicted)
         sizes = np.abs(np.where(finite, true, 0)).max(axis=0, initial=0)
         bound = np.maximum(1e-4 * sizes, 1e-12 * sizes.max(initial=0))

@@ -17,11 +17,12 @@ _FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
 
 class Random(Tree):
-    """Random numbers for the rows of a mini-batch, the same at each call until a step has been taken.
+    """Random numbers for the rows of a mini-batch, the same at each call until a training step has been taken.
 
-    Number i of row n depends on the seed, on how many steps have been taken, on n and on i alone. So both sides of a
-    difference, a part of the mini-batch and a stack of copies of it all see the same numbers; `Trainer` goes on to new
-    ones after each step, and a run that is saved and resumed has the same masks. Held in an attribute of a layer:
+    Number i of row n depends on the seed, on how many training steps have been taken, on n and on i alone. So both
+    sides of a difference, a part of the mini-batch and a stack of copies of it all see the same numbers; `Trainer` goes
+    on to new ones after each training step, and a run that is saved and resumed has the same masks. Held in an
+    attribute of a layer:
 
         self.random = nn.Random(seed)
         ...
@@ -55,7 +56,7 @@ class Random(Tree):
         return shaped
 
     def advance(self) -> None:
-        """Go on to new numbers; called once a step."""
+        """Go on to new numbers; called once per training step."""
         self.state.value[1] += np.uint64(1)
 
     def _bits(self, x: Array, stream: int) -> npt.NDArray[np.uint64]:

@@ -43,7 +43,7 @@ class Run:
     frame: Frame | None = None  # calls of layers inside the layer that runs now; None: not recorded
     dtype: np.dtype[np.floating] | None = None  # of what layers hand on to each other
     survey: Survey  # of the model, from this run
-    kept: dict[Any, Any] | None = None  # what is computed once a run: private copies of layers, their outputs
+    kept: dict[Any, Any] | None = None  # what is computed once per run: private copies of layers, their outputs
     own = False  # whether a layer has been run that was written outside nnframe
     opaque = False  # and one whose inner layers are not seen as a chain
     previous: Run | None = None
@@ -66,13 +66,13 @@ class Run:
         self.previous = None
 
     def copy_of(self, layer: Layer, dtype: npt.DTypeLike) -> tuple[Layer, dict[int, Any]]:
-        """Return a private copy of a layer in a dtype, made once a run, and its arrays by the `id` of the originals."""
+        """Return a private copy of a layer in a dtype, one per run, and its arrays by the `id` of the originals."""
         memo: dict[int, Any]
         copy, memo, _ = self.once((id(layer), np.dtype(dtype)), lambda: _copied(layer, dtype))
         return copy, memo
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
-        """Return what `make` returns, made once a run for each key."""
+        """Return what `make` returns, made once per run for each key."""
         if self.kept is None:
             self.kept = {}
         if key not in self.kept:

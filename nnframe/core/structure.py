@@ -1,7 +1,7 @@
-"""What is asked of a layer that nnframe does not know, and what is found.
+"""What nnframe finds out about a layer that it does not know.
 
 An author writes `forward`. The first time that a strategy meets the layer, it is evaluated some twenty times on private
-copies, in ways that tell whether it is a pure function, which rows and entries it couples, and whether it computes in
+copies, in ways that show whether it is a pure function, which rows and entries it couples, and whether it computes in
 float64. What was found is looked at again now and then.
 """
 
@@ -58,7 +58,7 @@ class Findings:
 
 
 class Pauses:
-    """Counts runs, and tells when it is time to look: at the first, and then after pauses that double."""
+    """Counts runs, and says when it is time to look: at the first, and then after pauses that double."""
 
     __slots__ = ("count", "longest", "next_look")
 
@@ -80,10 +80,10 @@ class Memory:
     def __init__(self) -> None:
         self.known: dict[int, Findings] = {}
         self.models: dict[int, tuple[Any, Pauses]] = {}  # when each model is looked at as a whole
-        self.said: dict[tuple[str, int], Any] = {}  # what has been said of which layer or parameter, once
+        self.said: dict[tuple[str, int], Any] = {}  # which messages have been given about which layer or parameter
 
     def forget(self) -> None:
-        """Forget what was found: it is asked anew."""
+        """Forget what was found, so that it is looked for anew."""
         self.known.clear()
 
     def look_due(self, model: Layer) -> int:
@@ -170,7 +170,7 @@ def ask(link: Link, run: Run) -> Findings:
 
 
 def look_again(link: Link, found: Findings, run: Run) -> None:
-    """See at a small cost whether what was found still holds; where it does not, it is asked anew."""
+    """See at a small cost whether what was found still holds; where it does not, it is found out anew."""
     if isinstance(link.x, tuple) or not link.y.size:
         return
     inquiry = Inquiry(link, run, found.pauses.count)

@@ -54,7 +54,7 @@ def summarize(model: Layer, input_shape: tuple[int, ...] | None = None) -> str:
 
     `input_shape` is that of one row of the input; where it is not given, that of a first `Linear` is known. The model
     is run on a few rows of random numbers, as it is written, to see its layers and what they couple. The column
-    `gradient` tells what `Backprop` does: "written" (a backward pass), "verified" (one that `check_gradients` found
+    `gradient` says what `Backprop` does: "written" (a backward pass), "verified" (one that `check_gradients` found
     right), or "numerical", with what the layer couples and how often it is evaluated for a mini-batch.
     """
     lines = [("", "layer", "output", "parameters", "gradient")]

@@ -24,8 +24,8 @@ class Backprop:
 
     A layer without one is differentiated by itself, by central differences of its `forward` (its `difference`, where it
     has one). Which inputs move which outputs is found out at its first gradient, and those that do not meet are moved
-    together: two evaluations for a layer that keeps entries apart, 18 for each channel of a 3x3 convolution, at most
-    two for each column of its input where it keeps rows apart, or for each entry where it does not; and the same for
+    together: two evaluations for a layer that couples entries alone, 18 for each channel of a 3x3 convolution, at most
+    two for each column of its input where it does not mix rows, or for each entry where it does; and the same for
     its parameters. `model.summary()` shows which layers these are. A loss without `backward` is differentiated by each
     entry of the output.
 

@@ -4,7 +4,7 @@ Differences are propagated, not values (see docs/derivations/differences.md): th
 weight changes travels upwards through each layer's `difference`. Each part of the work has its own way:
 
     FusedLinear    a linear layer with built-in layers above it, in C; between the two may be other elementwise layers
-    StackedCurves  a linear layer with any layers above it that keep rows apart
+    StackedCurves  a linear layer with any layers above it that do not mix rows
     StackedEntries any other parameter: moved, then `difference` of each layer above, for many entries at a time
     SharedEntries  a parameter that several layers hold
 """
@@ -57,8 +57,8 @@ class CentralDifference(WorkingStrategy):
     -----
     The error against the true gradient is h^2/6 times the third derivative, plus rounding. The same bits come
     with any number of threads. The model is never changed while it runs, so that an interrupt leaves it as it was.
-    Memory: some copies of what the layers read and gave for the mini-batch, and some 50 MB; stacks of perturbations are
-    cut into parts of 8 MB.
+    Memory: some copies of the inputs and outputs of the layers for the mini-batch, and some 50 MB; stacks of
+    perturbations are cut into parts of 8 MB.
     """
 
     def __init__(self, step: float | None = None, *, interpolate: bool = True, only: Only | None = None) -> None:

@@ -101,7 +101,7 @@ class SharedEntries:
             self.gradient[index] = (changes[0] - changes[1]) / width
 
     def _moved(self, index: int, side: int) -> tuple[Array, float]:
-        """How the model's output changes with one entry at one of its ends; and how far the ends are apart."""
+        """How the model's output changes with one entry at one of its ends; and the distance between the ends."""
         first = self.places[0]
         holders = [place.link for place in self.places[1:]]
         every = np.array([index])

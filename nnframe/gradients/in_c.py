@@ -49,11 +49,11 @@ class FusedLinear:
     Parameters
     ----------
     link : Link
-        The layer, with what it read and gave.
+        The layer, with its input and output.
     in_c : InC
     step : float
     selected : array (O, I + 1) of bool, or None
-        Which entries are asked for, the bias last.
+        Which entries are selected, the bias last.
     interpolate : bool
         Whether curves may be used.
     """
@@ -142,7 +142,7 @@ class FusedLinear:
     def _columns(self, x: Array, with_bias: bool) -> Array:
         """(2, outputs, entries): the columns above the elementwise layers, for each entry of x that is not zero.
 
-        Entries are in the order of `np.nonzero`, the bias as one more input behind the others.
+        Entries are in the order of `np.nonzero`, the bias as one more input after the others.
         """
         if with_bias:
             x = np.concatenate([x, np.ones_like(x[:, :1])], axis=1)

@@ -71,7 +71,7 @@ class NodePerturbation(WorkingStrategy):
 
     @staticmethod
     def _by_rows(place: Place, passed: ForwardPass) -> bool:
-        """Whether the layers above keep the rows of the mini-batch apart."""
+        """Whether the layers above do not mix the rows of the mini-batch."""
         rows = len(passed.output)
         return all(len(link.y) == rows and couples_of(link, passed.run) != "batch" for link in place.above)
 

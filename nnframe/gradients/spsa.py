@@ -31,9 +31,9 @@ class SPSA:
     Rademacher and (n + 1) |grad L|^2 for Gaussian directions over n parameters, and `samples` divide it. A step thus
     goes about sqrt(samples / n) of its length along the gradient: use small learning rates.
 
-    Cost: 2 evaluations of the loss a sample, whatever n is, and one for the loss that is returned. Directions are drawn
-    again from a seed instead of being stored (as in MeZO, Malladi et al. 2023): memory is that of one copy of the model
-    and one parameter's direction. Both evaluations of a sample see the same mini-batch. The model itself is never
+    Cost: 2 evaluations of the loss per sample, whatever n is, and one for the loss that is returned. Directions are
+    drawn again from a seed instead of being stored (as in MeZO, Malladi et al. 2023): memory is that of one copy of the
+    model and one parameter's direction. Both evaluations of a sample see the same mini-batch. The model itself is never
     moved.
 
     Parameters
@@ -41,7 +41,7 @@ class SPSA:
     step : float, optional
         h; eps^(1/3) of the model's dtype if not given.
     samples : int
-        Directions a gradient, at least 1.
+        Directions per gradient, at least 1.
     distribution : {"rademacher", "gaussian"}
     rng : np.random.Generator or int, optional
         Draws a seed for each direction; an int makes runs repeat.

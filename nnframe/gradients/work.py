@@ -1,4 +1,4 @@
-"""Gradients as work: what strategies that move weights or units one after another have in common."""
+"""Pieces of work of a gradient, and the base class of the strategies that run them."""
 
 from __future__ import annotations
 

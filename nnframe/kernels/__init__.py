@@ -1,4 +1,4 @@
-"""The kernels: C behind Cython, for arrays of float32 or float64 of any layout.
+"""The kernels: C called through Cython, for arrays of float32 or float64 of any layout.
 
 They are the same functions that the layers use. Each is there once more in readable NumPy, in
 `nnframe.kernels.reference`.

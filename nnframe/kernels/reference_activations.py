@@ -150,7 +150,7 @@ def _softplus(x: Floats, alpha: float = 0.0) -> Floats:
 
 
 def _softplus_difference(x: Floats, y: Floats, d: Floats, alpha: float) -> Floats:
-    # log1p(s(low) expm1(|d|)), low being the smaller end; far apart, f(z) = z + f(-z) from the side that is small
+    # log1p(s(low) expm1(|d|)), low being the smaller end; else f(z) = z + f(-z) from the side that is small
     low, high = np.where(d >= 0, x, x + d), np.where(d >= 0, x + d, x)
     size = np.abs(d)
     near = np.log1p(sigmoid(low) * np.expm1(np.minimum(size, 80)))
@@ -240,7 +240,7 @@ ACTIVATIONS = {
 
 
 def activation(name: str, x: Floats, alpha: float | None = None) -> Floats:
-    """Y = f(x)."""
+    """y = f(x)."""
     f = ACTIVATIONS[name]
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         return f.forward(x, f.alpha if alpha is None else alpha).astype(x.dtype, copy=False)

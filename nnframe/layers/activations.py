@@ -26,7 +26,7 @@ class Activation(Layer):
         return kernels.activation_difference(self.name, x, y, dx, alpha=self.alpha)
 
     def stage(self, x: Array, y: Array) -> tuple[object, ...]:
-        """Return what C is told of this layer: see `kernels._kernels.Above`."""
+        """Return the description of this layer for C: see `kernels._kernels.Above`."""
         return (self.name, self.alpha, x, y)
 
 

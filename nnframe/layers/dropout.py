@@ -12,8 +12,9 @@ from nnframe.core.random import Random
 class Dropout(Layer):
     """y = x / (1 - p) with probability 1 - p, else 0, for each entry (Srivastava et al. 2014, in its inverted form).
 
-    In evaluation mode y = x. Each step has a new mask; within a step all evaluations see the same one, whichever part
-    or stack of the mini-batch they are of, and a run that is saved and resumed sees the masks that it would have seen.
+    In evaluation mode y = x. Each training step has a new mask; within it all evaluations see the same one, whichever
+    part or stack of the mini-batch they are of, and a run that is saved and resumed sees the masks that it would have
+    seen.
 
     Parameters
     ----------
@@ -26,7 +27,7 @@ class Dropout(Layer):
     Attributes
     ----------
     random : nn.Random
-        Its state, a seed and the number of steps taken, is saved with the model.
+        Its state, a seed and the number of training steps taken, is saved with the model.
     """
 
     couples = "entries"

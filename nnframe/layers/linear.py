@@ -111,7 +111,7 @@ class Linear(Layer):
         return dy
 
     def stage(self, x: Array, y: Array) -> tuple[object, ...]:
-        """Return what C is told of this layer: see `kernels._kernels.Above`."""
+        """Return the description of this layer for C: see `kernels._kernels.Above`."""
         return (self.weight.value,)
 
     def __repr__(self) -> str:

@@ -133,7 +133,7 @@ class CrossEntropyLoss(Loss):
         return rows
 
     def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any] | None:
-        """Return what C is told of this loss, see `kernels._kernels.Above`; None where rows have different weights."""
+        """Describe this loss for C, see `kernels._kernels.Above`; None where rows have different weights."""
         if self.weight is not None or self.ignore_index is not None:
             return None
         smoothing = self.label_smoothing

@@ -48,5 +48,5 @@ class MSELoss(Loss):
         return rows
 
     def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any]:
-        """Return what C is told of this loss: see `kernels._kernels.Above`."""
+        """Return the description of this loss for C: see `kernels._kernels.Above`."""
         return {"loss": "squared_error", "probabilities": None, "targets": None, "residual": y - t}

@@ -42,7 +42,7 @@ def numerical_gradient(
     ----------
     f : callable
         `f(x)` returns a number. While it runs x itself holds the moved entry, so that f may as well ignore its
-        argument and read the array where it lives: `numerical_gradient(lambda _: loss(model(x), t), weight.value)`.
+        argument and read the array in place: `numerical_gradient(lambda _: loss(model(x), t), weight.value)`.
         Or a compiled function `double f(const double *x, intptr_t n, void *data)` from ctypes, cffi, Numba's `cfunc` or
         `scipy.LowLevelCallable`: it is run without the GIL on all threads, on copies of x.
     x : array of float32 or float64 of any shape (or a list of floats); or dicts, lists and tuples of such arrays

@@ -1,4 +1,4 @@
-"""What happened in training: one row an epoch."""
+"""What happened in training: one row per epoch."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Report:
 
     @property
     def wants_cost(self) -> bool:
-        """Whether it should be told what a gradient costs."""
+        """Whether it needs to know what a gradient costs."""
         return self.bar is not None and self.cost is None
 
     def tell_cost(self, cost: Any) -> None:
