@@ -16,6 +16,7 @@ from nnframe.core.local import (
     central_difference,
     chunks,
     moved_together,
+    moves_far_away,
     name_of,
     perturbations,
     steps_of,
@@ -148,14 +149,19 @@ def warn_nothing_passes(link: Link, step: float) -> None:
 
 
 def warn_parameter_stands_still(link: Link, parameter: Parameter, step: float) -> None:
-    """Say once that a layer's output does not move with one of its parameters."""
+    """Say once that a layer's output moves with one of its parameters, but not at this step.
+
+    Nothing is said of one with which it does not move at all, such as a bias before a normalization: its gradient is 0.
+    """
     run = the_run()
     if run.memory is not None and not run.memory.first_time("stands still", parameter):
         return
+    if not moves_far_away(link, parameter):
+        return
     which = next((name for name, p in link.layer.named_parameters() if p is parameter), "a parameter")
     warnings.warn(
-        f"{name_of(link)}: its output does not move with {which}, whose gradient is 0; a parameter that forward rounds "
-        f"needs a larger step than {step:g}",
+        f"{name_of(link)}: its output does not move with {which} at step {step:g}, so that its gradient is 0; a "
+        "parameter that forward rounds needs a larger step",
         RuntimeWarning,
         stacklevel=3,
     )

@@ -174,7 +174,7 @@ def _take_old_flags(cls: type[Layer]) -> None:
     warnings.warn(
         f"{cls.__name__}: elementwise and rowwise are now found out; couples = 'entries', 'rows' or 'batch' says it",
         DeprecationWarning,
-        stacklevel=4,
+        stacklevel=3,
     )
     if flags.get("elementwise"):
         cls.couples = "entries"

@@ -302,3 +302,22 @@ def moved_together(
     finally:
         value[columns] = saved
     return central(sides[0], sides[1], link), ends[0] - ends[1]
+
+
+def moves_far_away(link: Link, parameter: Parameter) -> bool:
+    """Whether a layer's output changes when all entries of a parameter move far."""
+    run = the_run()
+    copy, memo = run.copy_of(link.layer, np.float64)
+    value = memo[id(parameter)].value
+    saved = value.copy()
+    x = link.x if isinstance(link.x, tuple) or link.x.dtype.kind != "f" else link.x.astype(np.float64)
+    try:
+        value += np.maximum(1, np.abs(saved)) * np.linspace(1, 2, value.size).reshape(value.shape)
+        with np.errstate(all="ignore"):
+            moved = evaluated(link, x, run, copy=copy)
+    except Exception:  # a layer that does not take such values
+        return True
+    finally:
+        value[...] = saved
+    size = float(np.abs(link.y[np.isfinite(link.y)]).max(initial=0))
+    return bool((np.abs(moved - link.y.astype(np.float64)) > 1e-6 * size).any())

@@ -1365,7 +1365,7 @@ CASES = [
     Case(After),
     Case(BeforeBetweenAfter),
     Case(Copies),
-    Case(Unused, warned("does not move with a.weight")),
+    Case(Unused, RIGHT),
     Case(OfTheObject),
     Case(a_clipped_tanh),
     Case(Static),
