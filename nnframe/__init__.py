@@ -9,6 +9,9 @@ that you wrote. Tensors are NumPy arrays.
     history = trainer.fit(x, t, epochs=20, batch_size=100)
 """
 
+import functools as _functools
+import warnings as _warnings
+
 from nnframe._version import __version__
 
 try:
@@ -58,12 +61,26 @@ from nnframe.layers import (
     Tanh,
 )
 from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
+from nnframe.numerical import central_difference as _central_difference
 from nnframe.numerical import numerical_gradient, numerical_hessian, numerical_jacobian
 from nnframe.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
 from nnframe.training import History, Trainer, accuracy
 
 set_num_threads(default_num_threads())
 del default_num_threads
+
+
+@_functools.wraps(_central_difference)
+def _renamed_central_difference(*args, **kwargs):  # type: ignore[no-untyped-def]
+    _warnings.warn(
+        "nnframe.kernels.central_difference is called nnframe.numerical.central_difference now",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return _central_difference(*args, **kwargs)
+
+
+kernels.central_difference = _renamed_central_difference  # type: ignore[attr-defined]
 
 __all__ = [
     "ELU",

@@ -11,7 +11,10 @@ import numpy.typing as npt
 
 def as_dtype(dtype: npt.DTypeLike) -> np.dtype[np.floating]:
     """`dtype` as one of the two that nnframe computes in; ValueError for any other."""
-    found: np.dtype[Any] = np.dtype(dtype)
+    try:
+        found: np.dtype[Any] = np.dtype(dtype)
+    except TypeError as error:
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from error
     if found not in (np.float32, np.float64):
         raise ValueError(f"dtype: expected float32 or float64, got {found}")
     return found

@@ -14,6 +14,21 @@ if TYPE_CHECKING:  # np.random takes a fifth of NumPy's own import, and is loade
     Initializer = Callable[[tuple[int, ...], np.random.Generator], npt.NDArray[np.floating]]
 
 
+def initial(
+    init: Initializer | None, default: Initializer, shape: tuple[int, ...], rng: np.random.Generator
+) -> npt.NDArray[np.floating]:
+    """Return what `init`, or the default where it is None, draws: checked to have the shape of the weight."""
+    if isinstance(init, type) or not (init is None or callable(init)):
+        hint = f"; did you mean {init.__name__}()?" if isinstance(init, type) else ""
+        raise TypeError(
+            f"init: expected an initializer such as nn.He(), called as init(shape, rng), got {init!r}{hint}"
+        )
+    weight = np.asarray((default if init is None else init)(shape, rng))
+    if weight.shape != shape:
+        raise ValueError(f"init: expected a weight of shape {shape}, got {weight.shape}")
+    return weight
+
+
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     """How many inputs one output has, and how many outputs one input has, for a weight of this shape."""
     if len(shape) < 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,30 @@ changes = [
 ]  # counts assignments to attributes of layers and to `trainable`: what was found by a walk may be stale after
 
 
-class Parameter:
+class _Held:
+    """What is no array itself: NumPy's functions and operators refuse it, and say where the array is."""
+
+    __slots__ = ()
+
+    def __array_ufunc__(self, ufunc: np.ufunc, *_: Any, **__: Any) -> Any:
+        raise self._is_no_array(f"in np.{ufunc.__name__}")
+
+    def __array__(self, *_: Any, **__: Any) -> npt.NDArray[Any]:
+        raise self._is_no_array("where an array is expected")
+
+    if not TYPE_CHECKING:  # a type checker is to see the attributes that there are
+
+        def __getattr__(self, name: str) -> Any:
+            kind = type(self).__name__
+            hint = f"; its array does: .value.{name}" if name[:1] != "_" and hasattr(np.ndarray, name) else ""
+            raise AttributeError(f"a {kind} has no {name!r}{hint}", name=name, obj=self)
+
+    def _is_no_array(self, where: str) -> TypeError:
+        kind = type(self).__name__
+        return TypeError(f"expected an array, got a {kind} {where}; its array is .value, as in self.w.value")
+
+
+class Parameter(_Held):
     """An array that training changes: `value`, and `grad` of the same shape and dtype.
 
     Parameters
@@ -71,7 +94,7 @@ def _fitting(name: str, given: Any, like: Array) -> Array:
     return np.ascontiguousarray(array, like.dtype).reshape(like.shape)
 
 
-class Buffer:
+class Buffer(_Held):
     """An array that belongs to a layer's state but is never differentiated: running statistics, a counter.
 
     It is saved, loaded, copied and (where it holds floating-point numbers) converted as a parameter is. Only a layer's

@@ -165,7 +165,7 @@ def run_layer(layer: Layer, x: Any) -> Array:
         if layer._traits.own or "forward" in layer.__dict__:
             return checked_output(layer, x, layer.forward(read_only(x)))
         y = layer.forward(x)
-        return y if y.dtype is x.dtype else checked_output(layer, x, y)
+        return y if type(x) is np.ndarray and y.dtype is x.dtype else checked_output(layer, x, y)
     except Exception as error:
         raise noted(error, layer)  # noqa: B904 - the same error, but for a layer that writes into x
 
@@ -209,8 +209,11 @@ def noted(error: Exception, layer: Layer, what: str = "forward") -> Exception:
 
 
 def name_layer(error: Exception, root: Layer) -> None:
-    """Add the note that names the layer in which an error arose, by its path in what was run."""
-    found = getattr(error, "nnframe_layer", None)
-    if found is not None and not any(note.startswith("in the ") for note in getattr(error, "__notes__", ())):
-        layer, what = found
-        error.add_note(f"in the {what} pass of {named(layer, root.path_of(layer))}")
+    """Set the note that names the layer in which an error arose, by its path in `root`: the outermost one counts."""
+    layer, what = getattr(error, "nnframe_layer", (None, ""))
+    if layer is None:
+        return
+    path, notes = root.path_of(layer), getattr(error, "__notes__", [])
+    others = [note for note in notes if not note.startswith("in the ")]
+    if path or len(others) == len(notes):
+        error.__notes__ = [*others, f"in the {what} pass of {named(layer, path)}"]

@@ -158,9 +158,9 @@ def ask(link: Link, run: Run) -> Findings:
     """Find out what a layer is, from its input and output in this run."""
     found = Findings(link.layer)
     found.rows = len(link.y)
-    inquiry = Inquiry(link, run)
     if isinstance(link.x, tuple) or not link.y.size:
         return found
+    inquiry = Inquiry(link, run)
     inquiry.pure()
     found.coarse = inquiry.coarse()
     if not traits(link.layer).branches:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from nnframe._checks import as_count, as_dtype, as_generator
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array, Parameter
-from nnframe.initializers import Normal
+from nnframe.initializers import Normal, initial
 
 if TYPE_CHECKING:
     from nnframe.initializers import Initializer
@@ -63,10 +63,7 @@ class Embedding(Layer):
         shape = as_count("num_embeddings", num_embeddings), as_count("embedding_dim", embedding_dim)
         self.padding_idx = None if padding_idx is None else _as_id("padding_idx", padding_idx, shape[0])
         dtype = as_dtype(dtype)
-        weight = np.asarray((init or Normal(1.0))(shape, as_generator(rng)))
-        if weight.shape != shape:
-            raise ValueError(f"init: expected a table of shape {shape}, got {weight.shape}")
-        self.weight = Parameter(weight, dtype)
+        self.weight = Parameter(initial(init, Normal(1.0), shape, as_generator(rng)), dtype)
         if self.padding_idx is not None:
             self.weight.value[self.padding_idx] = 0
 

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe import kernels
-from nnframe._checks import as_dtype, as_generator
+from nnframe._checks import as_dtype, as_flag, as_generator
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array, Parameter
-from nnframe.initializers import Xavier
+from nnframe.initializers import Xavier, initial
 
 if TYPE_CHECKING:
     from nnframe.initializers import Initializer
@@ -57,10 +57,8 @@ class Linear(Layer):
                 raise ValueError(f"{name}: expected at least 1, got {size}")
         dtype = as_dtype(dtype)
         shape = (int(out_features), int(in_features))
-        weight = np.asarray((init or Xavier())(shape, as_generator(rng)))
-        if weight.shape != shape:
-            raise ValueError(f"init: expected a weight of shape {shape}, got {weight.shape}")
-        self.weight = Parameter(weight, dtype)
+        bias = as_flag("bias", bias)
+        self.weight = Parameter(initial(init, Xavier(), shape, as_generator(rng)), dtype)
         self.bias = Parameter(np.zeros(shape[0]), dtype) if bias else None
 
     @property

@@ -237,7 +237,7 @@ def test_a_model_that_does_not_say_it_takes_ids_is_told_how():
         (lambda: nn.Embedding(2, 1.5), "embedding_dim: expected a whole number, got 1.5"),
         (lambda: nn.Embedding(5, 2, 5), r"padding_idx: expected an id in \[-5, 5\), got 5"),
         (lambda: nn.Embedding(5, 2, 1.0), r"padding_idx: expected an integer or None, got 1\.0"),
-        (lambda: nn.Embedding(5, 2, init=lambda shape, rng: np.zeros(3)), r"init: expected a table of shape \(5, 2\)"),
+        (lambda: nn.Embedding(5, 2, init=lambda shape, rng: np.zeros(3)), r"init: expected a weight of shape \(5, 2\)"),
         (lambda: nn.Embedding(5, 2, dtype=int), "dtype: expected float32 or float64"),
         (lambda: nn.Embedding(5, 2, rng="seed"), "rng: expected np.random.Generator"),
     ],

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import nnframe as nn
 
 
@@ -84,3 +87,9 @@ def test_show_config(capsys):
     assert lines["nnframe"] == nn.__version__
     assert lines["simd"] in nn.config_info()["simd available"]
     assert int(lines["threads"]) == nn.get_num_threads()
+
+
+def test_a_name_of_before_still_works_and_says_what_it_is_called_now():
+    with pytest.warns(DeprecationWarning, match=r"nnframe\.numerical\.central_difference"):
+        gradient = nn.kernels.central_difference(lambda v: float(v @ v), np.array([1.0, -2.0]))
+    np.testing.assert_allclose(gradient, [2, -4], atol=1e-8)
