@@ -19,7 +19,7 @@ typedef struct {
     intptr_t k;
     intptr_t a_row, a_col, b_row, c_row;
     intptr_t tail; /* lanes of the last vector of columns, 1 .. LANES */
-    int add;       /* go on from what C holds; otherwise C is not read */
+    int add;       /* add to what C holds; otherwise C is not read */
     const T *bias; /* of the first column; NULL: none; only read if add is 0 */
 } tile_t;
 

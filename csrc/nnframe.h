@@ -152,7 +152,7 @@ typedef struct {
  * wanted: NULL, or (O, I + 1): 0 where an entry is not selected (the bias is last); it becomes 0.
  * counted: NULL, or (O, N): 0 where a row is left out of L.
  * grad_weight: (O, I). grad_bias: O numbers, or NULL. Each entry is summed over rows in one order, in double: same
- * bits for any number of threads. Memory beyond the arguments: proportional to x, plus some 2 MB a thread. */
+ * bits for any number of threads. Memory beyond the arguments: proportional to x, plus some 2 MB per thread. */
 typedef struct {
     nnf_above above;
     intptr_t inputs;

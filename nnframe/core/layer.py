@@ -109,7 +109,7 @@ class Layer(Tree):
         return run is not None and run.training
 
     def __call__(self, x: npt.ArrayLike | tuple[npt.ArrayLike, ...], *, training: bool = False) -> Array:
-        """Forward for any array of numbers: the model's door, where x is converted to the model's dtype.
+        """Forward for any array of numbers, converted to the model's dtype here and nowhere else.
 
         Runs in evaluation mode unless `training` asks for the other. A tuple is one input each for `Branches`. Inside
         the forward pass of another layer the mode is that layer's.

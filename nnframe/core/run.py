@@ -1,4 +1,4 @@
-"""How layers are run: in which mode, for which rows, at which step, and what is seen of it.
+"""How layers are run: in which mode, for which rows, at which step of differences, and what is seen of it.
 
 What differs from run to run (training or evaluation, the rows of the mini-batch that an array holds, the step of local
 differences, what has been found about layers) is kept per thread for as long as the run lasts, so that `forward(x)`

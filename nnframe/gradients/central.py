@@ -69,7 +69,7 @@ class CentralDifference(WorkingStrategy):
         self.only = list(only) if isinstance(only, Iterator) else only
 
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
-        """Return what a call with these arguments costs, before it is paid.
+        """Estimate what a call with these arguments costs, without computing the gradient.
 
         The time is estimated from running a sample of each layer's units, some hundredths of a second of each.
         """

@@ -15,7 +15,7 @@ from nnframe.gradients.entries import StackedEntries
 from nnframe.gradients.work import Place
 from nnframe.losses.base import row_changes
 
-# Where curves are sampled, as fractions of their largest argument, and the tolerated error of the fit,
+# Where curves are sampled, as fractions of the largest one, and the tolerated error of the fit,
 # by itemsize. See csrc/nnframe.h.
 NODES = (1, -1, 0.8, -0.8, 0.5, -0.5)
 TOLERANCE = {4: 4e-6, 8: 3e-11}

@@ -116,8 +116,8 @@ class FusedLinear:
     def _by_column(self, units: range, counted: npt.NDArray[np.bool_] | None) -> None:
         """Let the elementwise layers answer for some inputs at a time, then C for what is above them.
 
-        Moving the weights (o, i) of *every* unit o at once shows in every column at once, and elementwise layers keep
-        the columns apart: one call answers for all units.
+        Moving the weights (o, i) of *every* unit o at once shows in every column at once, and elementwise layers do
+        not mix columns: one call is enough for all units.
         """
         x: Array = self.x if counted is None else self.x * np.any(counted, axis=0)[:, None]
         inputs = x.shape[1]

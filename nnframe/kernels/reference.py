@@ -101,7 +101,7 @@ def optimizer_update(
     beta2: float,
     eps: float,
 ) -> None:
-    """One step of one parameter w, in place; see `kernels.optimizer_update`."""
+    """One optimizer step of one parameter w, in place; see `kernels.optimizer_update`."""
     kind = w.dtype.type
     g = g + kind(decay) * w
     if m is not None:

@@ -44,7 +44,7 @@ def central_difference(
     ----------
     f : callable
         `f(x)` returns a number. While it runs, x itself holds the moved entry, so that a function which reads the array
-        where it lives (a parameter of a model, say) works as well. Or a compiled function `double f(const double *x,
+        in place (a parameter of a model, say) works as well. Or a compiled function `double f(const double *x,
         intptr_t n, void *data)` from ctypes, cffi, Numba's `cfunc` or `scipy.LowLevelCallable`: that one is run without
         the GIL, on all threads, on copies of x, and must be safe to run so.
     x : array of float32 or float64, any shape

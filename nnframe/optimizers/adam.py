@@ -35,7 +35,7 @@ class Adam(Optimizer):
         self.adam(decay=self.weight_decay)
 
     def adam(self, **decay: float) -> None:
-        """Take a step; the bias corrections, 1 - b^t, go into the rate and eps."""
+        """Take an optimizer step; the bias corrections, 1 - b^t, go into the rate and eps."""
         b1, b2 = self.betas
         steps = self.steps + 1
         scale = math.sqrt(1 - b2**steps)

@@ -1,4 +1,4 @@
-"""What optimizers share: the parameters, and the checks before a step."""
+"""What optimizers share: the parameters, and the checks before a training step."""
 
 from __future__ import annotations
 

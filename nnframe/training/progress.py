@@ -56,7 +56,7 @@ class Report:
         return lambda done, total: bar.update(done - bar.n)
 
     def step(self, means: dict[str, float]) -> None:
-        """Count a step; `means` are those of the epoch so far."""
+        """Count a training step; `means` are those of the epoch so far."""
         if self.gradient_bar is not None:
             self.gradient_bar.close()
             self.gradient_bar = None
