@@ -190,7 +190,40 @@ def as_labels(loss: Loss, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
     """Labels checked and prepared; TypeError where `loss` is no loss."""
     if not isinstance(loss, Loss):
         raise TypeError(f"loss: expected a Loss such as nn.CrossEntropyLoss(), got {loss!r}")
-    return loss.prepare(y, t)
+    labels = loss.prepare(y, t)
+    if loss._traits.own and y.ndim == 2 and y.shape[1] == 1 and labels.shape in ((len(y),), y.shape):
+        _tell_broadcast(loss, y, labels)
+    return labels
+
+
+def _tell_broadcast(loss: Loss, y: Array, t: npt.NDArray[Any]) -> None:
+    """Warn where outputs (N, 1) and labels (N,) meet as (N, N): then it is all one which label belongs to which output.
+
+    Seen from outputs that are the labels themselves, against these and against the least with the largest.
+    """
+    met = vars(loss).setdefault("_met", set())
+    ordered = np.sort(t, axis=0)
+    if t.ndim in met or t.dtype.kind not in "biuf" or not (ordered[:1] < ordered[-1:]).all():
+        return
+    same = read_only(ordered.astype(np.float64).reshape(y.shape))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        right, wrong, other = (
+            value_of(loss, one, labels)
+            for one, labels in ((same, ordered), (same, ordered[::-1].copy()), (same + 1, ordered))
+        )
+    if not np.isfinite([right, wrong, other]).all():
+        return
+    met.add(t.ndim)
+    bound = 1e-9 * max(abs(right), abs(other))
+    if abs(right - wrong) <= bound < abs(right - other):
+        shape, cure = ("(N,)", "t[:, None]") if t.ndim == 1 else ("(N, 1)", "t[:, 0]")
+        warnings.warn(
+            f"{loss!r}: it is the same in whichever order labels come: y of shape (N, 1) and t of shape {shape} are "
+            f"broadcast to (N, N); pass {cure}, or give both one shape in the loss",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def value_of(loss: Loss, y: Array, t: npt.NDArray[Any]) -> float:

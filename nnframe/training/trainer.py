@@ -19,7 +19,7 @@ from nnframe.core.parameter import Array
 from nnframe.core.run import Run, rows_of
 from nnframe.data.loader import DataLoader, as_pair
 from nnframe.gradients import CentralDifference, Measured
-from nnframe.losses.base import Loss, as_float, value_of
+from nnframe.losses.base import Loss, as_float, as_labels, value_of
 from nnframe.optimizers import Optimizer
 from nnframe.training.history import History
 from nnframe.training.interrupts import DeferredInterrupt
@@ -54,7 +54,9 @@ class Trainer:
             ("optimizer", optimizer, Optimizer),
         ):
             if not isinstance(value, kind):
-                raise TypeError(f"{name}: expected a {kind.__name__}, got {value!r}")
+                article = "an" if kind is Optimizer else "a"
+                hint = "; that is the class, not one of its objects" if isinstance(value, type) else ""
+                raise TypeError(f"{name}: expected {article} {kind.__name__}, got {value!r}{hint}")
         if gradient is not None and (isinstance(gradient, type) or not callable(gradient)):
             hint = f"; did you mean {gradient.__name__}()?" if isinstance(gradient, type) else ""
             raise TypeError(f"gradient: expected a strategy such as nn.Backprop(), got {gradient!r}{hint}")
@@ -233,16 +235,28 @@ class Trainer:
     def _checked(self, x: Any, t: npt.ArrayLike, name: str, batch_size: int) -> tuple[Inputs, npt.NDArray[Any]]:
         """`x` and `t` checked against each other, against the model and the loss, before anything is changed."""
         inputs, labels = as_pair(x, t, name)
+        most = np.float64(np.finfo(self.model.dtype).max)
         for one in inputs if isinstance(inputs, tuple) else (inputs,):
-            _refuse_numbers(one, name, "x")
-        _refuse_numbers(labels, name, "t", kinds=None)
-        sample = self.model(_part(inputs, slice(0, batch_size)))
+            _refuse_numbers(one, name, "x", most)
+        _refuse_numbers(labels, name, "t", most, kinds=None)
+        try:
+            self._check_labels(inputs, labels, batch_size)
+        except (TypeError, ValueError) as error:
+            if name != "x, t":
+                error.add_note(f"in {name}")
+            raise
+        return inputs, labels
+
+    def _check_labels(self, inputs: Inputs, labels: npt.NDArray[Any], batch_size: int) -> None:
+        """Run the model and the loss on the first rows, and check all labels."""
+        first = slice(0, batch_size)
+        sample = self.model(_part(inputs, first))
         shape = sample.shape[1:]
         many = max(1, MOST_NUMBERS // max(1, math.prod(shape)))
         for rows in _slices(len(labels), many):
             some = labels[rows]
             self.loss.prepare(np.broadcast_to(sample[:1], (len(some), *shape)), some)
-        return inputs, labels
+        value_of(self.loss, sample, as_labels(self.loss, sample, labels[first]))
 
     def _checked_validation(
         self, data: tuple[Any, npt.ArrayLike] | None, batch_size: int
@@ -305,17 +319,18 @@ def _is_one_hot(t: npt.NDArray[Any]) -> bool:
     return t.shape[1] > 1 and bool(((t == 0) | (t == 1)).all() and (t.sum(axis=1) == 1).all())
 
 
-def _refuse_numbers(a: npt.NDArray[Any], name: str, which: str, kinds: str | None = "biuf") -> None:
-    """Refuse what is no number, or not finite; looks at some rows at a time."""
+def _refuse_numbers(a: npt.NDArray[Any], name: str, which: str, most: np.float64, kinds: str | None = "biuf") -> None:
+    """Refuse what is no number, not finite, or above `most`; looks at some rows at a time."""
     if kinds is not None and a.dtype.kind not in kinds:
         raise TypeError(f"{which}: expected real numbers, got dtype {a.dtype}")
     if a.dtype.kind != "f":
         return
     for rows in _slices(len(a), max(1, (1 << 20) // max(1, a[0].size if len(a) else 1))):
-        finite = np.isfinite(a[rows])
+        finite = np.abs(a[rows]) <= most
         if not finite.all():
             row = rows.start + int((~finite.reshape(len(finite), -1).all(axis=1)).argmax())
-            raise ValueError(f"{name}: expected finite numbers in {which}, got NaN or infinity in row {row}")
+            came = "NaN or infinity" if not np.isfinite(a[row]).all() else f"one above {most:.2g}, the model's largest,"
+            raise ValueError(f"{name}: expected finite numbers in {which}, got {came} in row {row}")
 
 
 def _part(x: Inputs, rows: slice) -> Inputs:
