@@ -128,6 +128,10 @@ class Memory:
 def couples_of(link: Link, run: Run) -> str:
     """Which rows and entries a layer couples: what nnframe's own say, what was found for any other."""
     t = traits(link.layer)
+    if (t.branches or link.chain) and link.inner:
+        inner = [COUPLES.index(couples_of(one, run)) for branch in link.inner for one in branch.links]
+        least = 1 if t.branches and link.layer.join == "concatenate" else 0
+        return COUPLES[max([least, *inner])]
     if not t.own and t.couples and link.layer.couples is not None:
         return str(link.layer.couples)
     found = run.memory.of(link.layer) if run.memory is not None else None
