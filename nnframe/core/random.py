@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class Random(Tree):
             raise TypeError(f"seed: expected an integer or None, got {seed!r}")
         if seed is not None and not 0 <= seed < 1 << 64:
             raise ValueError(f"seed: expected an integer in [0, 2^64), got {seed}")
-        self.state = Buffer(np.array([secrets.randbits(64) if seed is None else seed, 0], np.uint64))
+        self.state = Buffer(np.array([int.from_bytes(os.urandom(8)) if seed is None else seed, 0], np.uint64))
 
     def uniform(self, x: Array) -> Array:
         """Return numbers in [0, 1), of the shape of x (N, ...) and its dtype; multiples of 2^-24, the same in both."""

@@ -75,7 +75,7 @@ def activation_difference(name, x, y, dx, *, alpha=None, out=None):
     cdef array inputs = as_contiguous(as_floats(x, "x"))
     cdef array outputs = as_same_shape(y, "y", inputs, "of x")
     cdef array change = as_contiguous(as_floats(dx, "dx", cnp.PyArray_TYPE(inputs)))
-    if np.shape(change) != np.shape(inputs) and np.shape(change)[1:] != np.shape(inputs):
+    if not cnp.PyArray_SAMESHAPE(change, inputs) and np.shape(change)[1:] != np.shape(inputs):
         raise ValueError(f"dx: expected shape of x {np.shape(inputs)}, with or without one axis before it, "
                          f"got {np.shape(change)}")
     cdef array dy = as_output(out, "out", cnp.PyArray_NDIM(change), cnp.PyArray_DIMS(change), cnp.PyArray_TYPE(change))
@@ -88,6 +88,9 @@ def activation_difference(name, x, y, dx, *, alpha=None, out=None):
         refuse_shift(dy, "out", dx, "dx")
     if reference is not None:
         dy[...] = reference.activation_difference(name, inputs, outputs, change, parameter)
+    elif stack * n * 16 < KEEP_GIL:
+        kernels.activation_difference(f, parameter, stack, n, cnp.PyArray_DATA(inputs), cnp.PyArray_DATA(outputs),
+                                      cnp.PyArray_DATA(change), cnp.PyArray_DATA(dy))
     else:
         with nogil:
             kernels.activation_difference(f, parameter, stack, n, cnp.PyArray_DATA(inputs), cnp.PyArray_DATA(outputs),

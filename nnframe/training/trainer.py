@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from nnframe.core.parameter import Array
 from nnframe.core.run import Run, rows_of
 from nnframe.data.loader import DataLoader, as_pair
 from nnframe.gradients import CentralDifference, Measured
+from nnframe.gradients.work import WorkingStrategy
 from nnframe.losses.base import Loss, as_float, as_labels, value_of
 from nnframe.optimizers import Optimizer
 from nnframe.training.history import History
@@ -160,7 +160,7 @@ class Trainer:
         if report.wants_cost and hasattr(strategy, "cost"):
             report.tell_cost(strategy.cost(self.model, self.loss, x, t))
         told = report.gradient_progress()
-        if told is not None and "progress" in inspect.signature(strategy).parameters:
+        if told is not None and isinstance(strategy, WorkingStrategy):
             found = strategy(self.model, self.loss, x, t, progress=told)
         else:
             found = strategy(self.model, self.loss, x, t)
