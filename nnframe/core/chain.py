@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import FORWARD_ONLY, NOTHING, Traits, traits
-from nnframe.core.run import Run, at_the_door, checked_output, dtype_of, noted, read_only, rows_of, run_layer
+from nnframe.core.run import Run, at_the_door, checked_output, dtype_of, noted, read_only, run_layer
 from nnframe.core.structure import refuse_changed
 from nnframe.core.tree import LAYERS, PARAMETERS, Tree, common_dtype, survey
 
@@ -259,7 +259,7 @@ def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run,
     run.frame = frame = Frame(given)
     try:
         y: Array = layer.forward(given)
-        if y is not frame.current or len(y) != rows_of(x):
+        if y is not frame.current or type(x) is not np.ndarray or len(y) != len(x):
             y = checked_output(layer, x, y)
     except Exception as error:
         raise noted(error, layer)  # noqa: B904

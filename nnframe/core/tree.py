@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
@@ -167,13 +168,14 @@ class Survey:
         By the `id` of each tree, the sum of LAYERS and PARAMETERS that hold for it.
     """
 
-    __slots__ = ("fixed", "held", "kinds", "met")
+    __slots__ = ("containers", "fixed", "held", "kinds", "met")
 
     def __init__(self) -> None:
         self.held: dict[int, list[Parameter]] = {}
         self.kinds: dict[int, int] = {}
         self.met: set[int] = set()  # layers that have been met since; see `chain`
-        self.fixed = True  # whether nothing can change but by assignment to an attribute
+        self.containers: list[tuple[Any, list[Any]]] = []  # lists and dicts, and what they held
+        self.fixed = True  # whether a change would be seen
 
     def of(self, tree: Tree) -> list[Parameter]:
         """Return what `tree.parameters()` returns, and remember what is found on the way."""
@@ -217,19 +219,27 @@ class Survey:
             elif isinstance(item, Parameter):
                 mine.append(item)
                 kinds |= PARAMETERS if item.trainable else 0
-            elif isinstance(item, list | tuple):
-                self.fixed &= isinstance(item, tuple)
+            elif isinstance(item, tuple):
                 kinds |= self._items(item, mine)
-            elif isinstance(item, dict):
-                self.fixed = False
-                kinds |= self._items(item.values(), mine)
+            elif isinstance(item, list | dict):
+                values = item.values() if isinstance(item, dict) else item
+                self.containers.append((item, list(values)))
+                kinds |= self._items(values, mine)
         return kinds
+
+    def holds(self) -> bool:
+        """Whether the lists and dicts hold what they held."""
+        for container, before in self.containers:
+            values = container.values() if isinstance(container, dict) else container
+            if len(values) != len(before) or not all(map(operator.is_, values, before)):
+                return False
+        return True
 
 
 def survey(root: Tree) -> Survey:
     """Walk through a tree, unless nothing can have changed since the last time."""
     known: tuple[Survey, int] | None = getattr(root, "_survey", None)
-    if known is not None and known[1] == changes[0]:
+    if known is not None and known[1] == changes[0] and known[0].holds():
         return known[0]
     found = Survey()
     found.of(root)

@@ -1,0 +1,61 @@
+"""What a walk through a model finds is kept until something may have changed: then it is found anew."""
+
+import numpy as np
+
+import nnframe as nn
+
+
+class Held(nn.Layer):
+    """Layers in an attribute, a list and a dict."""
+
+    def __init__(self):
+        self.first = nn.Linear(3, 3, rng=0)
+        self.listed = [nn.Linear(3, 3, rng=1), nn.Tanh()]
+        self.named = {"a": nn.Linear(3, 2, rng=2)}
+
+    def forward(self, x):
+        x = self.first(x)
+        for layer in self.listed:
+            x = layer(x)
+        return self.named["a"](x)
+
+
+CHANGES = {
+    "an attribute": lambda m: setattr(m, "first", nn.Linear(3, 3, rng=5)),
+    "an item of a list": lambda m: m.listed.__setitem__(0, nn.Linear(3, 3, rng=5)),
+    "a longer list": lambda m: m.listed.append(nn.Linear(3, 3, rng=5)),
+    "an item of a dict": lambda m: m.named.__setitem__("a", nn.Linear(3, 2, rng=5)),
+    "a parameter of a layer": lambda m: setattr(m.first, "weight", nn.Parameter(np.ones((3, 3)))),
+    "a bias that goes": lambda m: setattr(m.first, "bias", None),
+}
+
+
+def test_a_change_of_what_a_model_holds_is_seen_at_once(rng):
+    x, t, loss = rng.standard_normal((5, 3)), rng.integers(0, 2, 5), nn.CrossEntropyLoss()
+    for what, change in CHANGES.items():
+        for strategy in (nn.Backprop(), nn.CentralDifference()):
+            model = Held()
+            for _ in range(3):
+                strategy(model, loss, x, t)
+                model(x)
+            change(model)
+            fresh = [p for _, p in model.named_parameters()]
+            assert [id(p) for p in model.parameters()] == [id(p) for p in fresh], what
+            for parameter in fresh:
+                parameter.grad[...] = np.nan
+            strategy(model, loss, x, t)
+            for name, parameter in model.named_parameters():
+                assert np.isfinite(parameter.grad).all(), (what, name)
+                assert parameter.grad.any(), (what, name)
+
+
+def test_a_parameter_that_is_frozen_stands_still_at_once(rng):
+    x, t = rng.standard_normal((5, 3)), rng.integers(0, 2, 5)
+    model, strategy = Held(), nn.Backprop()
+    strategy(model, nn.CrossEntropyLoss(), x, t)
+    model.first.weight.trainable = False
+    strategy(model, nn.CrossEntropyLoss(), x, t)
+    assert not model.first.weight.grad.any()
+    model.first.weight.trainable = True
+    strategy(model, nn.CrossEntropyLoss(), x, t)
+    assert model.first.weight.grad.any()
