@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -43,13 +44,21 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every trainable parameter by its gradient; nothing is changed when something does not fit."""
-        in_range("lr", self.lr)
+        self.check_settings()
         for i, parameter in enumerate(self.parameters):
             if parameter.grad.shape != parameter.value.shape:
                 raise ValueError(
                     f"parameter {i}: expected a gradient of shape {parameter.value.shape}, got {parameter.grad.shape}"
                 )
         self.update()
+
+    def check_settings(self) -> None:
+        """Refuse settings that do not fit: they may be assigned between steps."""
+        in_range("lr", self.lr)
+        in_range("weight_decay", self.weight_decay)
+        for name, below in (("momentum", 1.0), ("alpha", 1.0), ("eps", math.inf)):
+            if name in vars(self):
+                in_range(name, vars(self)[name], below)
 
     def update(self) -> None:
         """Change every parameter; the part of `step` that an optimizer writes."""
