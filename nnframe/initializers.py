@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from nnframe._checks import in_range
+
 if TYPE_CHECKING:  # np.random takes a fifth of NumPy's own import, and is loaded only when it is first used
     from collections.abc import Callable
 
@@ -41,9 +43,7 @@ class Normal:
     """Independent normal numbers of mean 0 and standard deviation `std`."""
 
     def __init__(self, std: float = 0.01) -> None:
-        if not (math.isfinite(std) and std >= 0):
-            raise ValueError(f"std: expected a finite number >= 0, got {std!r}")
-        self.std = std
+        self.std = in_range("std", std)
 
     def __call__(self, shape: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.floating]:
         """Draw a weight."""

@@ -122,8 +122,15 @@ def _observe(links: list[Link], seen: set[int]) -> None:
             _observe(branch.links, seen)
 
 
+def refuse_no_model(model: object) -> None:
+    """Raise TypeError where a strategy is given something else in place of a model."""
+    if not isinstance(model, Tree):
+        raise TypeError(f"model: expected a Layer, got {model!r}; a strategy is called as (model, loss, x, t)")
+
+
 def run_forward(model: Layer, x: Any, run: Run) -> ForwardPass:
     """Run a model, layer by layer, inside `run`; x is converted as the model's own call converts it."""
+    refuse_no_model(model)
     run.survey = survey(model)
     parameters = run.survey.of(model)
     inputs = at_the_door(model, x, common_dtype(model, parameters) if parameters else None)

@@ -43,6 +43,7 @@ class Inquiry:
         before, private = self.x.copy(), self._private()
         contents = _contents(vars(private))
         values = [parameter.value.copy() for parameter in private.parameters()]
+        kept_buffers = {name: buffer.value.copy() for name, buffer in private.named_buffers()}
         first = self._forward(private, self.x)
         if not np.array_equal(before, self.x, equal_nan=self.x.dtype.kind == "f"):
             self._refuse("forward writes into its input", "compute into a new array, or into a copy of x")
@@ -66,6 +67,9 @@ class Inquiry:
         for parameter, value in zip(private.parameters(), values, strict=True):
             if not np.array_equal(parameter.value, value, equal_nan=True):
                 self._refuse("forward changes a parameter's value", "compute into a new array")
+        for name, buffer in private.named_buffers():
+            if name in kept_buffers and not np.array_equal(buffer.value, kept_buffers[name], equal_nan=True):
+                self._refuse(f"forward changes the buffer {name}", "change it in observe(x, y), once a step")
         if moved is not None:
             self._remembers(private, moved)
 
@@ -147,7 +151,8 @@ class Inquiry:
         uneven = _share(near != 0) > 0.9 and _share(off > max(1e-6, 100 * step**2) * most) > 0.5
         if most > 0 and uneven:
             return (
-                f"forward rounds inside, to float32 or less, so that differences at step {step:g} are mostly rounding; "
+                f"forward rounds inside{', to float32 or less' if step > 1e-9 else ''}, so that differences at step "
+                f"{step:g} are mostly rounding; "
                 f"{cure}"
             )
         some = base != 0

@@ -143,11 +143,11 @@ class Layer(Tree):
         """Return where a layer is inside this one, such as "body.1"; "" for this one itself."""
         return path_of(self, layer)
 
-    def summary(self, input_shape: tuple[int, ...] | None = None) -> str:
+    def summary(self, input_shape: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None) -> str:
         """Return a table of the layers: output shapes, parameters, and how each gets its gradient.
 
-        `input_shape` is that of one row of the input, without the mini-batch; where it is not given, that of a first
-        `Linear` is known.
+        `input_shape` is that of one row of the input, without the mini-batch, for several inputs a tuple of shapes;
+        where it is not given, that of a first `Linear` is tried.
         """
         return summarize(self, input_shape)
 

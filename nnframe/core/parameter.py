@@ -54,7 +54,7 @@ class Parameter(_Held):
     Raises
     ------
     ValueError
-        A value or gradient of another shape is assigned. One of another dtype or memory order is converted.
+        A value or gradient of another shape is assigned. One that fits is copied and converted, as at first.
     """
 
     __slots__ = ("__weakref__", "grad", "trainable", "value")
@@ -69,7 +69,7 @@ class Parameter(_Held):
         self.trainable = trainable
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in ("value", "grad") and hasattr(self, name):
+        if name in ("value", "grad") and (own := getattr(self, name, None)) is not None and value is not own:
             value = _fitting(name, value, getattr(self, "value"))  # noqa: B009
         elif name == "trainable" and not isinstance(value, bool | np.bool_):
             raise TypeError(f"trainable: expected True or False, got {value!r}")
@@ -83,7 +83,10 @@ class Parameter(_Held):
 
 
 def _fitting(name: str, given: Any, like: Array) -> Array:
-    array = np.asarray(given)
+    try:
+        array = np.asarray(given)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"{name}: expected an array of shape {like.shape}, got {type(given).__name__}") from error
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected real numbers, got {array.dtype}")
     if array.shape != like.shape:
@@ -91,7 +94,7 @@ def _fitting(name: str, given: Any, like: Array) -> Array:
             f"{name}: expected shape {like.shape} like the parameter's value, got {array.shape}; for another shape "
             "make a new Parameter"
         )
-    return np.ascontiguousarray(array, like.dtype).reshape(like.shape)
+    return np.array(array, like.dtype, order="C")
 
 
 class Buffer(_Held):

@@ -49,10 +49,11 @@ def evaluations_of(link: Link, run: Run) -> Evaluations:
     return Evaluations(couples, inputs, count)
 
 
-def summarize(model: Layer, input_shape: tuple[int, ...] | None = None) -> str:
+def summarize(model: Layer, input_shape: Any = None) -> str:
     """Return a table of the model's layers: output shape of one row, parameters, and where its gradient comes from.
 
-    `input_shape` is that of one row of the input; where it is not given, that of a first `Linear` is known. The model
+    `input_shape` is that of one row of the input, for several inputs a tuple of shapes; where it is not given, that of
+    a first `Linear` is tried. The model
     is run on a few rows of random numbers, as it is written, to see its layers and what they couple. The column
     `gradient` says what `Backprop` does: "written" (a backward pass), "verified" (one that `check_gradients` found
     right), or "numerical", with what the layer couples and how often it is evaluated for a mini-batch.
@@ -79,21 +80,32 @@ def summarize(model: Layer, input_shape: tuple[int, ...] | None = None) -> str:
     return "\n".join([*table, f"{total:,} parameters{frozen}, {model.dtype}, {size / 1024:,.1f} KiB"])
 
 
-def _rows(model: Layer, input_shape: tuple[int, ...] | None) -> list[tuple[str, Any, str, str]]:
+def _rows(model: Layer, input_shape: Any) -> list[tuple[str, Any, str, str]]:
     """Name, layer, shape and gradient of each layer."""
     if input_shape is None:
         inputs = next((tree.in_features for _, tree in model.named_trees() if hasattr(tree, "in_features")), None)
-        input_shape = None if inputs is None else (int(inputs),)
-    if input_shape is None:
+        try:
+            if inputs is not None:
+                return _rows(model, () if model.takes_integers else (int(inputs),))
+        except (TypeError, ValueError):  # the input has another shape, or there are several
+            pass
         return [(model.path_of(layer), layer, "", _known(layer)) for layer in ordered(model) or [model]]
-    if model.takes_integers:
-        x = np.zeros((ROWS, *input_shape), np.int64)
-    else:
-        x = np.random.default_rng(0).standard_normal((ROWS, *input_shape)).astype(model.dtype)
+    x = _rows_of_input(model, input_shape)
     run = Run(True, Memory(), root=model)
     with run:
         links = run_forward(model, x, run).links
         return [(model.path_of(link.layer), link.layer, _shape(link), _gradient(link, run)) for link in links]
+
+
+def _rows_of_input(model: Layer, shape: Any) -> Any:
+    """Make some rows of input of a shape, or of each of a tuple of shapes."""
+    if isinstance(shape, tuple) and shape and all(isinstance(one, tuple) for one in shape):
+        return tuple(_rows_of_input(model, one) for one in shape)
+    if not isinstance(shape, tuple | list) or not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
+        raise TypeError(f"input_shape: expected a tuple such as (28, 28), the shape of one row, got {shape!r}")
+    if model.takes_integers:
+        return np.zeros((ROWS, *shape), np.int64)
+    return np.random.default_rng(0).standard_normal((ROWS, *shape)).astype(model.dtype)
 
 
 def _shape(link: Link) -> str:

@@ -31,11 +31,12 @@ class Tree:
         super().__init_subclass__(**kwargs)
         if "children" in vars(cls):
             cls._own_children = not cls.__module__.startswith("nnframe.")
-        for name, value in vars(cls).items():
-            if isinstance(value, Parameter | Buffer | Tree):
+        for name, value in {name: value for base in cls.__mro__[-2::-1] for name, value in vars(base).items()}.items():
+            held = next(_find(name, value), None)
+            if held is not None:
                 raise TypeError(
-                    f"{cls.__name__}.{name}: expected in each object, got a {type(value).__name__} of the class, which "
-                    f"all its objects would share; set self.{name} in __init__"
+                    f"{cls.__name__}.{name}: expected in each object, got a {type(held[1]).__name__} of the class, "
+                    f"which all its objects would share; set self.{name} in __init__"
                 )
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe._checks import as_generator
-from nnframe.core.chain import run_forward
+from nnframe.core.chain import refuse_no_model, run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.local import as_step
 from nnframe.core.parameter import Array, Parameter
@@ -70,6 +70,7 @@ class SPSA:
 
         Arguments and result as `CentralDifference`.
         """
+        refuse_no_model(model)
         dtype = model.dtype
         parameters = [p for p in model.parameters() if p.trainable]
         step = self.step or float(np.finfo(dtype).eps) ** (1 / 3)

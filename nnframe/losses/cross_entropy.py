@@ -38,7 +38,7 @@ class CrossEntropyLoss(Loss):
         ignore_index: int | None = None,
     ) -> None:
         super().__init__(reduction)
-        self.weight = None if weight is None else np.array(weight, np.float64)
+        self.weight = None if weight is None else _as_weight(weight)
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
         one = np.zeros((0, 1 if self.weight is None else max(1, self.weight.size)))
@@ -54,7 +54,13 @@ class CrossEntropyLoss(Loss):
         }
 
     def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
-        return kernels.check_labels(y, t, ignore_index=self.ignore_index)
+        labels = kernels.check_labels(y, t, ignore_index=self.ignore_index)
+        if self.ignore_index is not None and labels.ndim == 2:
+            raise ValueError(
+                f"labels: expected class indices (N,) where there is an ignore_index, got shape {labels.shape}; "
+                "a one-hot row is ignored by a label of its own, np.where(rows, t.argmax(1), ignore_index)"
+            )
+        return labels
 
     def rows(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
         # sum_c q_c (log(sum_k exp(y_k)) - y_c), shifted by the largest logit
@@ -153,3 +159,11 @@ class CrossEntropyLoss(Loss):
             for name, value in given.items()
         ]
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _as_weight(weight: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    hint = "; pass [weight[c] for c in range(C)]" if isinstance(weight, dict) else ""
+    try:
+        return np.array(weight, np.float64)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"weight: expected an array, one number for each class, got {weight!r}{hint}") from error

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
 
 from nnframe._checks import in_range
 from nnframe.core.parameter import Parameter
@@ -25,11 +28,15 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, lr, weight_decay)
-        self.betas = (in_range("betas[0]", betas[0], below=1.0), in_range("betas[1]", betas[1], below=1.0))
+        self.betas = _as_betas(betas)
         self.eps = in_range("eps", eps)
         self.steps = 0
         self.means = self.state()
         self.squares = self.state()
+
+    def check_settings(self) -> None:
+        super().check_settings()
+        _as_betas(self.betas)
 
     def update(self) -> None:
         self.adam(decay=self.weight_decay)
@@ -59,3 +66,10 @@ class AdamW(Adam):
 
     def update(self) -> None:
         self.adam(shrink=self.lr * self.weight_decay)
+
+
+def _as_betas(betas: Any) -> tuple[float, float]:
+    """`betas` as two floats in [0, 1)."""
+    if not isinstance(betas, tuple | list | np.ndarray) or np.shape(betas) != (2,):
+        raise TypeError(f"betas: expected two numbers in [0, 1), got {betas!r}")
+    return in_range("betas[0]", betas[0], below=1.0), in_range("betas[1]", betas[1], below=1.0)

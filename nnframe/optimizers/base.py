@@ -44,9 +44,25 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every trainable parameter by its gradient; nothing is changed when something does not fit."""
-        if not 0 <= self.lr < math.inf:
-            in_range("lr", self.lr)
+        if self._assigned:
+            self.check_settings()
+            self._assigned = False
         self.update()
+
+    _assigned = True  # whether an attribute has been assigned since the settings were checked
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        if name != "_assigned":
+            object.__setattr__(self, "_assigned", True)
+
+    def check_settings(self) -> None:
+        """Refuse settings that do not fit: they may be assigned between steps."""
+        in_range("lr", self.lr)
+        in_range("weight_decay", self.weight_decay)
+        for name, below in (("momentum", 1.0), ("alpha", 1.0), ("eps", math.inf)):
+            if name in vars(self):
+                in_range(name, vars(self)[name], below)
 
     def update(self) -> None:
         """Change every parameter; the part of `step` that an optimizer writes."""

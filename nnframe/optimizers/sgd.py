@@ -31,5 +31,7 @@ class SGD(Optimizer):
         self.velocities = self.state() if momentum else []
 
     def update(self) -> None:
+        if (self.momentum or self.nesterov) and not self.velocities:  # assigned since
+            self.velocities = self.state()
         rule = "nesterov" if self.nesterov else "momentum" if self.momentum else "sgd"
         self.apply(rule, self.lr, self.velocities, [], decay=self.weight_decay, beta1=self.momentum)

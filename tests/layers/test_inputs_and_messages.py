@@ -126,3 +126,83 @@ def test_flags_and_dtypes_of_other_kinds_are_named():
         nn.Linear(2, 3, bias=np.zeros(3))
     with pytest.raises(TypeError, match="dtype: expected float32 or float64, got 'foo'"):
         nn.Linear(2, 3, dtype="foo")
+
+
+def test_parameters_in_lists_and_mixins_of_a_class_are_refused():
+    class Mixin:
+        w = nn.Parameter(np.ones(2))
+
+    with pytest.raises(TypeError, match=r"Listed\.ws: expected in each object, got a Parameter of the class"):
+
+        class Listed(nn.Layer):
+            ws = (nn.Parameter(np.ones(2)),)
+
+    with pytest.raises(TypeError, match=r"Keyed\.body: expected in each object, got a Linear of the class"):
+
+        class Keyed(nn.Layer):
+            body = {"a": nn.Linear(2, 2)}  # noqa: RUF012
+
+    with pytest.raises(TypeError, match=r"Mixed\.w: expected in each object, got a Parameter of the class"):
+
+        class Mixed(Mixin, nn.Layer):
+            pass
+
+    class Shadowed(Mixin, nn.Layer):
+        w = None
+
+
+@pytest.mark.parametrize("strategy", [nn.CentralDifference, nn.Backprop, nn.NodePerturbation, nn.SPSA])
+def test_a_strategy_given_a_loss_in_place_of_a_model_says_so(strategy):
+    with pytest.raises(TypeError, match="model: expected a Layer, got CrossEntropyLoss"):
+        strategy()(nn.CrossEntropyLoss(), branches(), X, T)
+
+
+class Counts(nn.Layer):
+    """Changes a buffer that its output does not depend on."""
+
+    def __init__(self):
+        self.mean = nn.Buffer(np.zeros(4))
+
+    def forward(self, x):
+        self.mean.value = 0.9 * self.mean.value + 0.1 * x.mean(0)
+        return x * 2
+
+
+def test_a_forward_that_changes_a_buffer_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4, rng=0), Counts(), nn.Linear(4, 3, rng=1))
+    with pytest.raises(nn.LayerError, match="layer 1: .*forward changes the buffer mean"):
+        nn.Backprop()(model, nn.CrossEntropyLoss(), X, T)
+
+
+def test_a_summary_takes_a_shape_for_each_input_and_does_without():
+    lines = branches().summary(((4,), (2,))).splitlines()
+    assert lines[-2].split()[3] == "3"
+    assert "Linear(3, 3)" in branches().summary()
+    assert Both().summary().splitlines()[-1].startswith("24 parameters")
+    table = nn.Sequential(nn.Embedding(10, 3), nn.Linear(3, 2)).summary()
+    assert table.splitlines()[1].split()[3] == "3"
+    for shape in (3, "a", (-3,), (2.5,)):
+        with pytest.raises(TypeError, match="input_shape: expected a tuple such as"):
+            nn.Linear(3, 2).summary(shape)
+
+
+def test_an_assigned_value_or_gradient_is_copied():
+    given = np.ones((2, 2), np.float32)
+    one, other = nn.Parameter(np.zeros((2, 2))), nn.Parameter(np.zeros((2, 2)))
+    one.value = one.grad = other.value = given
+    nn.SGD([one, other], lr=0.5).step()
+    np.testing.assert_array_equal(given, np.ones((2, 2)))
+    np.testing.assert_array_equal(one.value, np.full((2, 2), 0.5))
+    np.testing.assert_array_equal(other.value, given)
+    kept = one.value
+    one.value -= 1
+    assert one.value is kept
+
+
+def test_what_is_assigned_is_named():
+    parameter = nn.Parameter(np.zeros((2, 2)))
+    for value in (None, "a", nn.Parameter(np.zeros((2, 2))), [[1, 2], [3]]):
+        with pytest.raises((TypeError, ValueError), match="expected"):
+            parameter.value = value
+    with pytest.raises(TypeError, match="std: expected a number"):
+        nn.Normal("a")

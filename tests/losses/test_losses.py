@@ -56,3 +56,12 @@ def test_refused():
         nn.MSELoss()(np.zeros((2, 3)), np.zeros(2))
     with pytest.raises(TypeError, match="labels: expected real numbers, got <U1"):
         nn.MSELoss()(np.zeros((1, 1)), np.array([["a"]]))
+
+
+def test_weights_and_labels_of_other_kinds_are_named():
+    with pytest.raises(TypeError, match=r"weight: expected an array.*pass \[weight\[c\] for c in range\(C\)\]"):
+        nn.CrossEntropyLoss(weight={0: 1.0, 1: 5.0})
+    with pytest.raises(TypeError, match="weight: expected an array, one number for each class, got 'a'"):
+        nn.CrossEntropyLoss(weight="a")
+    with pytest.raises(ValueError, match="expected class indices .* where there is an ignore_index"):
+        nn.CrossEntropyLoss(ignore_index=1)(np.zeros((2, 3)), np.eye(3)[:2])

@@ -191,3 +191,41 @@ def test_zero_grad(rng):
 def test_refused(make, error, message):
     with pytest.raises(error, match=message):
         make(nn.Parameter([1.0]))
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "value"),
+    [
+        (nn.SGD, "lr", float("nan")),
+        (nn.SGD, "weight_decay", float("nan")),
+        (nn.SGD, "momentum", float("nan")),
+        (nn.SGD, "momentum", 1.0),
+        (nn.Adam, "betas", (0.9,)),
+        (nn.Adam, "betas", 3),
+        (nn.Adam, "betas", (0.9, 1.0)),
+        (nn.AdamW, "eps", -1.0),
+        (nn.RMSprop, "alpha", 2.0),
+        (nn.AdaGrad, "eps", float("inf")),
+    ],
+)
+def test_settings_assigned_between_steps_are_checked_before_anything_changes(make, name, value):
+    parameter = nn.Parameter([1.0, 2.0])
+    parameter.grad = [1, 1]
+    optimizer = make([parameter], lr=0.1)
+    setattr(optimizer, name, value)
+    with pytest.raises((TypeError, ValueError), match=rf"^{name}"):
+        optimizer.step()
+    np.testing.assert_array_equal(parameter.value, [1, 2])
+
+
+def test_momentum_assigned_after_some_steps_is_used():
+    values = []
+    for start in (0.0, 0.9):
+        parameter = nn.Parameter([1.0], np.float64)
+        optimizer = nn.SGD([parameter], lr=0.1, momentum=start)
+        optimizer.momentum = 0.9
+        for _ in range(3):
+            parameter.grad = parameter.value
+            optimizer.step()
+        values.append(parameter.value[0])
+    assert values[0] == values[1]
