@@ -123,7 +123,14 @@ def as_input(x: npt.ArrayLike, dtype: np.dtype[np.floating], name: str = "x") ->
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if array.ndim == 0:
         raise ValueError(f"{name}: expected at least one axis, the rows of a mini-batch, got a single number")
-    return array.astype(dtype, copy=False)
+    converted: Array = array.astype(dtype, copy=False)
+    if array.dtype.kind in "iu" and array.dtype.itemsize >= dtype.itemsize and (converted != array).any():
+        lost = array[converted != array].reshape(-1)[0]
+        raise ValueError(
+            f"{name}: expected integers that {dtype} holds exactly, got {lost}; a layer that takes ids says so: "
+            "takes_integers = True"
+        )
+    return converted
 
 
 def at_the_door(layer: Layer, x: Any, dtype: np.dtype[np.floating] | None = None) -> Any:

@@ -65,6 +65,7 @@ class Trainer:
         self.optimizer = optimizer
         self.gradient: Strategy = CentralDifference() if gradient is None else gradient
         self._refuse_strange_parameters()
+        self._all_trained = not self._untrained()
 
     def fit(
         self,
@@ -106,6 +107,7 @@ class Trainer:
         """
         epochs, batch_size = as_count("epochs", epochs), as_count("batch_size", batch_size)
         self._refuse_strange_parameters()
+        self._refuse_added_parameters()
         inputs, labels = self._checked(x, t, "x, t", batch_size)
         validation = self._checked_validation(validation_data, batch_size)
         loader = DataLoader(inputs, labels, batch_size, shuffle=shuffle, replacement=replacement, rng=rng)
@@ -230,6 +232,19 @@ class Trainer:
                 f"optimizer: expected parameters of this model, got others (number {strange[0]} of "
                 f"{len(self.optimizer.parameters)}); was a layer or Parameter replaced, or the optimizer made before "
                 "model.astype? Make the optimizer anew, from model.parameters()"
+            )
+
+    def _untrained(self) -> list[str]:
+        """Names of trainable parameters of the model that the optimizer does not have."""
+        held = {id(parameter) for parameter in self.optimizer.parameters}
+        return [name for name, p in self.model.named_parameters() if p.trainable and id(p) not in held]
+
+    def _refuse_added_parameters(self) -> None:
+        """Refuse parameters that came after an optimizer that had all of them: nobody would train them."""
+        if self._all_trained and (names := self._untrained()):
+            raise ValueError(
+                f"optimizer: expected all parameters of the model, as when the Trainer was made, but "
+                f"{', '.join(names)} came later. Make the optimizer and the Trainer anew"
             )
 
     def _checked(self, x: Any, t: npt.ArrayLike, name: str, batch_size: int) -> tuple[Inputs, npt.NDArray[Any]]:

@@ -106,3 +106,30 @@ def test_a_class_in_place_of_an_object_is_named():
         nn.Trainer(model, nn.MSELoss(), nn.SGD)
     with pytest.raises(TypeError, match=r"loss: expected a Loss.*; that is the class"):
         nn.Trainer(model, nn.MSELoss, nn.SGD(model.parameters(), 0.1))
+
+
+def test_a_layer_that_comes_later_is_not_left_untrained():
+    class Net(nn.Layer):
+        def __init__(self):
+            self.layers = [nn.Linear(3, 3, rng=0)]
+
+        def forward(self, x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    model = Net()
+    trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.SGD(model.parameters(), 0.1))
+    model.layers.append(nn.Linear(3, 2, rng=1))
+    with pytest.raises(ValueError, match=r"layers\.1\.weight, layers\.1\.bias came later"):
+        trainer.fit(np.ones((4, 3)), [0, 1, 0, 1], progress=False)
+    some = nn.Trainer(model, nn.CrossEntropyLoss(), nn.SGD(model.layers[0].parameters(), 0.1))
+    some.fit(np.ones((4, 3)), [0, 1, 0, 1], progress=False)  # only some from the start: as it was asked for
+
+
+def test_integers_that_the_dtype_does_not_hold_are_refused():
+    model = nn.Linear(1, 1, rng=0)
+    model(np.array([[1 << 24]]))
+    with pytest.raises(ValueError, match=r"x: expected integers that float32 holds exactly, got 16777217; .*takes_int"):
+        model(np.array([[(1 << 24) + 1]]))
+    model.astype(np.float64)(np.array([[(1 << 24) + 1]]))
