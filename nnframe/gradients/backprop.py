@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy.typing as npt
 
 from nnframe.core.backward import backward_through
 from nnframe.core.chain import ForwardPass, run_forward
 from nnframe.core.layer import Layer
-from nnframe.core.local import STEP, as_step
-from nnframe.core.protocol import LayerError
+from nnframe.core.local import as_step
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory
 from nnframe.core.summary import evaluations_of
-from nnframe.gradients.whole import what_does_not_fit
-from nnframe.gradients.work import FINER, Measured, warn_of_price
+from nnframe.gradients.whole import look_at_the_whole
+from nnframe.gradients.work import Measured, warn_of_price
 from nnframe.losses.base import Loss, as_labels, value_and_gradient
 
 
@@ -58,24 +55,9 @@ class Backprop:
             A float that also has the model's output and the forward pass.
         """
         passed = self._take(model, loss, x, t)
-        if (count := self.memory.look_due(model)) and self._what_does_not_fit(passed, count):
-            # something has changed since it was found, or was never what it seemed: all is asked anew
-            self.memory.forget()
-            passed = self._take(model, loss, x, t)
-            if wrong := self._what_does_not_fit(passed, count):
-                self._refuse_unless_kinked(passed, loss, t, count, wrong)
+        if count := self.memory.look_due(model):
+            passed = look_at_the_whole(self, passed, count, lambda one: one._take(model, loss, x, t), written=True)
         return Measured(passed)
-
-    def _refuse_unless_kinked(self, passed: ForwardPass, loss: Loss, t: npt.ArrayLike, count: int, wrong: str) -> None:
-        """Raise LayerError, unless the gradient fits at a smaller step: then a kink lay within the step."""
-        gradients = [parameter.grad.copy() for parameter in passed.parameters]
-        finer = copy.copy(self)
-        finer.step = FINER * (STEP if self.step is None else self.step)
-        again = finer._take(passed.model, loss, passed.x, t)
-        if finer._what_does_not_fit(again, count, FINER):
-            raise LayerError(wrong)
-        for parameter, gradient in zip(passed.parameters, gradients, strict=True):
-            parameter.grad[...] = gradient
 
     def _take(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> ForwardPass:
         """Take a gradient; returns the forward pass."""
@@ -95,10 +77,6 @@ class Backprop:
             if run.opaque:
                 self._tell_price(passed)
         return passed
-
-    def _what_does_not_fit(self, passed: ForwardPass, count: int, finer: float = 1.0) -> str:
-        with passed.run:
-            return what_does_not_fit(passed, self.memory, self.step, count, True, finer)
 
     def _tell_price(self, passed: ForwardPass) -> None:
         """Say what is dear."""

@@ -7,21 +7,57 @@ says.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from nnframe.core.chain import ForwardPass, Link, expanded
 from nnframe.core.inquiry import RESOLVED
-from nnframe.core.protocol import traits
+from nnframe.core.local import STEP
+from nnframe.core.protocol import LayerError, traits
 from nnframe.core.run import run_layer
 from nnframe.core.structure import Memory
 from nnframe.losses.base import value_of
 
 STEPS = (1e-6, 1e-5, 1e-7, 1e-8)  # one of them may cross a kink, or drown in rounding; not all
 APART = 2e-3  # of the gradient's length
+FINER = 1e-3  # of a strategy's step: at one so small no kink is likely to lie within
+
+
+def look_at_the_whole(
+    strategy: Any, passed: ForwardPass, count: int, take: Callable[[Any], ForwardPass], written: bool
+) -> ForwardPass:
+    """See whether a gradient fits the loss; returns the forward pass of one that does, or raises LayerError.
+
+    Where it does not, something has changed since it was found, or was never what it seemed: all layers are asked anew
+    and the gradient is taken again. Where that does not fit either, but fits at a far smaller step, a kink lay within
+    the step, and the gradient is what it is said to be. take(strategy) takes the gradient again; count, written : as
+    `what_does_not_fit`.
+    """
+
+    def wrong(one: Any, passed: ForwardPass, finer: float = 1.0) -> str:
+        with passed.run:
+            return what_does_not_fit(passed, one.memory, one.step, count, written, finer)
+
+    if not wrong(strategy, passed):
+        return passed
+    strategy.memory.forget()
+    passed = take(strategy)
+    message = wrong(strategy, passed)
+    if not message:
+        return passed
+    gradients = [parameter.grad.copy() for parameter in passed.parameters]
+    finer = copy.copy(strategy)
+    finer.step = FINER * (STEP if strategy.step is None else strategy.step)
+    if wrong(finer, take(finer), FINER):
+        raise LayerError(message)
+    for parameter, gradient in zip(passed.parameters, gradients, strict=True):
+        parameter.grad[...] = gradient
+    return passed
 
 
 def what_does_not_fit(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,16 +13,15 @@ from nnframe.core.backward import warn_nothing_passes, warn_parameter_stands_sti
 from nnframe.core.chain import ForwardPass, Link, expanded, run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array, Parameter
-from nnframe.core.protocol import CostWarning, LayerError
+from nnframe.core.protocol import CostWarning
 from nnframe.core.run import Run, current_run
 from nnframe.core.structure import Memory
-from nnframe.gradients.whole import what_does_not_fit
+from nnframe.gradients.whole import look_at_the_whole
 from nnframe.layers.containers import Joint
 from nnframe.losses.base import Loss, as_labels, value_of
 
 PORTION_SECONDS = 0.1  # of work between two reports of progress
 SAMPLE_SECONDS = 0.03  # of work from which an estimate is made
-FINER = 1e-3  # of the step: at one so small no kink is likely to lie within
 DEAR = 100  # evaluations of one layer per gradient, from which on it is said what they are spent on
 
 Progress = Callable[[int, int], object]
@@ -174,24 +172,10 @@ class WorkingStrategy:
         passed, pieces = self._take(model, loss, x, t, progress)
         if getattr(self, "only", None) is None and (count := self.memory.look_due(model)):
             self.see_whether_something_passes(passed, pieces)
-            if self._what_does_not_fit(passed, count):
-                # something has changed since it was found, or was never what it seemed: all is asked anew
-                self.memory.forget()
-                passed, _ = self._take(model, loss, x, t, progress)
-                if wrong := self._what_does_not_fit(passed, count):
-                    self._refuse_unless_kinked(passed, loss, t, count, wrong)
+            passed = look_at_the_whole(
+                self, passed, count, lambda one: one._take(model, loss, x, t, None)[0], written=False
+            )
         return Measured(passed)
-
-    def _refuse_unless_kinked(self, passed: ForwardPass, loss: Loss, t: npt.ArrayLike, count: int, wrong: str) -> None:
-        """Raise LayerError, unless the gradient fits at a smaller step: then a kink lay within the step."""
-        gradients = [parameter.grad.copy() for parameter in passed.parameters]
-        finer = copy.copy(self)
-        finer.step = self.step * FINER
-        again, _ = finer._take(passed.model, loss, passed.x, t, None)
-        if finer._what_does_not_fit(again, count, FINER):
-            raise LayerError(wrong)
-        for parameter, gradient in zip(passed.parameters, gradients, strict=True):
-            parameter.grad[...] = gradient
 
     def _take(
         self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike, progress: Progress | None
@@ -208,10 +192,6 @@ class WorkingStrategy:
             for parameter in passed.parameters:
                 parameter.grad[...] = found.get(id(parameter), 0) if parameter.trainable else 0
         return passed, pieces
-
-    def _what_does_not_fit(self, passed: ForwardPass, count: int, finer: float = 1.0) -> str:
-        with passed.run:
-            return what_does_not_fit(passed, self.memory, self.step, count, False, finer)
 
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
         """Estimate what a call with these arguments costs, without computing the gradient.
