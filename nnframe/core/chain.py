@@ -246,24 +246,27 @@ def _run_branches(layer: Any, t: Traits, x: Any, run: Run) -> Link:
 class Frame:
     """What is noted while a layer runs that holds others: the links of those it calls, and whether they are a chain.
 
-    current : what the last one returned, and the next one of a chain is given
+    given : what the layer itself was given
+    current : what the last one returned, and the next one of a chain is given; at first the same as `given`, where that
+        is an array of the model's dtype
     """
 
-    __slots__ = ("chain", "current", "links")
-
-    def __init__(self, x: Any) -> None:
-        self.current: Any = x
-        self.links: list[Link] = []
-        self.chain = True
+    given: Any
+    current: Any = None
+    links: list[Link]
+    chain = True
 
 
 def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run, kinds: int) -> Array:
     """Run a layer that holds layers as it is written, and see whether it is a chain of them."""
     given = read_only(x)
     run.own = True
-    values = _values_before(layer, run)
+    values = None if id(layer) in run.survey.met else _values_before(layer, run)
     outer = run.frame
-    run.frame = frame = Frame(given)
+    run.frame = frame = Frame()
+    frame.given, frame.links = given, []
+    if type(given) is np.ndarray and given.dtype is run.dtype:
+        frame.current = given
     try:
         y: Array = layer.forward(given)
         if y is not frame.current or type(x) is not np.ndarray or len(y) != len(x):
@@ -292,10 +295,11 @@ def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run,
 def call_inside(layer: Any, x: Any, run: Run, frame: Frame) -> Array:
     """Run a layer that another one has called in its forward pass, and note the call."""
     given = x
-    if type(x) is not np.ndarray or x.dtype is not run.dtype or not x.ndim:
-        given = at_the_door(layer, x, run.dtype)
-    if given is not frame.current and frame.chain:
-        frame.chain = _append_reshaped(frame.current, given, frame.links)
+    if x is not frame.current:
+        if type(x) is not np.ndarray or x.dtype is not run.dtype or not x.ndim:
+            given = at_the_door(layer, x, run.dtype)
+        if frame.links or given is not frame.given:  # ids reach the first layer as they are
+            frame.chain = frame.chain and _append_reshaped(frame.current, given, frame.links)
     t = layer._traits
     y: Array
     if t.plain and "forward" not in layer.__dict__:
@@ -326,6 +330,8 @@ class Reshaped(Tree):
 
     couples = "rows"
     takes_integers = False
+    has_backward = True
+    verified = False
     _traits = NOTHING._replace(backward=True, difference=True, couples=True)
 
     def __init__(self, shape: tuple[int, ...]) -> None:

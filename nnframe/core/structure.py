@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COUPLES = ("entries", "rows", "batch")  # each allows more than the one before it
 LONGEST_PAUSE = 256  # runs between two looks at a layer, at most; the pauses double until then
-LONGEST_PAUSE_OF_MODELS = 1024  # and at a model as a whole
+LONGEST_PAUSE_OF_MODELS = 2048  # and at a model as a whole
 
 
 class Findings:

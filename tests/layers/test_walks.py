@@ -59,3 +59,48 @@ def test_a_parameter_that_is_frozen_stands_still_at_once(rng):
     model.first.weight.trainable = True
     strategy(model, nn.CrossEntropyLoss(), x, t)
     assert model.first.weight.grad.any()
+
+
+class Bag(nn.Layer):
+    """Ids go in; the vectors of a row are laid end to end."""
+
+    takes_integers = True
+
+    def __init__(self):
+        self.table, self.out = nn.Embedding(10, 4, rng=0), nn.Linear(12, 2, rng=1)
+
+    def forward(self, x):
+        return self.out(self.table(x).reshape(len(x), -1))
+
+
+def test_ids_and_a_reshape_are_seen_inside_a_layer(rng):
+    x, t, model = rng.integers(0, 10, (5, 3)), rng.integers(0, 2, 5), Bag()
+    literal = nn.Sequential(model.table, Flat(), model.out)
+    found = []
+    for one in (model, literal):
+        nn.Backprop()(one, nn.CrossEntropyLoss(), x, t)
+        found.append([p.grad.copy() for p in model.parameters()])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    lines = model.summary((3,)).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["table", "reshape(len(x),", "out"]
+
+
+class Flat(nn.Layer):
+    def forward(self, x):
+        return x.reshape(len(x), -1)
+
+
+def test_ids_reach_a_layer_that_takes_numbers_as_numbers(rng):
+    class Mixed(nn.Layer):
+        takes_integers = True
+
+        def __init__(self):
+            self.linear = nn.Linear(3, 2, rng=0)
+
+        def forward(self, x):
+            return self.linear(x)
+
+    x, t = rng.integers(0, 10, (5, 3)), rng.integers(0, 2, 5)
+    model = Mixed()
+    assert float(nn.Backprop()(model, nn.CrossEntropyLoss(), x, t)) == nn.CrossEntropyLoss()(model(x), t)
