@@ -48,7 +48,7 @@ class Adam(Optimizer):
         scale = math.sqrt(1 - b2**steps)
         rate = self.lr * scale / (1 - b1**steps)
         self.apply("adam", rate, self.means, self.squares, beta1=b1, beta2=b2, eps=self.eps * scale, **decay)
-        self.steps = steps
+        object.__setattr__(self, "steps", steps)  # no setting: it is not looked for among them
 
 
 class AdamW(Adam):

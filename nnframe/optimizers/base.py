@@ -11,6 +11,8 @@ from nnframe import kernels
 from nnframe._checks import in_range
 from nnframe.core.parameter import Array, Parameter
 
+SETTINGS = frozenset({"lr", "weight_decay", "momentum", "alpha", "eps", "betas"})
+
 
 class Optimizer:
     """What optimizers share: the parameters, and the checks before a step.
@@ -49,11 +51,11 @@ class Optimizer:
             self._assigned = False
         self.update()
 
-    _assigned = True  # whether an attribute has been assigned since the settings were checked
+    _assigned = True  # whether a setting has been assigned since they were checked
 
     def __setattr__(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
-        if name != "_assigned":
+        if name in SETTINGS:
             object.__setattr__(self, "_assigned", True)
 
     def check_settings(self) -> None:
