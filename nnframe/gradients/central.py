@@ -75,9 +75,9 @@ class CentralDifference(WorkingStrategy):
         """
         if not isinstance(self.only, Blocks):
             return super().cost(model, loss, x, t)
-        twin = copy.copy(self)
-        twin.only = copy.deepcopy(self.only)  # the next block stays the next one
-        return super(CentralDifference, twin).cost(model, loss, x, t)
+        alike = copy.copy(self)
+        alike.only = copy.deepcopy(self.only)  # the next block stays the next one
+        return super(CentralDifference, alike).cost(model, loss, x, t)
 
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
