@@ -82,11 +82,6 @@ class ForwardPass:
         """What the model returned."""
         return self.links[-1].y
 
-    def name(self, link: Link) -> str:
-        """Words for a link's layer in a message: its path in the model, and itself."""
-        path = self.model.path_of(link.layer)
-        return f"layer {path}: {link.layer!r}" if path else repr(link.layer)
-
     def observe(self) -> None:
         """Let every layer that keeps statistics see its input and output, and random layers go on to new numbers.
 

@@ -24,8 +24,7 @@ class Inquiry:
 
     def __init__(self, link: Link, run: Run, looks: int = 0) -> None:
         self.link, self.run, self.layer = link, run, link.layer
-        root = run.root
-        self.name = named(self.layer, root.path_of(self.layer) if root is not None else "")
+        self.name = named(self.layer, run.root)
         self.x, self.y = link.x, link.y
         self.integers = self.x.dtype.kind in "iu"
         self.rng = np.random.Generator(np.random.PCG64((20260101, looks)))

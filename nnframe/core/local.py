@@ -165,8 +165,7 @@ def refuse_coarse(link: Link, run: Run) -> None:
 def name_of(link: Link) -> str:
     """Words for a link's layer in a message."""
     run = current_run()
-    path = run.root.path_of(link.layer) if run is not None and run.root is not None else ""
-    return named(link.layer, path)
+    return named(link.layer, None if run is None else run.root)
 
 
 def perturbations(

@@ -78,8 +78,9 @@ def traits(layer: Any) -> Traits:
     return found
 
 
-def named(layer: Any, path: str) -> str:
-    """Words for a layer in a message: "layer body.1: Swish()"."""
+def named(layer: Any, root: Any) -> str:
+    """Words for a layer in a message, by its path in `root` where one is known: "layer body.1: Swish()"."""
+    path = "" if root is None else root.path_of(layer)
     return f"layer {path}: {layer!r}" if path else repr(layer)
 
 

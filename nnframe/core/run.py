@@ -204,7 +204,7 @@ def noted(error: Exception, layer: Layer, what: str = "forward") -> Exception:
     root = run.root if run is not None else None
     if isinstance(error, ValueError) and "read-only" in str(error):
         written = LayerError(
-            f"{named(layer, '' if root is None else root.path_of(layer))}: {what} writes into an array that it was "
+            f"{named(layer, root)}: {what} writes into an array that it was "
             f"given ({error}). A layer changes nothing: compute into a new array, or into a copy"
         )
         written.__cause__ = error
@@ -220,7 +220,7 @@ def name_layer(error: Exception, root: Layer) -> None:
     layer, what = getattr(error, "nnframe_layer", (None, ""))
     if layer is None:
         return
-    path, notes = root.path_of(layer), getattr(error, "__notes__", [])
+    notes = getattr(error, "__notes__", [])
     others = [note for note in notes if not note.startswith("in the ")]
-    if path or len(others) == len(notes):
-        error.__notes__ = [*others, f"in the {what} pass of {named(layer, path)}"]
+    if root.path_of(layer) or len(others) == len(notes):
+        error.__notes__ = [*others, f"in the {what} pass of {named(layer, root)}"]

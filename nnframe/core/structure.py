@@ -148,10 +148,9 @@ def refuse_changed(layer: Layer, values: list[tuple[Parameter, npt.NDArray[Any]]
     """Raise LayerError where parameters no longer have the values that they had before forward ran."""
     if all(np.array_equal(parameter.value, value, equal_nan=True) for parameter, value in values):
         return
-    path = run.root.path_of(layer) if run.root is not None else ""
     raise LayerError(
-        f"{named(layer, path)}: forward changes a parameter's value. A layer is a pure function of x, its parameters "
-        "and buffers: compute into a new array"
+        f"{named(layer, run.root)}: forward changes a parameter's value. A layer is a pure function of x, its "
+        "parameters and buffers: compute into a new array"
     )
 
 

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from nnframe.core.backward import warn_nothing_passes, warn_parameter_stands_still
 from nnframe.core.chain import ForwardPass, Link, expanded, run_forward
 from nnframe.core.layer import Layer
+from nnframe.core.local import name_of
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import CostWarning
-from nnframe.core.run import Run, current_run
+from nnframe.core.run import Run
 from nnframe.core.structure import Memory
 from nnframe.gradients.whole import look_at_the_whole
 from nnframe.layers.containers import Joint
@@ -125,11 +126,8 @@ def warn_of_price(link: Link, evaluations: int, memory: Memory) -> None:
         return
     if not any(hasattr(tree, "forward") for _, tree in list(link.layer.named_trees())[1:]):
         return
-    run = current_run()
-    path = run.root.path_of(link.layer) if run is not None and run.root is not None else ""
-    name = type(link.layer).__name__
     warnings.warn(
-        f"{'layer ' + path + ': ' if path else ''}{name}: its layers are not seen one by one, as they are not called "
+        f"{name_of(link)}: its layers are not seen one by one, as they are not called "
         f"one after another as layer(x), each with what the one before returned: {evaluations:,} evaluations of it per "
         "gradient. nn.Sequential, nn.Residual and nn.Branches join layers so that each is taken for what it is; or "
         "write a backward",
@@ -171,7 +169,8 @@ class WorkingStrategy:
         """
         passed, pieces = self._take(model, loss, x, t, progress)
         if getattr(self, "only", None) is None and (count := self.memory.look_due(model)):
-            self.see_whether_something_passes(passed, pieces)
+            with passed.run:
+                self.see_whether_something_passes(passed, pieces)
             passed = look_at_the_whole(
                 self, passed, count, lambda one: one._take(model, loss, x, t, None)[0], written=False
             )
@@ -206,10 +205,6 @@ class WorkingStrategy:
 
     def see_whether_something_passes(self, passed: ForwardPass, pieces: list[Work]) -> None:
         """Warn, once, of a layer without a derivative through which no change passes at this step."""
-        with passed.run:
-            self._see_whether_something_passes(passed, pieces)
-
-    def _see_whether_something_passes(self, passed: ForwardPass, pieces: list[Work]) -> None:
         for piece in pieces:
             if getattr(piece, "still", False) and piece.units:
                 one: Any = piece
