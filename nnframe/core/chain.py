@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -159,19 +160,22 @@ def _trainable(layer: Layer, run: Run) -> list[Parameter]:
 
 def _run(layer: Any, x: Any, links: list[Link], run: Run) -> Array:
     """Run one layer and append its link, or those of the layers inside it; returns the output."""
+    known = run.survey.known.get(id(layer))
+    if known is not None:
+        return known[0](layer, known, x, links, run)  # type: ignore[no-any-return]
     t = layer._traits if "forward" not in layer.__dict__ else FORWARD_ONLY
     if t.order:
-        for child in layer.order():
-            x = _run(child, x, links, run)
-        return x  # type: ignore[no-any-return]
+        return _run_order(layer, _remember(_run_order, layer, t, run), x, links, run)
     if t.plain:
-        link = _run_plain(layer, t, x, run)
-        links.append(link)
-        return link.y
+        return _run_plain(layer, _remember(_run_plain, layer, t, run), x, links, run)
     if t.branches:
         link = _run_branches(layer, t, x, run)
-    elif t.own and (kinds := run.survey.kinds_of(layer)) & LAYERS:
-        return _run_composite(layer, t, x, links, run, kinds)
+    elif t.own and run.survey.kinds_of(layer) & LAYERS:
+        values = _values_before(layer, run)
+        y = _run_composite(layer, _remember(_run_composite, layer, t, run), x, links, run)
+        if values is not None:
+            refuse_changed(layer, values, run)
+        return y
     else:
         values = _values_before(layer, run) if t.own else None
         if t.forward_saving:
@@ -188,6 +192,29 @@ def _run(layer: Any, x: Any, links: list[Link], run: Run) -> Array:
     return link.y
 
 
+class Known(NamedTuple):
+    """How a layer of a model is run, and what that needs: it holds for as long as the model stays what it is."""
+
+    run: Callable[[Any, Known, Any, list[Link], Run], Array]
+    traits: Traits
+    parameters: list[Parameter]
+    has_parameters: bool  # besides those of the layers that it holds
+
+
+def _remember(how: Callable[..., Array], layer: Layer, t: Traits, run: Run) -> Known:
+    known = Known(how, t, _trainable(layer, run), bool(run.survey.kinds_of(layer) & PARAMETERS))
+    if id(layer) in run.survey.held and (run.memory is None or not t.own or id(layer) in run.survey.met):
+        run.survey.known[id(layer)] = known
+    return known
+
+
+def _run_order(layer: Any, known: Known, x: Any, links: list[Link], run: Run) -> Array:
+    """Run a layer that says the order of those that it holds."""
+    for child in layer.order():
+        x = _run(child, x, links, run)
+    return x  # type: ignore[no-any-return]
+
+
 def _values_before(layer: Layer, run: Run) -> list[tuple[Parameter, Array]] | None:
     """Copy a layer's parameters when it is met for the first time, to see whether forward changes them."""
     if id(layer) in run.survey.met or run.memory is None:
@@ -198,21 +225,21 @@ def _values_before(layer: Layer, run: Run) -> list[tuple[Parameter, Array]] | No
     return [(parameter, parameter.value.copy()) for parameter in layer.parameters()]
 
 
-def _run_plain(layer: Any, t: Traits, x: Any, run: Run) -> Link:
+def _run_plain(layer: Any, known: Known, x: Any, links: list[Link], run: Run) -> Array:
     """Run one of nnframe's own layers that has nothing beside forward and backward."""
+    _, t, parameters, _ = known
     try:
-        y = layer.forward(x)
+        y: Array = layer.forward(x)
     except Exception as error:
         raise noted(error, layer)  # noqa: B904
     if y.dtype is not x.dtype:
         y = checked_output(layer, x, y)
-    parameters = run.survey.held.get(id(layer))
-    if parameters is None or not all([p.trainable for p in parameters]):  # noqa: C419 - a list is faster
-        parameters = _trainable(layer, run)
-    return _link((layer, t, parameters, x, y, None, (), False))
+    links.append(_link((layer, t, parameters, x, y, None, (), False)))
+    return y
 
 
 _link = functools.partial(tuple.__new__, Link)
+_array = np.ndarray
 
 
 def _run_saving(layer: Layer, t: Traits, x: Any, run: Run) -> Link:
@@ -252,35 +279,35 @@ class Frame:
     chain = True
 
 
-def _run_composite(layer: Layer, t: Traits, x: Any, links: list[Link], run: Run, kinds: int) -> Array:
+def _run_composite(layer: Layer, known: Known, x: Any, links: list[Link], run: Run) -> Array:
     """Run a layer that holds layers as it is written, and see whether it is a chain of them."""
-    given = read_only(x)
+    _, t, parameters, has_parameters = known
     run.own = True
-    values = None if id(layer) in run.survey.met else _values_before(layer, run)
     outer = run.frame
     run.frame = frame = Frame()
-    frame.given, frame.links = given, []
-    if type(given) is np.ndarray and given.dtype is run.dtype:
-        frame.current = given
+    frame.links = seen = []
+    if outer is not None and x is outer.current:
+        frame.given = frame.current = given = x
+    else:
+        frame.given = given = read_only(x)
+        if type(given) is _array and given.dtype is run.dtype:
+            frame.current = given
     try:
         y: Array = layer.forward(given)
-        if y is not frame.current or type(x) is not np.ndarray or len(y) != len(x):
+        if y is not frame.current or not frame.chain:
             y = checked_output(layer, x, y)
     except Exception as error:
         raise noted(error, layer)  # noqa: B904
     finally:
         run.frame = outer
-    if values is not None:
-        refuse_changed(layer, values, run)
-    seen = frame.links
     chain = frame.chain and bool(seen) and (y is frame.current or _append_reshaped(frame.current, y, seen))
-    if kinds & PARAMETERS:
+    if has_parameters:
         chain = False  # what it does with a parameter of its own is seen by nobody
     if chain and not t.backward:
         links += seen
         return y
     run.opaque = run.opaque or not chain
-    link = Link(layer, t, _trainable(layer, run), x, y, None, (Branch(given, y, seen),), chain)
+    link = Link(layer, t, parameters, x, y, None, (Branch(given, y, seen),), chain)
     links.append(link)
     if run.memory is not None:
         run.memory.meet(link, run)
@@ -291,19 +318,18 @@ def call_inside(layer: Any, x: Any, run: Run, frame: Frame) -> Array:
     """Run a layer that another one has called in its forward pass, and note the call."""
     given = x
     if x is not frame.current:
-        if type(x) is not np.ndarray or x.dtype is not run.dtype or not x.ndim:
+        if type(x) is not _array or x.dtype is not run.dtype or not x.ndim:
             given = at_the_door(layer, x, run.dtype)
         if frame.links or given is not frame.given:  # ids reach the first layer as they are
             frame.chain = frame.chain and _append_reshaped(frame.current, given, frame.links)
-    t = layer._traits
-    y: Array
-    if t.plain and "forward" not in layer.__dict__:
-        link = _run_plain(layer, t, given, run)
-        frame.links.append(link)
-        y = link.y
-        y.setflags(write=False)  # it is nobody else's
+    known = run.survey.known.get(id(layer))
+    if known is not None and known[0] is _run_plain:
+        y = _run_plain(layer, known, given, frame.links, run)
+        y.setflags(False)  # not writeable: it is nobody else's
     else:
-        y = read_only(_run(layer, given, frame.links, run))
+        y = _run(layer, given, frame.links, run)
+        if y.flags.writeable:
+            y = read_only(y)
     frame.current = y
     return y
 

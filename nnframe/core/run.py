@@ -112,7 +112,7 @@ def read_only(x: Any) -> Any:
     if not x.flags.writeable:
         return x
     view = x.view()
-    view.setflags(write=False)
+    view.setflags(False)
     return view
 
 

@@ -167,13 +167,16 @@ class Survey:
         By the `id` of each tree, what its `parameters` returns.
     kinds : dict
         By the `id` of each tree, the sum of LAYERS and PARAMETERS that hold for it.
+    known : dict
+        By the `id` of a layer, how it is run and what that needs; see `chain`.
     """
 
-    __slots__ = ("containers", "fixed", "held", "kinds", "met")
+    __slots__ = ("containers", "fixed", "held", "kinds", "known", "met")
 
     def __init__(self) -> None:
         self.held: dict[int, list[Parameter]] = {}
         self.kinds: dict[int, int] = {}
+        self.known: dict[int, Any] = {}
         self.met: set[int] = set()  # layers that have been met since; see `chain`
         self.containers: list[tuple[Any, list[Any]]] = []  # lists and dicts, and what they held
         self.fixed = True  # whether a change would be seen
