@@ -58,14 +58,20 @@ def cross_entropy_targets(
     ignored: int | None = None,
 ) -> npt.NDArray[np.float64]:
     """Q (N, C), weight_c ((1 - smoothing) t_c + smoothing / C), for class indices (N,) or targets (N, C)."""
-    keep = np.ones(len(t), bool) if ignored is None or t.ndim == 2 else t != ignored
+    ignore = ignored is not None and t.ndim == 1
     if t.ndim == 1:
-        one_hot = np.zeros((len(t), classes))
-        one_hot[keep, t[keep]] = 1
-        t = one_hot
-    q = (1 - smoothing) * t + smoothing / classes
-    weighted: npt.NDArray[np.float64] = (q if weight is None else q * weight) * keep[:, None]
-    return weighted
+        rows = np.flatnonzero(t != ignored) if ignore else np.arange(len(t))
+        q = np.zeros((len(t), classes))
+        q[rows, t[rows]] = 1
+    else:
+        q = t.astype(np.float64, copy=False)
+    if smoothing:
+        q = (1 - smoothing) * q + smoothing / classes
+    if weight is not None:
+        q = q * weight
+    if ignore and smoothing:
+        q[t == ignored] = 0
+    return q
 
 
 def softmax_cross_entropy(
