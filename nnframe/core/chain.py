@@ -285,7 +285,8 @@ def _run_composite(layer: Layer, known: Known, x: Any, links: list[Link], run: R
     run.own = True
     outer = run.frame
     run.frame = frame = Frame()
-    frame.links = seen = []
+    seen: list[Link] = []
+    frame.links = seen
     if outer is not None and x is outer.current:
         frame.given = frame.current = given = x
     else:
@@ -323,12 +324,14 @@ def call_inside(layer: Any, x: Any, run: Run, frame: Frame) -> Array:
         if frame.links or given is not frame.given:  # ids reach the first layer as they are
             frame.chain = frame.chain and _append_reshaped(frame.current, given, frame.links)
     known = run.survey.known.get(id(layer))
-    if known is not None and known[0] is _run_plain:
-        y = _run_plain(layer, known, given, frame.links, run)
-        y.setflags(False)  # not writeable: it is nobody else's
+    y: Array
+    if known is None:
+        y = read_only(_run(layer, given, frame.links, run))
     else:
-        y = _run(layer, given, frame.links, run)
-        if y.flags.writeable:
+        y = known[0](layer, known, given, frame.links, run)
+        if known[0] is _run_plain:
+            y.setflags(False)  # type: ignore[call-arg]  # no longer writeable; a keyword takes twice as long
+        elif y.flags.writeable:
             y = read_only(y)
     frame.current = y
     return y

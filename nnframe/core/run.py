@@ -112,7 +112,7 @@ def read_only(x: Any) -> Any:
     if not x.flags.writeable:
         return x
     view = x.view()
-    view.setflags(False)
+    view.setflags(write=False)
     return view
 
 
