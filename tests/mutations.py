@@ -237,7 +237,7 @@ MUTATIONS: list[Mutation] = [
         "            y.setflags(False)  # type: ignore[call-arg]  # no longer writeable; a keyword takes twice as long\n",
         "            pass\n",
         "a composite can write into what a layer in it returned",
-        "tests/gradients/test_forward_only_layers.py -k 'AddedInPlace or RectifiedInPlace'",
+        "tests/gradients/test_composition.py -k later_run",
     ),
     Mutation(
         "nnframe/core",

@@ -143,3 +143,25 @@ def test_what_order_the_layers_have_is_found_anew_at_each_run(rng):
             _, found = gradients(strategy, model, sign * x, t)
             for one, other in zip(found, expected if sign > 0 else expected[2:] + expected[:2], strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-8)
+
+
+class WritesLater(nn.Layer):
+    """Writes into what its layer returned, but not for every input."""
+
+    def __init__(self):
+        self.act, self.out = nn.Tanh(), nn.Linear(3, 2, rng=0)
+
+    def forward(self, x):
+        y = self.act(x)
+        if x[0, 0] > 0:
+            y += 1
+        return self.out(y)
+
+
+@pytest.mark.parametrize("strategy", [nn.Backprop, nn.CentralDifference])
+def test_what_a_layer_returned_cannot_be_written_to_at_a_later_run_either(strategy):
+    model, gradient = WritesLater(), strategy()
+    x, t = np.full((4, 3), -0.5, np.float32), np.array([0, 1, 1, 0])
+    gradient(model, nn.CrossEntropyLoss(), x, t)
+    with pytest.raises(nn.LayerError, match="writes into an array"):
+        gradient(model, nn.CrossEntropyLoss(), -x, t)
