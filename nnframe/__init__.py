@@ -35,8 +35,10 @@ from nnframe.gradients import (
     CentralDifference,
     Check,
     Cost,
+    GradientError,
     Measured,
     NodePerturbation,
+    Report,
     check_gradients,
 )
 from nnframe.initializers import He, Normal, Xavier, Zeros
@@ -103,6 +105,7 @@ __all__ = [
     "DataLoader",
     "Dropout",
     "Embedding",
+    "GradientError",
     "He",
     "History",
     "Layer",
@@ -120,6 +123,7 @@ __all__ = [
     "RMSprop",
     "Random",
     "ReLU",
+    "Report",
     "Residual",
     "Sequential",
     "SiLU",

@@ -2,7 +2,7 @@
 
 from nnframe.gradients.backprop import Backprop
 from nnframe.gradients.central import CentralDifference
-from nnframe.gradients.check import Check, check_gradients
+from nnframe.gradients.check import Check, GradientError, Report, check_gradients
 from nnframe.gradients.node import NodePerturbation
 from nnframe.gradients.selection import Blocks
 from nnframe.gradients.spsa import SPSA
@@ -15,7 +15,9 @@ __all__ = [
     "CentralDifference",
     "Check",
     "Cost",
+    "GradientError",
     "Measured",
     "NodePerturbation",
+    "Report",
     "check_gradients",
 ]

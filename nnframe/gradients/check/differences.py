@@ -1,0 +1,312 @@
+"""Central differences of every entry with a bound of their error, and what they say of a written gradient.
+
+For an entry w and outputs y, weighted by dy, with h and h/2 (D, and the one-sided quotients F+ and F-):
+
+    E = (4 D(h/2) - D(h)) / 3                      the derivative, to the fourth order
+    |E - dL/dw| <= |D(h) - D(h/2)| + noise / h     the bound: more than three times what E is off where D behaves like h^2
+
+A written number further away than that is wrong, unless the function has a kink there: then F+ and F- stay apart
+however small h is, and any number between them is right. Where the bound is too wide to tell, other steps are tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from nnframe.gradients.check.report import FLAT, KINK, RIGHT, UNCHECKED, WRONG
+
+Doubles = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+EPS = float(np.finfo(np.float64).eps)
+STEP = 2.0**-13  # of the size of what is moved
+OTHER_STEPS = (2.0**-5, 2.0**-10, 2.0**-15, 2.0**-20, 2.0**5, 2.0**10)  # times that, where it does not tell
+CLEAR = 1e-4  # of what an entry is added up from: bounds below need no other step
+TELLING = 0.05  # bounds above say nothing
+STACK_NUMBERS = 1 << 18  # of the outputs of moved inputs that are held at a time
+SPACING = (
+    2e-8  # between the points at which noise is looked for, so that six of them are as far apart as float32 rounds
+)
+
+
+class Subject(Protocol):
+    """A function of arrays that can be moved, and its written backward pass."""
+
+    arrays: dict[str, Doubles]  # what it is differentiated by, each in C order
+    y: Doubles  # its value where nothing has been moved
+
+    def value(self) -> Doubles:
+        """Return the function's value at what `arrays` hold now."""
+
+    def sweeps(self, name: str) -> list[Sweep]:
+        """Return which entries of an array are moved together."""
+
+    def stacked(self, name: str, entries: Indices, values: Doubles) -> Doubles | None:
+        """Return values (S, outputs) for S moves at a time; None where each must be evaluated by itself."""
+
+
+class Sweep(NamedTuple):
+    """Moves of an array, in each of which every moved entry has outputs of its own.
+
+    entries : (S, m), flat
+    before, after : int
+        The outputs of one evaluation, flat, are (before, m, after): entry j has those at [:, j, :].
+    outputs, starts : arrays, optional
+        In place of that: which outputs belong to the first entry, then the second ...; and where each one's begin.
+    rows : int
+        With outputs: of so many rows, each with entries of its own (then m = rows x columns), or 0.
+    """
+
+    entries: Indices
+    before: int = 1
+    after: int = 1
+    outputs: Indices | None = None
+    starts: Indices | None = None
+    rows: int = 0
+
+    def totals(self, products: Doubles) -> Doubles:
+        """Sum (S, outputs) over the outputs of each entry, (S, m)."""
+        if self.outputs is None:
+            return products.reshape(len(products), self.before, -1, self.after).sum(axis=(1, 3))
+        table = products.reshape(len(products), max(self.rows, self.before), -1)
+        if not self.rows:
+            table = table.sum(axis=1, keepdims=True)
+        sums = np.add.reduceat(table[..., self.outputs], self.starts, axis=-1)
+        return sums.reshape(len(products), -1)
+
+    def part(self, some: slice | Indices) -> Sweep:
+        """Return some of the moves."""
+        return self._replace(entries=self.entries[some])
+
+
+class Quotients(NamedTuple):
+    """Of some entries at one step: the extrapolated derivative, its bound, and what one-sided quotients allow.
+
+    size : what the derivative is added up from, in absolute values
+    low, high : between these lies what any choice of sides gives
+    bent : whether low and high stay apart when the step is halved
+    """
+
+    value: Doubles
+    bound: Doubles
+    size: Doubles
+    low: Doubles
+    high: Doubles
+    bent: npt.NDArray[np.bool_]
+
+
+class Judged(NamedTuple):
+    """A written gradient, entry by entry: all of one shape.
+
+    numerical, bound : nan where an entry was not looked at
+    """
+
+    verdicts: npt.NDArray[np.int8]
+    numerical: Doubles
+    bound: Doubles
+    size: Doubles
+    sampled: int
+
+
+class Differences:
+    """Differences of one subject, weighted by dy.
+
+    Parameters
+    ----------
+    subject : Subject
+    dy : array
+        Of the shape of the subject's value.
+    step : float, optional
+        Of the size of what is moved; sought around 2^-13 if not given.
+    """
+
+    def __init__(self, subject: Subject, dy: Doubles, step: float | None, rng: np.random.Generator) -> None:
+        self.subject, self.dy = subject, dy.reshape(-1)
+        self.noise = noise_of(subject, rng)
+        largest = float(np.abs(subject.y[np.isfinite(subject.y)]).max(initial=0)) or 1.0
+        typical = float(np.median(self.noise)) / largest
+        self.step = step or max(STEP, typical ** (1 / 3))
+        self.weighted_noise = np.abs(self.dy) * self.noise.reshape(-1)
+
+    def judge(self, name: str, written: Doubles, tolerance: float | None, until: float, rng: Any) -> Judged:
+        """Compare a written gradient with differences, entry by entry, until a time of `time.perf_counter`."""
+        found = _Findings(written.reshape(-1))
+        sizes = sizes_of(self.subject.arrays[name])
+        for sweep in self._chosen(self.subject.sweeps(name), until, rng):
+            found.add(sweep.entries, self.quotients(name, sweep, self.step * sizes), tolerance)
+        for factor in OTHER_STEPS:
+            for sweep in self._doubtful(name, found):
+                found.add(sweep.entries, self.quotients(name, sweep, factor * self.step * sizes), tolerance)
+        return found.judged(written.shape, tolerance)
+
+    def _chosen(self, sweeps: list[Sweep], until: float, rng: np.random.Generator) -> Iterator[Sweep]:
+        """Cut sweeps into parts that fit in memory; in random order, for as long as there is time, if that is short."""
+        parts: list[Sweep] = []
+        width = max(1, self.dy.size)
+        for sweep in sweeps:
+            many = max(1, STACK_NUMBERS // width)
+            if np.isfinite(until):
+                many = 1
+            parts += [sweep.part(slice(first, first + many)) for first in range(0, len(sweep.entries), many)]
+        if not np.isfinite(until):
+            yield from parts
+            return
+        for i in rng.permutation(len(parts)):
+            yield parts[i]
+            if time.perf_counter() > until:
+                return
+
+    def _doubtful(self, name: str, found: _Findings) -> list[Sweep]:
+        """Return the moves of entries of which it is not yet clear what they are."""
+        if not found.doubtful.any():
+            return []
+        again = []
+        for sweep in self.subject.sweeps(name):
+            some = np.flatnonzero(found.doubtful[sweep.entries].any(axis=1))
+            many = max(1, STACK_NUMBERS // max(1, self.dy.size))
+            again += [sweep.part(some[first : first + many]) for first in range(0, len(some), many)]
+        return again
+
+    def quotients(self, name: str, sweep: Sweep, h: Doubles) -> Quotients:
+        """Differences at h and h/2 for the moves of a sweep."""
+        wide, spread, _ = self._at(name, sweep, h)
+        near, near_spread, size = self._at(name, sweep, h / 2)
+        steps = h[sweep.entries] / 2
+        noise = sweep.totals(self.weighted_noise[None]) / steps
+        # what is added up loses digits beside the largest of what is added
+        bound = np.abs(wide - near) + 4 * noise + 16 * EPS * size
+        low, high = near_spread
+        bent = (high - low) > 0.7 * (spread[1] - spread[0])
+        bent &= (high - low) > 8 * noise
+        return Quotients((4 * near - wide) / 3, bound, size, low - 4 * noise, high + 4 * noise, bent)
+
+    def _at(self, name: str, sweep: Sweep, h: Doubles) -> tuple[Doubles, tuple[Doubles, Doubles], Doubles]:
+        """Central quotients, the least and largest that sides give, and what they are added up from."""
+        start = self.subject.arrays[name].reshape(-1)[sweep.entries]
+        steps = h[sweep.entries]
+        above, below = start + steps, start - steps
+        base = self.subject.y.reshape(-1)
+        with np.errstate(all="ignore"):
+            up = self.moved(name, sweep.entries, above)
+            down = self.moved(name, sweep.entries, below)
+            central = sweep.totals((up - down) * self.dy) / (above - below)
+            up -= base
+            up *= self.dy
+            np.subtract(base, down, out=down)
+            down *= self.dy
+            low = sweep.totals(np.minimum(up, down)) / steps
+            high = sweep.totals(np.maximum(up, down)) / steps
+            size = sweep.totals(np.abs(up) + np.abs(down)) / (2 * steps)
+        return central, (low, high), size
+
+    def moved(self, name: str, entries: Indices, values: Doubles) -> Doubles:
+        """Values (S, outputs) with entries[s] of an array at values[s]."""
+        stack = self.subject.stacked(name, entries, values)
+        if stack is not None:
+            return stack
+        flat = self.subject.arrays[name].reshape(-1)
+        found = np.empty((len(entries), self.dy.size))
+        for s, (some, ends) in enumerate(zip(entries, values, strict=True)):
+            saved = flat[some]
+            try:
+                flat[some] = ends
+                found[s] = self.subject.value().reshape(-1)
+            finally:
+                flat[some] = saved
+        return found
+
+
+class _Findings:
+    """What is known of each entry so far: the step with the least bound counts."""
+
+    def __init__(self, written: Doubles) -> None:
+        n = written.size
+        self.written = written
+        self.value, self.bound = np.full(n, np.nan), np.full(n, np.inf)
+        self.size = np.zeros(n)
+        self.kink = np.zeros(n, bool)
+        self.right = np.zeros(n, bool)
+        self.seen = np.zeros(n, bool)
+        self.doubtful = np.zeros(n, bool)
+
+    def add(self, entries: Indices, found: Quotients, tolerance: float | None) -> None:
+        at = entries.reshape(-1)
+        value, bound, size, low, high, bent = (part.reshape(-1) for part in found)
+        finite = np.isfinite(value) & np.isfinite(bound)
+        self.seen[at] = True
+        better = finite & (bound < self.bound[at])
+        some = at[better]
+        self.value[some], self.bound[some], self.size[some] = value[better], bound[better], size[better]
+        written = self.written[at]
+        # between the sides, at a kink that stays one however small the step is
+        self.kink[at] |= finite & bent & (low <= written) & (written <= high)
+        clear = finite & (bound <= CLEAR * size)
+        if tolerance is None:
+            near = np.abs(written - value) <= bound
+        else:
+            near = np.abs(written - value) <= np.maximum(tolerance * size, bound)
+        same = finite & (size == 0) & (written == 0) & (bound == 0)
+        self.right[at] |= (clear & near) | same
+        self.doubtful[at] = ~self.right[at]
+
+    def judged(self, shape: tuple[int, ...], tolerance: float | None) -> Judged:
+        with np.errstate(invalid="ignore"):
+            off = np.abs(self.written - self.value)
+            allowed = self.bound if tolerance is None else np.maximum(self.bound, tolerance * self.size)
+            telling = self.bound <= TELLING * np.maximum(self.size, np.abs(self.written))
+            near = off <= allowed
+        verdicts = np.full(self.written.size, FLAT, np.int8)
+        verdicts[telling & near] = RIGHT
+        verdicts[~near & (off > 2 * self.bound)] = WRONG
+        verdicts[~np.isfinite(self.written) & np.isfinite(self.value)] = WRONG
+        verdicts[self.kink & (verdicts != RIGHT)] = KINK
+        verdicts[self.right] = RIGHT
+        verdicts[~self.seen] = UNCHECKED
+        return Judged(
+            verdicts.reshape(shape),
+            self.value.reshape(shape),
+            self.bound.reshape(shape),
+            self.size.reshape(shape),
+            int(self.seen.sum()),
+        )
+
+
+def sizes_of(array: Doubles) -> Doubles:
+    """How large each number of an array is taken to be: itself, at least as they are in the mean, but not above 1."""
+    flat = np.abs(array.reshape(-1))
+    finite = flat[np.isfinite(flat)]
+    typical = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
+    return np.maximum(flat, min(typical or 1.0, 1.0))
+
+
+def noise_of(subject: Subject, rng: np.random.Generator) -> Doubles:
+    """How much each output is rounded, from its fourth differences on a line so short that nothing else is left of them.
+
+    After Moré and Wild, "Estimating computational noise" (2011). At least the rounding of the output itself.
+    """
+    saved = {name: array.copy() for name, array in subject.arrays.items()}
+    way = {
+        name: sizes_of(array).reshape(array.shape) * rng.uniform(0.5, 1, array.shape) * rng.choice([-1, 1], array.shape)
+        for name, array in saved.items()
+    }
+    points = [subject.y]
+    try:
+        with np.errstate(all="ignore"):
+            for k in range(1, 7):
+                for name, array in subject.arrays.items():
+                    array[...] = saved[name] + k * SPACING * way[name]
+                points.append(subject.value().copy())
+    finally:
+        for name, array in subject.arrays.items():
+            array[...] = saved[name]
+    with np.errstate(all="ignore"):
+        fourth = np.diff(np.stack(points), 4, axis=0) / np.sqrt(70)
+        own = np.abs(fourth).max(axis=0)
+        if own.ndim:
+            own = np.maximum(own, np.sqrt(np.nanmean(np.square(own), axis=0, keepdims=True)) if own.size else own)
+    return np.nan_to_num(own, nan=0.0, posinf=0.0) + EPS * np.abs(np.nan_to_num(subject.y))

@@ -1,0 +1,346 @@
+"""What can be checked: layers, losses, plain functions and those of PyTorch, each as a function of float64 arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from nnframe.core.chain import Link
+from nnframe.core.local import row_numbers
+from nnframe.core.parameter import Parameter
+from nnframe.core.patterns import input_pattern, parameter_pattern
+from nnframe.core.protocol import named
+from nnframe.core.run import Run, read_only
+from nnframe.core.structure import couples_of
+from nnframe.gradients.check.differences import Doubles, Indices, Sweep
+from nnframe.layers.linear import Linear
+from nnframe.losses.base import Loss, as_labels, value_of
+
+
+class Written:
+    """What a backward pass gave, and the arrays that it was called with."""
+
+    def __init__(self, gradients: dict[str, Any], dx: Any = None) -> None:
+        self.gradients, self.dx = gradients, dx
+
+
+class LayerSubject:
+    """One layer, its input and its trainable parameters, in a private float64 copy.
+
+    Parameters
+    ----------
+    link : Link
+        The layer as it ran in a float64 model, in `run`.
+    """
+
+    def __init__(self, link: Link, run: Run) -> None:
+        self.link, self.run = link, run
+        self.title = named(link.layer, run.root)
+        memo: dict[int, Any] = {}
+        self.layer: Any = link.layer.astype(np.float64, memo)
+        self.several = isinstance(link.x, tuple)
+        parts = link.x if self.several else (link.x,)
+        self.parts = [np.array(part, np.float64 if part.dtype.kind == "f" else None, order="C") for part in parts]
+        self.inputs = [f"x[{i}]" for i in range(len(parts))] if self.several else ["x"]
+        self.arrays = {name: part for name, part in zip(self.inputs, self.parts, strict=True) if part.dtype.kind == "f"}
+        self.parameters: dict[str, Parameter] = {}
+        self.originals: dict[str, Parameter] = {}
+        for name, parameter in link.layer.named_parameters():
+            if parameter.trainable:
+                self.originals[name], self.parameters[name] = parameter, memo[id(parameter)]
+        self.arrays |= {name: parameter.value for name, parameter in self.parameters.items()}
+        self.rows = len(self.parts[0])
+        self.y: Doubles = self.value()
+
+    @property
+    def x(self) -> Any:
+        """The input, as the layer takes it."""
+        return tuple(self.parts) if self.several else self.parts[0]
+
+    def value(self) -> Doubles:
+        """Return the layer's output at what `arrays` hold now."""
+        return np.asarray(self.run.evaluate(self.layer, self.x), np.float64)
+
+    def stacked(self, name: str, entries: Indices, values: Doubles) -> Doubles | None:
+        """Move the input in copies of the mini-batch, one after another in one call, where rows are not mixed."""
+        if name != "x" or len(entries) < 2 or couples_of(self.link, self.run) == "batch":
+            return None
+        x = self.parts[0]
+        stack = np.repeat(x.reshape(1, -1), len(entries), axis=0)
+        stack[np.arange(len(entries))[:, None], entries] = values
+        rows = np.tile(row_numbers(len(x), self.run), len(entries))
+        y = self.run.evaluate(self.layer, stack.reshape(-1, *x.shape[1:]), rows)
+        return np.asarray(y, np.float64).reshape(len(entries), -1)
+
+    def sweeps(self, name: str) -> list[Sweep]:
+        """Return which entries of the input or a parameter are moved together."""
+        if name in self.parameters:
+            return self._sweeps_of_parameter(name)
+        size = self.arrays[name].size
+        everything = np.arange(size)
+        if self.several:
+            return [Sweep(everything[:, None], 1, self.y.size)]
+        couples = couples_of(self.link, self.run)
+        if couples == "entries" and self.y.shape == self.parts[0].shape:
+            return [Sweep(everything[None])]
+        if couples == "batch":
+            pattern = input_pattern(self.link, self.run, couples)
+            if pattern is None:
+                return [Sweep(everything[:, None], 1, self.y.size)]
+            found = [Sweep(c.columns[None], outputs=c.outputs, starts=c.starts) for c in pattern.colours]
+            return found + _silent(pattern.silent[:, None], self.y.size)
+        table = everything.reshape(self.rows, -1)
+        pattern = input_pattern(self.link, self.run, "rows")
+        if pattern is None:
+            return [Sweep(np.ascontiguousarray(table.T), 1, max(1, self.y.size // max(1, self.rows)))]
+        found = [
+            Sweep(table[:, c.columns].reshape(1, -1), outputs=c.outputs, starts=c.starts, rows=self.rows)
+            for c in pattern.colours
+        ]
+        silent = np.ascontiguousarray(table[:, pattern.silent].T)
+        return found + _silent(silent, self.y.size // max(1, self.rows))
+
+    def _sweeps_of_parameter(self, name: str) -> list[Sweep]:
+        value = self.arrays[name]
+        entries = np.arange(value.size)
+        t = self.link.traits
+        if isinstance(self.link.layer, Linear) and t.stage:
+            # each weight and bias moves one column of the output: all those into different outputs go together
+            outputs = self.y.shape[-1]
+            table = entries.reshape(outputs, -1).T
+            return [Sweep(np.ascontiguousarray(table), self.y.size // outputs, 1)]
+        pattern = parameter_pattern(self.link, self.originals[name], self.run)
+        if pattern is None:
+            return [Sweep(entries[:, None], 1, self.y.size)]
+        by_row = couples_of(self.link, self.run) != "batch"
+        before = self.rows if by_row else 1
+        found = [Sweep(c.columns[None], before, outputs=c.outputs, starts=c.starts) for c in pattern.colours]
+        return found + _silent(pattern.silent[:, None], self.y.size)
+
+    # ---- the written backward ----
+
+    def backward(
+        self,
+        dy: Doubles,
+        x: Any = None,
+        start: dict[str, Doubles] | None = None,
+        input_gradient: bool = True,
+        between: Any = None,
+    ) -> Written:
+        """Return what the layer's own backward gives, gradients starting from `start`, else from 0.
+
+        The input is a read-only view, and so are y and dy. Between forward and backward the layer is run for another
+        input where one is given.
+        """
+        layer, t = self.layer, self.link.traits
+        given = read_only(self.x if x is None else x)
+        for name, parameter in self.parameters.items():
+            parameter.grad[...] = 0 if start is None else start[name]
+        with self._outside_frames():
+            saved: tuple[Any, ...] = ()
+            if t.forward_saving:
+                y, kept = layer.forward_saving(given)
+                saved = (kept,)
+            else:
+                y = layer.forward(given)
+            if between is not None:
+                layer.forward_saving(read_only(between))
+            arguments = (given, read_only(np.asarray(y, np.float64)), read_only(dy), *saved)
+            if input_gradient:
+                dx = layer.backward(*arguments)
+            else:
+                dx = None
+                layer.backward_parameters(*arguments)
+        found = {name: parameter.grad.copy() for name, parameter in self.parameters.items()}
+        if input_gradient:
+            found |= self._of_inputs(dx)
+        return Written(found, dx)
+
+    def _of_inputs(self, dx: Any) -> dict[str, Any]:
+        if self.several:
+            if not isinstance(dx, tuple) or len(dx) != len(self.parts):
+                raise TypeError(f"backward: expected a tuple of {len(self.parts)} gradients, got {type(dx).__name__}")
+            return {name: dx[i] for i, name in enumerate(self.inputs) if name in self.arrays}
+        return {"x": dx} if "x" in self.arrays else {}
+
+    @contextlib.contextmanager
+    def _outside_frames(self) -> Iterator[None]:
+        before, self.run.frame = self.run.frame, None
+        try:
+            yield
+        finally:
+            self.run.frame = before
+
+
+def _silent(entries: Indices, outputs: int) -> list[Sweep]:
+    """Entries that were seen to move nothing are looked at all the same."""
+    return [Sweep(entries, 1, outputs)] if entries.size else []
+
+
+class LossSubject:
+    """A loss as a function of the output."""
+
+    def __init__(self, loss: Loss, y: Any, t: Any) -> None:
+        self.loss, self.title = loss, repr(loss)
+        array = np.array(y, np.float64, order="C")
+        self.arrays = {"y": array}
+        self.labels = as_labels(loss, array, t)
+        self.x = array
+        self.by_rows = loss.is_sum_over_rows and array.ndim > 0
+        self.scale = loss.row_scale(array, self.labels) if self.by_rows else 1.0
+        self.y: Doubles = self.value()
+
+    def value(self) -> Doubles:
+        """Return the loss, or what each row adds to it."""
+        y = read_only(self.arrays["y"])
+        if self.by_rows:
+            return np.asarray(self.loss.rows(y, self.labels), np.float64) * self.scale
+        return np.array(value_of(self.loss, y, self.labels))
+
+    def whole(self) -> float:
+        """Return the loss itself."""
+        return value_of(self.loss, read_only(self.arrays["y"]), self.labels)
+
+    def sweeps(self, name: str) -> list[Sweep]:
+        """Return which entries of the output are moved together: one of each row, where the loss is a sum over rows."""
+        everything = np.arange(self.arrays[name].size)
+        if self.by_rows and len(self.arrays[name]):
+            return [Sweep(np.ascontiguousarray(everything.reshape(len(self.arrays[name]), -1).T))]
+        return [Sweep(everything[:, None])]
+
+    def stacked(self, name: str, entries: Indices, values: Doubles) -> Doubles | None:
+        """Rows of several moves in one call would need labels of their own."""
+        return None
+
+    def backward(self, dy: Doubles, x: Any = None, between: Any = None, **_: Any) -> Written:
+        """Return the written gradient."""
+        given = self.arrays["y"] if x is None else x
+        if between is not None:
+            self.loss.forward(read_only(between), self.labels)
+        found = self.loss.backward(read_only(given), self.labels)
+        return Written({"y": found}, found)
+
+
+class FunctionSubject:
+    """Two plain functions: `forward(*x)` and `backward(dy, *x)`, or with a cache: see `check_gradients`."""
+
+    def __init__(self, forward: Callable[..., Any], backward: Callable[..., Any], x: Any) -> None:
+        self.forward_function, self.backward_function = forward, backward
+        self.title = getattr(forward, "__qualname__", None) or repr(forward)
+        self.several = isinstance(x, tuple | list)
+        parts = list(x) if self.several else [x]
+        self.parts = [_as_part(part) for part in parts]
+        self.names = [f"x[{i}]" for i in range(len(parts))] if self.several else ["x"]
+        self.arrays = {n: part for n, part in zip(self.names, self.parts, strict=True) if part.dtype.kind == "f"}
+        self.y: Doubles = self.value()
+
+    def value(self) -> Doubles:
+        """Return the function's value at what `arrays` hold now."""
+        return self._forward([part.copy() for part in self.parts])[0]
+
+    @property
+    def x(self) -> Any:
+        """The input, as `forward` takes it."""
+        return tuple(self.parts) if self.several else self.parts[0]
+
+    def _forward(self, parts: list[Any]) -> tuple[Doubles, Any, bool]:
+        found = self.forward_function(*parts)
+        cached = isinstance(found, tuple) and len(found) == 2
+        y = found[0] if cached else found
+        array = np.asarray(y)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"forward: expected numbers or (numbers, cache), got {type(found).__name__}")
+        return array.astype(np.float64), found[1] if cached else None, cached
+
+    def sweeps(self, name: str) -> list[Sweep]:
+        """Move one entry at a time, as nothing is known of the function."""
+        return [Sweep(np.arange(self.arrays[name].size)[:, None], 1, self.y.size)]
+
+    def stacked(self, name: str, entries: Indices, values: Doubles) -> Doubles | None:
+        """Nothing is known of the function."""
+        return None
+
+    def backward(self, dy: Doubles, x: Any = None, between: Any = None, **_: Any) -> Written:
+        """Return the gradients that the written backward gives; Overwritten where it writes into what it is given."""
+        parts = [part.copy() for part in _listed(self.parts if x is None else x)]
+        kept = [part.copy() for part in parts]
+        _, cache, cached = self._forward(parts)
+        if between is not None:
+            self._forward([part.copy() for part in _listed(between)])
+        _refuse_overwritten("forward", self.names, parts, kept)
+        given = dy.copy().reshape(self.y.shape)
+        if cached:
+            found = self.backward_function(given, copy.copy(cache))
+        else:
+            found = self.backward_function(given, *parts)
+        _refuse_overwritten("backward", [*self.names, "dy"], [*parts, given], [*kept, dy.reshape(self.y.shape)])
+        gradients = list(found) if isinstance(found, tuple | list) else [found]
+        if len(gradients) != len(parts):
+            raise TypeError(f"backward: expected {len(parts)} gradients, one for each input, got {len(gradients)}")
+        named_ones = dict(zip(self.names, gradients, strict=True))
+        return Written({name: named_ones[name] for name in self.arrays}, found)
+
+
+def _listed(x: Any) -> list[Any]:
+    return list(x) if isinstance(x, tuple | list) else [x]
+
+
+class Overwritten(ValueError):
+    """A pass wrote into an array that it was given."""
+
+
+def _refuse_overwritten(which: str, names: list[str], now: list[Any], before: list[Any]) -> None:
+    for name, one, other in zip(names, now, before, strict=True):
+        if not np.array_equal(one, other, equal_nan=one.dtype.kind == "f"):
+            raise Overwritten(f"{name} was overwritten by {which}; compute into a new array, or into a copy.")
+
+
+def _as_part(part: Any) -> Any:
+    array = np.asarray(part)
+    if array.dtype.kind == "f":
+        return np.array(array, np.float64, order="C")
+    if array.dtype.kind not in "iub":
+        raise TypeError(f"x: expected arrays of numbers, got {type(part).__name__} of dtype {array.dtype}")
+    return np.array(array, order="C")
+
+
+def is_torch_function(what: Any) -> bool:
+    """Whether it is a class derived from `torch.autograd.Function`; PyTorch is not imported."""
+    return isinstance(what, type) and any(
+        base.__module__.startswith("torch.") and base.__name__ == "Function" for base in what.__mro__
+    )
+
+
+def of_torch(function: Any, x: Any) -> FunctionSubject:
+    """Make a subject of a `torch.autograd.Function`: its `forward` and its `backward`, on float64 tensors."""
+    import torch
+
+    def tensors(parts: Any, gradient: bool) -> list[Any]:
+        found = [torch.from_numpy(np.array(part)) for part in parts]
+        return [t.requires_grad_(gradient and t.is_floating_point()) for t in found]
+
+    def forward(*parts: Any) -> Any:
+        with torch.no_grad():
+            return function.apply(*tensors(parts, False)).detach().numpy()
+
+    def backward(dy: Any, *parts: Any) -> Any:
+        given = tensors(parts, True)
+        y = function.apply(*given)
+        wanted = [t for t in given if t.requires_grad]
+        found = iter(torch.autograd.grad(y, wanted, torch.from_numpy(np.array(dy)), allow_unused=True))
+        gradients = [next(found) if t.requires_grad else None for t in given]
+        return tuple(
+            np.zeros(t.shape) if gradient is None else gradient.detach().numpy().copy()
+            for t, gradient in zip(given, gradients, strict=True)
+        )
+
+    subject = FunctionSubject(forward, backward, x)
+    subject.title = function.__name__
+    return subject
+
+
+Subjects = LayerSubject | LossSubject | FunctionSubject
