@@ -206,22 +206,45 @@ def _arguments(case: Case) -> str:
     x, y = subject.parts[0], subject.y
     if x.shape != y.shape or x.dtype != y.dtype:
         return ""
-    layer, t = subject.layer, subject.link.traits
-    if t.forward_saving:
-        return ""
-
-    def with_arguments(one: Doubles, other: Doubles) -> Doubles:
-        for parameter in subject.parameters.values():
-            parameter.grad.fill(0)
-        with np.errstate(all="ignore"), subject._outside_frames():
-            dx = layer.backward(one.copy(), other.copy(), case.dy.copy())
-        found = dx if case.is_input else subject.parameters[case.name].grad.copy()
-        return np.asarray(found, np.float64)
-
-    if case.same(with_arguments(y, y)):
+    if case.same(_backward_alone(case, y, y)):
         return "the input is taken in place of its output: with y in place of x it is right."
-    if case.same(with_arguments(x, x)):
+    if case.same(_backward_alone(case, x, x)):
         return "the output is taken in place of its input: with x in place of y it is right."
+    return ""
+
+
+def _backward_alone(case: Case, x: Any, y: Doubles) -> Doubles:
+    """Return what a layer's backward makes of any x and y."""
+    subject = case.subject
+    assert isinstance(subject, LayerSubject)
+    if subject.link.traits.forward_saving:
+        return np.full(case.g.shape, np.nan)
+    for parameter in subject.parameters.values():
+        parameter.grad.fill(0)
+    with np.errstate(all="ignore"), subject.outside_frames():
+        dx = subject.layer.backward(x.copy(), y.copy(), case.dy.copy())
+    found = dx if case.is_input else subject.parameters[case.name].grad.copy()
+    return np.asarray(found, np.float64)
+
+
+def _used_transposed(case: Case) -> str:
+    """See whether it would be right with a square parameter transposed."""
+    subject = case.subject
+    if not isinstance(subject, LayerSubject):
+        return ""
+    for name, parameter in subject.parameters.items():
+        value = parameter.value
+        if value.ndim != 2 or value.shape[0] != value.shape[1] or name == case.name:
+            continue
+        saved = value.copy()
+        try:
+            # y is that of the layer as it is, and handed to backward as such
+            value[...] = saved.T
+            found = _backward_alone(case, subject.parts[0], subject.y)
+        finally:
+            value[...] = saved
+        if case.same(found):
+            return f"{name} is to be transposed: with its transpose it is right."
     return ""
 
 
@@ -289,7 +312,7 @@ def _broadcast(a: Doubles, shape: tuple[int, ...]) -> Doubles | None:
 
 
 def _factor_of_axis(case: Case) -> str:
-    """A factor that is the same along all axes but one: a scale of each column, a count of each row."""
+    """Look for a factor that is the same along all axes but one: a scale of each column, a count of each row."""
     if case.g.ndim < 2 or case.g.size < 6:
         return ""
     for axis in range(case.g.ndim):
@@ -348,7 +371,7 @@ def _added(case: Case) -> str:
 
 
 def _mean_or_variance(case: Case) -> str:
-    """What is missing is the same for all entries along an axis, or proportional to the output there."""
+    """See whether what is missing is the same for all entries along an axis, or proportional to the output there."""
     y = case.subject.y
     if not case.is_input or case.g.shape != y.shape or case.g.ndim < 1:
         return ""
@@ -379,7 +402,7 @@ def _rounded(case: Case) -> str:
     if (case.g == case.g.astype(np.float32)).all() and (np.abs(case.g - case.true) <= 1e-5 * size).all():
         return "it is rounded to float32 in between."
     if (np.abs(case.g - case.true) <= 1e-5 * size).all():
-        return "it is right to some digits only: rounded to float32 in between, or a small constant is forgotten or too many."
+        return "it is right to some digits only: rounded to float32 in between, or a small constant is wrong."
     return ""
 
 
@@ -409,9 +432,9 @@ def _where(case: Case) -> str:
             return f"it is wrong {_words_for_indices(indices, wrong.shape[axis], axis)}{there}."
     for words, condition in _conditions(case):
         nonzero = np.abs(case.true) + np.abs(case.g) > case.near
-        if condition.any() and not condition.all() and (wrong <= condition).all():
-            if count >= 0.5 * (condition & nonzero).sum():
-                return f"it is wrong only where {words}{there}."
+        within = condition.any() and not condition.all() and bool((wrong <= condition).all())
+        if within and count >= 0.5 * (condition & nonzero).sum():
+            return f"it is wrong only where {words}{there}."
     return ""
 
 
@@ -460,6 +483,7 @@ HYPOTHESES: tuple[Callable[[Case], str], ...] = (
     _multiple,
     _transposed,
     _arguments,
+    _used_transposed,
     _added,
     _summed,
     _jacobian,

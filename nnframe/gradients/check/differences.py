@@ -3,7 +3,7 @@
 For an entry w and outputs y, weighted by dy, with h and h/2 (D, and the one-sided quotients F+ and F-):
 
     E = (4 D(h/2) - D(h)) / 3                      the derivative, to the fourth order
-    |E - dL/dw| <= |D(h) - D(h/2)| + noise / h     the bound: more than three times what E is off where D behaves like h^2
+    |E - dL/dw| <= |D(h) - D(h/2)| + noise / h     the bound: three times what D(h/2) is off where D behaves like h^2
 
 A written number further away than that is wrong, unless the function has a kink there: then F+ and F- stay apart
 however small h is, and any number between them is right. Where the bound is too wide to tell, other steps are tried.
@@ -72,10 +72,12 @@ class Sweep(NamedTuple):
     def totals(self, products: Doubles) -> Doubles:
         """Sum (S, outputs) over the outputs of each entry, (S, m)."""
         if self.outputs is None:
-            return products.reshape(len(products), self.before, -1, self.after).sum(axis=(1, 3))
+            parts = products.reshape(len(products), self.before, -1, self.after)
+            return np.asarray(parts.sum(axis=(1, 3)))
         table = products.reshape(len(products), max(self.rows, self.before), -1)
         if not self.rows:
             table = table.sum(axis=1, keepdims=True)
+        assert self.starts is not None
         sums = np.add.reduceat(table[..., self.outputs], self.starts, axis=-1)
         return sums.reshape(len(products), -1)
 
@@ -236,7 +238,8 @@ class _Findings:
 
     def add(self, entries: Indices, found: Quotients, tolerance: float | None) -> None:
         at = entries.reshape(-1)
-        value, bound, size, low, high, bent = (part.reshape(-1) for part in found)
+        value, bound, size, low, high = (part.reshape(-1) for part in found[:5])
+        bent = found.bent.reshape(-1)
         finite = np.isfinite(value) & np.isfinite(bound)
         self.seen[at] = True
         better = finite & (bound < self.bound[at])
@@ -250,8 +253,8 @@ class _Findings:
             near = np.abs(written - value) <= bound
         else:
             near = np.abs(written - value) <= np.maximum(tolerance * size, bound)
-        same = finite & (size == 0) & (written == 0) & (bound == 0)
-        self.right[at] |= (clear & near) | same
+        still = finite & (size == 0) & (written == 0)  # nothing moves, and that is what was written
+        self.right[at] |= (clear & near) | still
         self.doubtful[at] = ~self.right[at]
 
     def judged(self, shape: tuple[int, ...], tolerance: float | None) -> Judged:
@@ -281,11 +284,11 @@ def sizes_of(array: Doubles) -> Doubles:
     flat = np.abs(array.reshape(-1))
     finite = flat[np.isfinite(flat)]
     typical = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
-    return np.maximum(flat, min(typical or 1.0, 1.0))
+    return np.asarray(np.maximum(flat, min(typical or 1.0, 1.0)))
 
 
 def noise_of(subject: Subject, rng: np.random.Generator) -> Doubles:
-    """How much each output is rounded, from its fourth differences on a line so short that nothing else is left of them.
+    """How much each output is rounded: its fourth differences on a line so short that nothing else is left of them.
 
     After Moré and Wild, "Estimating computational noise" (2011). At least the rounding of the output itself.
     """
@@ -309,4 +312,5 @@ def noise_of(subject: Subject, rng: np.random.Generator) -> Doubles:
         own = np.abs(fourth).max(axis=0)
         if own.ndim:
             own = np.maximum(own, np.sqrt(np.nanmean(np.square(own), axis=0, keepdims=True)) if own.size else own)
-    return np.nan_to_num(own, nan=0.0, posinf=0.0) + EPS * np.abs(np.nan_to_num(subject.y))
+    found: Doubles = np.nan_to_num(own, nan=0.0, posinf=0.0) + EPS * np.abs(np.nan_to_num(subject.y))
+    return found

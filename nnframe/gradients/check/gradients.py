@@ -288,8 +288,8 @@ class _Checker:
                 return
             if np.shape(again[name]) != np.shape(before) or _apart(np.asarray(again[name]), before):
                 cause = (
-                    "it is another one where the layer has been used for another input in between: it takes values of an "
-                    "earlier call, kept in self."
+                    "it is another one where the layer has been used for another input in between: it takes values of "
+                    "an earlier call, kept in self."
                 )
                 yield Check(subject.title, "second use", VERDICTS[WRONG], cause=f"the gradient of {name}: {cause}")
                 return
@@ -445,10 +445,7 @@ def _summarized(title: str, name: str, written: Doubles, judged: Judged) -> Chec
     wrong = verdicts == WRONG
     candidates = wrong if wrong.any() else looked
     worst = int(np.where(candidates, error, -1.0).argmax())
-    if wrong.any():
-        overall = VERDICTS[WRONG]
-    else:
-        overall = max(counts, key=lambda words: counts[words])
+    overall = VERDICTS[WRONG] if wrong.any() else max(counts, key=lambda words: counts[words])
     entry = tuple(int(i) for i in np.unravel_index(worst, written.shape))
     return Check(
         title, name, overall, float(error[worst]), entry, float(written[entry]), float(judged.numerical[entry]),
@@ -541,7 +538,8 @@ def _taylor(differences: Differences, name: str, check: Check) -> str:
         order = [_order_of(np.abs(change - h * g), h, noise) for g in (check.written, check.numerical)]
     if not all(map(math.isfinite, order)):
         return ""
-    return f"(|f(x + h) - f(x) - h g| falls as h^{order[0]:.1f} with what is written, as h^{order[1]:.1f} with the difference.)"
+    written, numerical = (f"h^{one:.1f}" for one in order)
+    return f"(|f(x + h) - f(x) - h g| falls as {written} with the written g, as {numerical} with the difference.)"
 
 
 def _order_of(remainder: Doubles, h: Doubles, noise: float) -> float:

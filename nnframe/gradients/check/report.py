@@ -122,7 +122,7 @@ class Report(Sequence[Check]):
             raise GradientError(str(self))
 
     def __str__(self) -> str:
-        lines = [("layer", "array", "entries", "verdict", "worst entry", "written", "numerical")]
+        lines: list[tuple[str, ...]] = [("layer", "array", "entries", "verdict", "worst entry", "written", "numerical")]
         before = ""
         for check in self.checks:
             lines.append((check.layer if check.layer != before else "", *check.cells()))

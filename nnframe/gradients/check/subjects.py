@@ -140,7 +140,7 @@ class LayerSubject:
         given = read_only(self.x if x is None else x)
         for name, parameter in self.parameters.items():
             parameter.grad[...] = 0 if start is None else start[name]
-        with self._outside_frames():
+        with self.outside_frames():
             saved: tuple[Any, ...] = ()
             if t.forward_saving:
                 y, kept = layer.forward_saving(given)
@@ -168,7 +168,7 @@ class LayerSubject:
         return {"x": dx} if "x" in self.arrays else {}
 
     @contextlib.contextmanager
-    def _outside_frames(self) -> Iterator[None]:
+    def outside_frames(self) -> Iterator[None]:
         before, self.run.frame = self.run.frame, None
         try:
             yield
@@ -189,7 +189,7 @@ class LossSubject:
         array = np.array(y, np.float64, order="C")
         self.arrays = {"y": array}
         self.labels = as_labels(loss, array, t)
-        self.x = array
+        self.x: Any = array
         self.by_rows = loss.is_sum_over_rows and array.ndim > 0
         self.scale = loss.row_scale(array, self.labels) if self.by_rows else 1.0
         self.y: Doubles = self.value()
@@ -273,12 +273,9 @@ class FunctionSubject:
             self._forward([part.copy() for part in _listed(between)])
         _refuse_overwritten("forward", self.names, parts, kept)
         given = dy.copy().reshape(self.y.shape)
-        if cached:
-            found = self.backward_function(given, copy.copy(cache))
-        else:
-            found = self.backward_function(given, *parts)
+        found = self.backward_function(given, copy.copy(cache)) if cached else self.backward_function(given, *parts)
         _refuse_overwritten("backward", [*self.names, "dy"], [*parts, given], [*kept, dy.reshape(self.y.shape)])
-        gradients = list(found) if isinstance(found, tuple | list) else [found]
+        gradients: list[Any] = list(found) if isinstance(found, tuple | list) else [found]
         if len(gradients) != len(parts):
             raise TypeError(f"backward: expected {len(parts)} gradients, one for each input, got {len(gradients)}")
         named_ones = dict(zip(self.names, gradients, strict=True))
