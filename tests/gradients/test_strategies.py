@@ -238,11 +238,15 @@ def test_check_gradients_finds_a_single_wrong_entry(rng):
     model = nn.Sequential(nn.Linear(5, 4, rng=0), Wrong((2, 3)), nn.Linear(4, 3, rng=1))
     checks = nn.check_gradients(model, rng.standard_normal((7, 5)))
     assert [(c.layer.partition(":")[0], c.what) for c in checks] == [
-        ("0", "x"), ("0", "weight"), ("0", "bias"), ("1", "x"), ("2", "x"), ("2", "weight"), ("2", "bias"),
+        ("layer 0", "x"), ("layer 0", "weight"), ("layer 0", "bias"), ("layer 1", "x"),
+        ("layer 2", "x"), ("layer 2", "weight"), ("layer 2", "bias"),
     ]  # fmt: skip
     assert [c.right for c in checks] == [True, True, True, False, True, True, True]
+    assert not checks
     assert checks[3].entry == (2, 3)
+    assert checks[3].counts == {"right": 27, "WRONG": 1}
     assert "WRONG" in str(checks[3])
+    assert "only in one entry, [2, 3], it is wrong, by the factor 1.01" in checks.cause
     assert [layer.verified for layer in model] == [True, False, True]
 
 
@@ -255,7 +259,9 @@ def test_built_in_layers_are_right(rng, layer):
 
 
 def test_check_gradients_passes_over_layers_without_a_backward(rng):
-    assert nn.check_gradients(Swish(), rng.standard_normal((3, 4))) == []
+    report = nn.check_gradients(Swish(), rng.standard_normal((3, 4)))
+    assert [check.verdict for check in report] == ["not checked"]
+    assert "Nothing was checked" in str(report)
     before = nn.Linear(4, 3)
     before.weight.grad[...] = 7
     nn.check_gradients(before, rng.standard_normal((3, 4)))

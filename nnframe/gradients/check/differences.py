@@ -28,7 +28,7 @@ STEP = 2.0**-13  # of the size of what is moved
 OTHER_STEPS = (2.0**-5, 2.0**-10, 2.0**-15, 2.0**-20, 2.0**5, 2.0**10)  # times that, where it does not tell
 CLEAR = 1e-4  # of what an entry is added up from: bounds below need no other step
 TELLING = 0.05  # bounds above say nothing
-STACK_NUMBERS = 1 << 18  # of the outputs of moved inputs that are held at a time
+STACK_NUMBERS = 1 << 18  # held at a time: few enough to stay in the cache
 SPACING = (
     2e-8  # between the points at which noise is looked for, so that six of them are as far apart as float32 rounds
 )
@@ -131,7 +131,7 @@ class Differences:
         self.subject, self.dy = subject, dy.reshape(-1)
         self.noise = noise_of(subject, rng)
         largest = float(np.abs(subject.y[np.isfinite(subject.y)]).max(initial=0)) or 1.0
-        typical = float(np.median(self.noise)) / largest
+        typical = float(np.sort(self.noise, axis=None)[self.noise.size // 2]) / largest if self.noise.size else 0.0
         self.step = step or max(STEP, typical ** (1 / 3))
         self.weighted_noise = np.abs(self.dy) * self.noise.reshape(-1)
 
@@ -139,21 +139,22 @@ class Differences:
         """Compare a written gradient with differences, entry by entry, until a time of `time.perf_counter`."""
         found = _Findings(written.reshape(-1))
         sizes = sizes_of(self.subject.arrays[name])
-        for sweep in self._chosen(self.subject.sweeps(name), until, rng):
-            found.add(sweep.entries, self.quotients(name, sweep, self.step * sizes), tolerance)
-        for factor in OTHER_STEPS:
+        for sweep in self._chosen(name, until, rng):
+            found.add(sweep.entries, self.quotients(name, sweep, self.step * sizes, sides=False), tolerance)
+        for factor in (1.0, *OTHER_STEPS):
             for sweep in self._doubtful(name, found):
                 found.add(sweep.entries, self.quotients(name, sweep, factor * self.step * sizes), tolerance)
         return found.judged(written.shape, tolerance)
 
-    def _chosen(self, sweeps: list[Sweep], until: float, rng: np.random.Generator) -> Iterator[Sweep]:
+    def _many(self, name: str) -> int:
+        """How many moves are evaluated at a time, four points each."""
+        return max(1, STACK_NUMBERS // (4 * max(1, self.dy.size, self.subject.arrays[name].size)))
+
+    def _chosen(self, name: str, until: float, rng: np.random.Generator) -> Iterator[Sweep]:
         """Cut sweeps into parts that fit in memory; in random order, for as long as there is time, if that is short."""
         parts: list[Sweep] = []
-        width = max(1, self.dy.size)
-        for sweep in sweeps:
-            many = max(1, STACK_NUMBERS // width)
-            if np.isfinite(until):
-                many = 1
+        many = 1 if np.isfinite(until) else self._many(name)
+        for sweep in self.subject.sweeps(name):
             parts += [sweep.part(slice(first, first + many)) for first in range(0, len(sweep.entries), many)]
         if not np.isfinite(until):
             yield from parts
@@ -170,48 +171,48 @@ class Differences:
         again = []
         for sweep in self.subject.sweeps(name):
             some = np.flatnonzero(found.doubtful[sweep.entries].any(axis=1))
-            many = max(1, STACK_NUMBERS // max(1, self.dy.size))
+            many = self._many(name)
             again += [sweep.part(some[first : first + many]) for first in range(0, len(some), many)]
         return again
 
-    def quotients(self, name: str, sweep: Sweep, h: Doubles) -> Quotients:
-        """Differences at h and h/2 for the moves of a sweep."""
-        wide, spread, _ = self._at(name, sweep, h)
-        near, near_spread, size = self._at(name, sweep, h / 2)
-        steps = h[sweep.entries] / 2
-        noise = sweep.totals(self.weighted_noise[None]) / steps
-        # what is added up loses digits beside the largest of what is added
-        bound = np.abs(wide - near) + 4 * noise + 16 * EPS * size
-        low, high = near_spread
-        bent = (high - low) > 0.7 * (spread[1] - spread[0])
-        bent &= (high - low) > 8 * noise
-        return Quotients((4 * near - wide) / 3, bound, size, low - 4 * noise, high + 4 * noise, bent)
-
-    def _at(self, name: str, sweep: Sweep, h: Doubles) -> tuple[Doubles, tuple[Doubles, Doubles], Doubles]:
-        """Central quotients, the least and largest that sides give, and what they are added up from."""
-        start = self.subject.arrays[name].reshape(-1)[sweep.entries]
-        steps = h[sweep.entries]
-        above, below = start + steps, start - steps
-        base = self.subject.y.reshape(-1)
+    def quotients(self, name: str, sweep: Sweep, h: Doubles, sides: bool = True) -> Quotients:
+        """Differences at h and h/2 for the moves of a sweep. Without sides: `low`, `high` and `bent` are not known."""
+        entries = sweep.entries
+        start, steps = self.subject.arrays[name].reshape(-1)[entries], h[entries]
+        ends = np.stack([start + steps, start - steps, start + steps / 2, start - steps / 2])
         with np.errstate(all="ignore"):
-            up = self.moved(name, sweep.entries, above)
-            down = self.moved(name, sweep.entries, below)
-            central = sweep.totals((up - down) * self.dy) / (above - below)
-            up -= base
-            up *= self.dy
-            np.subtract(base, down, out=down)
-            down *= self.dy
-            low = sweep.totals(np.minimum(up, down)) / steps
-            high = sweep.totals(np.maximum(up, down)) / steps
-            size = sweep.totals(np.abs(up) + np.abs(down)) / (2 * steps)
-        return central, (low, high), size
+            y = self.moved(name, np.concatenate([entries] * 4), ends.reshape(-1, entries.shape[1]))
+            y = y.reshape(4, len(entries), -1)
+            changes = y[0::2] - y[1::2]
+            changes *= self.dy
+            wide, near = (sweep.totals(changes[k]) / (ends[2 * k] - ends[2 * k + 1]) for k in (0, 1))
+            noise = sweep.totals(self.weighted_noise[None]) / (steps / 2)
+            size = sweep.totals(np.abs(changes[1])) / steps
+            value = (4 * near - wide) / 3
+            if not sides:
+                bound = np.abs(wide - near) + 4 * noise + 16 * EPS * size
+                return Quotients(value, bound, size, value, value, np.zeros(value.shape, bool))
+            spreads = [self._sides(sweep, y[2 * k], y[2 * k + 1], steps / (k + 1)) for k in (0, 1)]
+            (low, high), size = spreads[1][:2], np.maximum(size, spreads[1][2])
+            bound = np.abs(wide - near) + 4 * noise + 16 * EPS * size
+            apart = high - low
+            bent = (apart > 0.7 * (spreads[0][1] - spreads[0][0])) & (apart > 8 * noise)
+        return Quotients(value, bound, size, low - 4 * noise, high + 4 * noise, bent)
+
+    def _sides(self, sweep: Sweep, up: Doubles, down: Doubles, steps: Doubles) -> tuple[Doubles, Doubles, Doubles]:
+        """Return the least and the largest slope that a choice of sides gives, and what they are added up from."""
+        base = self.subject.y.reshape(-1)
+        above, below = (up - base) * self.dy, (base - down) * self.dy
+        low = sweep.totals(np.minimum(above, below)) / steps
+        high = sweep.totals(np.maximum(above, below)) / steps
+        return low, high, sweep.totals(np.abs(above) + np.abs(below)) / (2 * steps)
 
     def moved(self, name: str, entries: Indices, values: Doubles) -> Doubles:
         """Values (S, outputs) with entries[s] of an array at values[s]."""
         stack = self.subject.stacked(name, entries, values)
         if stack is not None:
             return stack
-        flat = self.subject.arrays[name].reshape(-1)
+        flat = self.subject.arrays[name].reshape(-1)  # a view: arrays are in C order
         found = np.empty((len(entries), self.dy.size))
         for s, (some, ends) in enumerate(zip(entries, values, strict=True)):
             saved = flat[some]
@@ -293,10 +294,10 @@ def noise_of(subject: Subject, rng: np.random.Generator) -> Doubles:
     After Moré and Wild, "Estimating computational noise" (2011). At least the rounding of the output itself.
     """
     saved = {name: array.copy() for name, array in subject.arrays.items()}
-    way = {
-        name: sizes_of(array).reshape(array.shape) * rng.uniform(0.5, 1, array.shape) * rng.choice([-1, 1], array.shape)
-        for name, array in saved.items()
-    }
+    way = {}
+    for name, array in saved.items():
+        random = rng.uniform(-1, 1, array.shape)
+        way[name] = sizes_of(array).reshape(array.shape) * (random + np.copysign(0.5, random))
     points = [subject.y]
     try:
         with np.errstate(all="ignore"):
@@ -308,9 +309,9 @@ def noise_of(subject: Subject, rng: np.random.Generator) -> Doubles:
         for name, array in subject.arrays.items():
             array[...] = saved[name]
     with np.errstate(all="ignore"):
-        fourth = np.diff(np.stack(points), 4, axis=0) / np.sqrt(70)
-        own = np.abs(fourth).max(axis=0)
-        if own.ndim:
-            own = np.maximum(own, np.sqrt(np.nanmean(np.square(own), axis=0, keepdims=True)) if own.size else own)
-    found: Doubles = np.nan_to_num(own, nan=0.0, posinf=0.0) + EPS * np.abs(np.nan_to_num(subject.y))
-    return found
+        p = np.stack(points)
+        fourth = np.abs(p[:3] - 4 * p[1:4] + 6 * p[2:5] - 4 * p[3:6] + p[4:]).max(axis=0) / np.sqrt(70)
+    own: Doubles = np.where(np.isfinite(fourth), fourth, 0.0)
+    if own.size and own.ndim:
+        own = np.maximum(own, np.sqrt((own * own).mean(axis=0)))  # as for other rows
+    return own + EPS * np.abs(np.where(np.isfinite(subject.y), subject.y, 0.0))

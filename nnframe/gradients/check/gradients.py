@@ -383,17 +383,17 @@ class _Checker:
     def _of_difference(self, subject: LayerSubject) -> Iterator[tuple[Any, Doubles, float]]:
         x = subject.parts[0]
         sizes = sizes_of(x).reshape(x.shape)
-        for scale in (1e-3, 0.3):
-            stack = scale * sizes * self.rng.standard_normal((2, *x.shape))
-            true = np.stack([self._moved(subject, "x", x + dx) for dx in stack])
-            claimed = np.asarray(subject.layer.difference(read_only(x), read_only(subject.y), read_only(stack)))
-            yield claimed, true, float(np.abs(true[np.isfinite(true)]).max(initial=0))
-            one = np.asarray(subject.layer.difference(read_only(x), read_only(subject.y), read_only(stack[0])))
-            yield one, true[0], float(np.abs(true[0][np.isfinite(true[0])]).max(initial=0))
+        scales = np.array([1e-3, 0.3]).reshape(2, *[1] * x.ndim)
+        stack = scales * sizes * self.rng.standard_normal((2, *x.shape))
+        true = np.stack([self._moved(subject, "x", x + dx) for dx in stack])
+        claimed = np.asarray(subject.layer.difference(read_only(x), read_only(subject.y), read_only(stack)))
+        one = np.asarray(subject.layer.difference(read_only(x), read_only(subject.y), read_only(stack[0])))
+        for some, right in ((one, true[0]), (claimed, true)):
+            yield some, right, float(np.abs(right[np.isfinite(right)]).max(initial=0))
 
     def _of_perturb(self, subject: LayerSubject, name: str) -> Iterator[tuple[Any, Doubles, float]]:
         value = subject.arrays[name]
-        some = np.sort(self.rng.choice(value.size, min(4, value.size), replace=False)).astype(np.intp)
+        some = np.sort(self.rng.choice(value.size, min(2, value.size), replace=False)).astype(np.intp)
         for step in (1e-3, -0.1):
             true = []
             for index in some:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,8 @@ class LayerSubject:
                 self.originals[name], self.parameters[name] = parameter, memo[id(parameter)]
         self.arrays |= {name: parameter.value for name, parameter in self.parameters.items()}
         self.rows = len(self.parts[0])
+        self.is_linear = isinstance(link.layer, Linear) and link.traits.stage
+        self.given = read_only(self.x)  # views, which see every move
         self.y: Doubles = self.value()
 
     @property
@@ -63,18 +67,41 @@ class LayerSubject:
 
     def value(self) -> Doubles:
         """Return the layer's output at what `arrays` hold now."""
-        return np.asarray(self.run.evaluate(self.layer, self.x), np.float64)
+        if not self.link.traits.own:
+            return np.asarray(self.layer.forward(self.given), np.float64)
+        return np.asarray(self.run.evaluate(self.layer, self.given), np.float64)
 
     def stacked(self, name: str, entries: Indices, values: Doubles) -> Doubles | None:
-        """Move the input in copies of the mini-batch, one after another in one call, where rows are not mixed."""
+        """Move the input in copies of the mini-batch, one after another in one call, where rows are not mixed.
+
+        Parameters of a linear layer in copies of the layer, side by side in one.
+        """
+        if name in self.parameters and self.is_linear and self.parts[0].ndim == 2:
+            return self._of_linear_copies(name, entries, values)
         if name != "x" or len(entries) < 2 or couples_of(self.link, self.run) == "batch":
             return None
         x = self.parts[0]
-        stack = np.repeat(x.reshape(1, -1), len(entries), axis=0)
+        stack = _copies(x, len(entries))
         stack[np.arange(len(entries))[:, None], entries] = values
         rows = np.tile(row_numbers(len(x), self.run), len(entries))
         y = self.run.evaluate(self.layer, stack.reshape(-1, *x.shape[1:]), rows)
         return np.asarray(y, np.float64).reshape(len(entries), -1)
+
+    def _of_linear_copies(self, name: str, entries: Indices, values: Doubles) -> Doubles:
+        count, wide = len(entries), copy.copy(self.layer)
+        outputs = self.y.shape[1]
+        for own, parameter in self.parameters.items():
+            moves = own == name
+            stack = _copies(parameter.value, count) if moves else np.concatenate([parameter.value.reshape(-1)] * count)
+            if moves:
+                stack[np.arange(count)[:, None], entries] = values
+            setattr(wide, own, SimpleNamespace(value=stack.reshape(count * outputs, *parameter.value.shape[1:])))
+        for own in ("weight", "bias"):  # one that is not trained
+            fixed = getattr(self.layer, own)
+            if own not in self.parameters and fixed is not None:
+                setattr(wide, own, SimpleNamespace(value=np.concatenate([fixed.value] * count)))
+        y = wide.forward(self.given).reshape(self.rows, count, outputs)
+        return y.transpose(1, 0, 2).reshape(count, -1)  # type: ignore[no-any-return]
 
     def sweeps(self, name: str) -> list[Sweep]:
         """Return which entries of the input or a parameter are moved together."""
@@ -107,8 +134,7 @@ class LayerSubject:
     def _sweeps_of_parameter(self, name: str) -> list[Sweep]:
         value = self.arrays[name]
         entries = np.arange(value.size)
-        t = self.link.traits
-        if isinstance(self.link.layer, Linear) and t.stage:
+        if self.is_linear:
             # each weight and bias moves one column of the output: all those into different outputs go together
             outputs = self.y.shape[-1]
             table = entries.reshape(outputs, -1).T
@@ -176,6 +202,23 @@ class LayerSubject:
             self.run.frame = before
 
 
+_scratch = threading.local()  # .numbers: memory that is fresh costs more than what is written into it
+MOST_SCRATCH = 1 << 18
+
+
+def _copies(array: Doubles, count: int) -> Doubles:
+    """Return copies of an array, flat, (count, size); valid until the next call for as many numbers."""
+    shape = (count, array.size)
+    if count * array.size > MOST_SCRATCH or count * array.size < MOST_SCRATCH // 16:
+        return np.repeat(array.reshape(1, -1), count, axis=0)
+    numbers = getattr(_scratch, "numbers", None)
+    if numbers is None:
+        numbers = _scratch.numbers = np.empty(MOST_SCRATCH)
+    stack: Doubles = numbers[: count * array.size].reshape(shape)
+    stack[...] = array.reshape(1, -1)
+    return stack
+
+
 def _silent(entries: Indices, outputs: int) -> list[Sweep]:
     """Entries that were seen to move nothing are looked at all the same."""
     return [Sweep(entries, 1, outputs)] if entries.size else []
@@ -216,7 +259,7 @@ class LossSubject:
         """Rows of several moves in one call would need labels of their own."""
         return None
 
-    def backward(self, dy: Doubles, x: Any = None, between: Any = None, **_: Any) -> Written:
+    def backward(self, dy: Doubles, x: Any = None, between: Any = None, **others: Any) -> Written:
         """Return the written gradient."""
         given = self.arrays["y"] if x is None else x
         if between is not None:
@@ -264,7 +307,7 @@ class FunctionSubject:
         """Nothing is known of the function."""
         return None
 
-    def backward(self, dy: Doubles, x: Any = None, between: Any = None, **_: Any) -> Written:
+    def backward(self, dy: Doubles, x: Any = None, between: Any = None, **others: Any) -> Written:
         """Return the gradients that the written backward gives; Overwritten where it writes into what it is given."""
         parts = [part.copy() for part in _listed(self.parts if x is None else x)]
         kept = [part.copy() for part in parts]
