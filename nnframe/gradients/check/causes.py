@@ -191,7 +191,7 @@ def _only_row(dy: Doubles, row: int) -> Doubles:
 def _right_for(case: Case, dy: Doubles) -> Doubles:
     """Return the right gradient for another dy."""
     other = Differences(case.subject, dy, None, np.random.default_rng(1))
-    judged = other.judge(case.name, np.zeros(case.g.shape), None, np.inf, None)
+    judged = other.judge(case.name, np.zeros(case.g.shape))
     return np.nan_to_num(judged.numerical)
 
 
