@@ -36,8 +36,7 @@ def by_mpmath(f: Callable[[Any], Any], x: float) -> float:
 
 def noisy(x: Any) -> Any:
     """Return sin with a repeatable noise of 1e-8."""
-    bits = np.float64(x).tobytes()
-    seed = int.from_bytes(bits, "little") % 2**32
+    seed = int.from_bytes(np.float64(x).tobytes(), "little")
     return np.sin(x) + 1e-8 * np.random.default_rng(seed).standard_normal()
 
 

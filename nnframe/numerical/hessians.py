@@ -10,9 +10,12 @@ import numpy.typing as npt
 from nnframe.numerical.evaluators import Doubles, Evaluator, Floats, Group
 from nnframe.numerical.probe import Known
 from nnframe.numerical.schemes import as_steps, keep_partial
-from nnframe.numerical.search import Search
+from nnframe.numerical.search import JUMP, Search
 
-LEVELS = 3  # at most so many distances are extrapolated
+LEVELS = 5  # distances that are extrapolated, at most
+LADDERS = 3  # of such distances, each JUMP times lower than the one before where that did not converge
+
+ROUGH = 1e-10  # error in units of the largest derivative, above which that is tried
 
 
 def steps_of(point: Floats, step: npt.ArrayLike | None, eps: float) -> Floats:
@@ -45,28 +48,42 @@ def extrapolated(known: Known) -> tuple[Doubles, Doubles]:
     far = np.full(len(flat), np.inf)
     search = Search(known, 0, (far, far), "x", order=2)
     diagonal, diagonal_error = search.run()
-    steps = search.top.copy()
-    table: list[Doubles] = []
-    best, error = np.zeros((len(flat),) * 2), np.full((len(flat),) * 2, np.inf)
-    spreads: list[Doubles] = []
-    for k in range(LEVELS if len(flat) > 1 else 0):
-        row, spread = at_steps(known, exact(flat, steps / 2**k), diagonal=False)
-        table, spreads, was, before = [row], [spread], table, spreads
-        for j, coarser in enumerate(was):
-            ratio = 4.0 ** (j + 1)
-            finer = table[j] + (table[j] - coarser) / (ratio - 1)
-            spreads.append((ratio * spreads[j] + before[j]) / (ratio - 1))
-            off = np.maximum(np.abs(finer - table[j]), np.abs(finer - coarser)) + 2 * spreads[-1]
-            best, error = np.where(off < error, finer, best), np.minimum(off, error)
-            table.append(finer)
-        if k and (error <= 4 * spread).all():
+    best, error = np.full((len(flat),) * 2, np.nan), np.full((len(flat),) * 2, np.inf)
+    steps = search.scale
+    for _ in range(LADDERS if len(flat) > 1 else 0):
+        best, error, converged = _ladder(known, flat, steps, best, error)
+        if converged:
             break
+        steps = steps / JUMP
+    if len(flat) > 1 and (error > ROUGH * np.abs(best).max()).any():  # by rounding: a wider step may have less
+        best, error, _ = _ladder(known, flat, search.scale * JUMP, best, error)
     at = np.arange(len(flat))
     best[at, at], error[at, at] = diagonal, diagonal_error
     return best, error
 
 
-def at_steps(known: Known, steps: Floats, diagonal: bool = True) -> tuple[Doubles, Doubles]:
+def _ladder(known: Known, flat: Floats, steps: Doubles, best: Doubles, error: Doubles) -> tuple[Doubles, Doubles, bool]:
+    """Extrapolate from these steps, their halves and so on; return the better of the best, and if it converged."""
+    table: list[Doubles] = []
+    spreads: list[Doubles] = []
+    least = np.full_like(error, np.inf)
+    floor = least
+    for k in range(LEVELS):
+        row, spread = at_steps(known, exact(flat, steps / 2**k))
+        was, before, table, spreads = table, spreads, [row], [spread]
+        for j, coarser in enumerate(was):
+            ratio = 4.0 ** (j + 1)
+            table.append(table[j] + (table[j] - coarser) / (ratio - 1))
+            spreads.append((ratio * spreads[j] + before[j]) / (ratio - 1))
+            off = np.maximum(np.abs(table[-1] - table[j]), np.abs(table[-1] - coarser)) + 2 * spreads[-1]
+            best, error = np.where(off < error, table[-1], best), np.fmin(off, error)
+            floor, least = np.where(off < least, spreads[-1], floor), np.fmin(off, least)
+        if k and (least <= 6 * floor).all():
+            return best, error, True
+    return best, error, bool((least <= 1e-6 * np.abs(best).max() + 100 * floor).all())
+
+
+def at_steps(known: Known, steps: Floats) -> tuple[Doubles, Doubles]:
     """Return the second derivatives at one step for each entry, n (n + 1) evaluations, and their rounding."""
     evaluator, n = known.evaluator, len(steps)
     h = steps.astype(np.float64)

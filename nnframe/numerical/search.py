@@ -16,19 +16,22 @@ import numpy as np
 
 from nnframe.numerical.evaluators import Doubles, Evaluator, Floats, Group
 from nnframe.numerical.probe import Known
+from nnframe.numerical.schemes import keep_partial
 
 LEVELS = 7  # distances of a ladder
 CALLS = 28  # most evaluations for an entry
 JUMP = 8.0  # from the distances of one ladder to those of another
 FAR_APART = 0.25  # relative difference of two quotients that do not yet converge
-PRECISE = 1e-10  # relative: with less rounding no higher ladder is tried
+PRECISE, PRECISE_SECOND = 1e-10, 1e-13  # relative: with less rounding no higher ladder is tried
 FIRST = 0.117  # the first distance in units of x; no simple fraction, lest a period of f be met
 
 
 class Search:
     """The ladders of all entries of one array."""
 
-    def __init__(self, known: Known, leaf: int, rooms: tuple[Floats, Floats], name: str, order: int = 1) -> None:
+    def __init__(
+        self, known: Known, leaf: int, rooms: tuple[Floats, Floats], name: str, order: int = 1, only: Any = True
+    ) -> None:
         self.known, self.leaf, self.name, self.order = known, leaf, name, order
         self.evaluator: Evaluator = known.evaluator
         flat = self.evaluator.start[leaf].reshape(-1)
@@ -51,8 +54,12 @@ class Search:
         self.table, self.rounding = np.zeros((n, LEVELS, m)), np.zeros((n, LEVELS, m))
         self.best, self.error = np.full((n, m), np.nan), np.full((n, m), np.inf)
         self.floor = np.full((n, m), np.inf)  # the part of the error that is rounding
+        self.here, self.here_floor = self.error.copy(), self.error.copy()  # both of the ladder that is climbed
         self.last = self.h.copy()  # the distance of the last quotient
-        self.active = np.maximum(self.below, self.above) > 0
+        self.scale = self.h.copy()  # the largest distance of the first ladder that converged
+        self.wanted = (np.maximum(self.below, self.above) > 0) & only
+        self.active = self.wanted.copy()
+        self.precise = PRECISE if order == 1 else PRECISE_SECOND
 
     # ---- evaluation ----
 
@@ -104,13 +111,14 @@ class Search:
         known = np.isfinite(quotient).all(axis=1)
         self._restart(at[~known], self.h[at[~known]] / JUMP)
         at, t, quotient, rounding = at[known], t[known], quotient[known], rounding[known]
-        for k in np.unique(self.count[at]):
-            some = self.count[at] == k
+        rungs = self.count[at]
+        for k in np.unique(rungs):
+            some = rungs == k
             self._extend_alike(at[some], int(k), t[some], quotient[some], rounding[some])
 
     def _extend_alike(self, at: Any, k: int, t: Doubles, new: Doubles, rounding: Doubles) -> None:
         """Extend the ladders that have k rungs."""
-        before, error = self.table[at], self.error[at]
+        before, error = self.table[at], self.here[at]
         noise = self.rounding[at]
         apart = np.abs(new - before[:, 0]) if k else np.full_like(new, np.inf)
         scale = np.maximum(np.abs(new), np.abs(before[:, 0]))
@@ -136,6 +144,9 @@ class Search:
 
     def _keep(self, at: Any, value: Doubles, off: Doubles, rounding: Doubles) -> None:
         bound = off + 2 * rounding + 4 * np.finfo(np.float64).eps * np.abs(value)
+        better = bound < self.here[at]
+        self.here[at] = np.where(better, bound, self.here[at])
+        self.here_floor[at] = np.where(better, rounding, self.here_floor[at])
         better = bound < self.error[at]
         self.best[at] = np.where(better, value, self.best[at])
         self.floor[at] = np.where(better, rounding, self.floor[at])
@@ -144,15 +155,17 @@ class Search:
     # ---- how a ladder goes on ----
 
     def _decide(self, at: Any, k: int, varies: Any, before: Doubles) -> None:
-        best, error, floor = np.abs(self.best[at]), self.error[at], self.floor[at]
+        best, error, floor = np.abs(self.best[at]), self.here[at], self.here_floor[at]
         enough = (error <= np.maximum(6 * floor, 16 * np.finfo(np.float64).eps * best)).all(axis=1)
         stalled = (k >= 3) & (error > before / 2).all(axis=1)
         ended = (enough | stalled | (k + 1 == LEVELS)) & ~varies
         climbing = self.climbs[at] > 0
-        rough = (floor > PRECISE * best).any(axis=1) & enough & (self.climbs[at] < 3)
+        rough = (floor > self.precise * best).any(axis=1) & enough & (self.climbs[at] < 3)
         higher = ended & rough & (self.top[at] * JUMP <= self.most[at])
         unsure = ended & ~enough & (error > 1e-3 * best + 20 * floor).any(axis=1) & ~climbing
         lower = (varies & ~climbing) | unsure
+        first = at[~climbing & ~lower]
+        self.scale[first] = self.top[first]
         self.climbs[at[higher]] += 1
         self._restart(at[lower], np.where(varies, self.top[at], 2 * self.h[at])[lower] / JUMP)
         self._restart(at[higher], self.top[at[higher]] * JUMP)
@@ -162,17 +175,26 @@ class Search:
 
     def _restart(self, at: Any, h: Doubles) -> None:
         self.count[at] = 0
+        self.here[at], self.here_floor[at] = np.inf, np.inf
         self.h[at] = self.top[at] = h
         small = h < 4 * np.spacing(np.abs(self.x[at]))
         self.active[at[small | (self.calls[at] + 4 > CALLS)]] = False
 
     # ---- all of it ----
 
-    def run(self) -> tuple[Doubles, Doubles]:
-        """Return the derivatives, (n, *shape of f's value), and bounds of their errors."""
-        self.climb_on()
-        if self.order == 1:
-            self._guard()
+    def run(self, others: Doubles | None = None) -> tuple[Doubles, Doubles]:
+        """Return the derivatives, (n, *shape of f's value), and bounds of their errors.
+
+        An error of f leaves with `partial`: what was known by then, of `others` for entries that were not wanted.
+        """
+        try:
+            self.climb_on()
+            if self.order == 1:
+                self._guard()
+        except BaseException as error:
+            known = self.best.reshape(-1, *self.shape)
+            keep_partial(error, known if others is None else np.where(np.isfinite(known), known, others))
+            raise
         self._refuse_unknown()
         self._warn()
         return self.best.reshape(-1, *self.shape), self.error.reshape(-1, *self.shape)
@@ -183,8 +205,7 @@ class Search:
             self.step()
 
     def _refuse_unknown(self) -> None:
-        free = np.maximum(self.below, self.above) > 0
-        lost = np.flatnonzero(~np.isfinite(self.error).all(axis=1) & free)
+        lost = np.flatnonzero(~np.isfinite(self.error).all(axis=1) & self.wanted)
         if not len(lost):
             return
         i, refusal = int(lost[0]), self.evaluator.refusal

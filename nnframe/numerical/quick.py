@@ -1,0 +1,87 @@
+"""The scheme "auto" for a number of many variables: central differences, a search only where they are doubtful.
+
+A ladder for each entry costs 4 evaluations and more. Among many entries most vary over lengths for which the step of
+"central" is right, and that can be seen: the second difference is then small beside the first, both are large beside
+rounding, and along a random direction, at a much smaller step, f changes by what the gradient says.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from nnframe.numerical.evaluators import Doubles, Floats, Group
+from nnframe.numerical.probe import Known
+from nnframe.numerical.schemes import SCHEMES, make_plan
+from nnframe.numerical.search import Search
+
+MANY = 100  # entries of an array, from which on this is worth it
+CURVED = 0.01  # second difference by first difference: about the step by the length over which f varies
+ROUNDED = 3e-6  # share of a difference that may be rounding
+CLOSER = 16.0  # how much smaller the step along a direction is
+AGREES = 1e-5  # of the root of the sum of squares of what each entry contributes
+
+
+def worth_it(known: Known, point: Floats, with_error: bool) -> bool:
+    """Whether f is a number of many variables, and no bound for each entry's error is asked for."""
+    return known.base.ndim == 0 and point.size >= MANY and not with_error
+
+
+def gradient(known: Known, leaf: int, point: Floats, bounds: Any, rooms: tuple[Floats, Floats], name: str) -> Doubles:
+    """Return the derivative for each entry of one array."""
+    plan = make_plan(point, SCHEMES["central"], None, bounds, name, known.eps)
+    found = np.full(point.size, np.nan)
+    sure = np.zeros(point.size, bool)
+    steps = np.zeros(point.size)
+    group = next((each for each in plan.groups if each.central), None)
+    if group is not None:
+        at = group.indices
+        width, found[at], sure[at] = _differences(known, leaf, group, name)
+        steps[at] = width / (2 * CLOSER)
+        if not _agrees(known, leaf, found, np.where(sure, steps, 0.0)):
+            sure[:] = False
+    search = Search(known, leaf, rooms, name, only=~sure)
+    searched, _ = search.run(found)
+    return np.where(sure, found, searched)
+
+
+def _differences(known: Known, leaf: int, group: Group, name: str) -> tuple[Doubles, Doubles, Any]:
+    """Return what lies between the points of each entry, the quotients, and whether they can be relied on."""
+    evaluator = known.evaluator
+    evaluator.lenient = True
+    try:
+        table = evaluator.values(leaf, group, name)
+    finally:
+        evaluator.lenient = False
+    values = group.values.astype(np.float64)
+    width = values[:, 0] - values[:, 1]
+    with np.errstate(invalid="ignore", over="ignore"):
+        first = table[:, 0] - table[:, 1]
+        second = (table[:, 0] - known.base) + (table[:, 1] - known.base)
+        noise = np.maximum(known.noise, 0.3 * known.eps * np.abs(table).max(axis=1))
+        sure = (np.abs(second) <= CURVED * np.abs(first) + 4 * noise) & (noise <= ROUNDED * np.abs(first))
+    return width, first / width, sure
+
+
+def _agrees(known: Known, leaf: int, found: Doubles, steps: Doubles) -> bool:
+    """Whether f changes along a random direction as the gradient says."""
+    if not steps.any():
+        return True
+    evaluator = known.evaluator
+    x = evaluator.start[leaf].reshape(-1)
+    direction = steps * np.random.default_rng(1).choice([-1.0, 1.0], len(steps))
+    ends = [(x + sign * direction).astype(x.dtype) for sign in (1, -1)]
+    moved = ends[0].astype(np.float64) - ends[1].astype(np.float64)
+    points = [
+        [*evaluator.start[:leaf], end.reshape(evaluator.start[leaf].shape), *evaluator.start[leaf + 1 :]]
+        for end in ends
+    ]
+    evaluator.lenient = True
+    try:
+        values = evaluator.at(points, " near x")
+    finally:
+        evaluator.lenient = False
+    parts = np.where(steps > 0, found, 0.0) * moved
+    noise = np.maximum(known.noise, 0.5 * known.eps * np.abs(values).max())
+    return bool(abs(values[0] - values[1] - parts.sum()) <= AGREES * np.sqrt((parts**2).sum()) + 20 * noise)
