@@ -121,59 +121,69 @@ def _special() -> tuple[Callable[[Any], Any], ...]:
 
 
 class Counted:
-    """A function of an array of one number, and how often it was evaluated."""
+    """A function of n numbers, the mean of f of each, and how often it was evaluated."""
 
     def __init__(self, f: Callable[[Any], Any]) -> None:
         self.f, self.calls = f, 0
 
     def __call__(self, x: Any) -> Any:
-        x = np.asarray(x, np.float64)
-        self.calls += x.size
-        if x.size == 1:
-            return float(self.f(x.reshape(())[()]))
-        return np.array([float(self.f(each)) for each in x.reshape(-1)]).reshape(x.shape)
+        self.calls += 1
+        x = np.asarray(x, np.float64).reshape(-1)
+        return float(self.f(x[0])) if x.size == 1 else float(np.mean([self.f(each) for each in x]))
 
 
-def ways() -> dict[str, Callable[[Callable[[Any], Any], float], float]]:
-    def by(scheme: str) -> Callable[[Callable[[Any], Any], float], float]:
-        return lambda f, x: float(nn.numerical_gradient(f, np.array([x]), scheme=scheme)[0])
+def ways() -> dict[str, Callable[[Any, Any], Any]]:
+    """Gradients of a function of an array, by each library."""
 
-    found = {scheme: by(scheme) for scheme in ("auto", "forward", "central", "central4", "richardson")}
+    def by(scheme: str) -> Callable[[Any, Any], Any]:
+        return lambda f, x: nn.numerical_gradient(f, x, scheme=scheme)
+
+    found: dict[str, Callable[[Any, Any], Any]] = {scheme: by(scheme) for scheme in SCHEMES}
     try:
         import numdifftools
 
-        found["numdifftools"] = lambda f, x: float(np.squeeze(numdifftools.Derivative(f)(x)))
+        found["numdifftools"] = lambda f, x: numdifftools.Gradient(f)(x)
     except ImportError:
         pass
     try:
         import jacobi
 
-        found["jacobi"] = lambda f, x: float(np.squeeze(jacobi.jacobi(f, x)[0]))
+        found["jacobi"] = lambda f, x: jacobi.jacobi(f, x)[0]
     except ImportError:
         pass
     from scipy.differentiate import derivative
     from scipy.optimize._numdiff import approx_derivative
 
-    found["SciPy 3-point"] = lambda f, x: float(np.squeeze(approx_derivative(f, [x], method="3-point")))
-    found["SciPy derivative"] = lambda f, x: float(derivative(f, x).df)
+    found["SciPy 3-point"] = lambda f, x: approx_derivative(f, x, method="3-point")
+    found["SciPy derivative"] = lambda f, x: derivative(np.vectorize(f, otypes=[float]), x).df
     return found
 
 
-def measured(cases: list[Case]) -> dict[str, list[tuple[float, int]]]:
-    """Relative error (absolute where the derivative is 0) and evaluations of each way, for each case."""
-    found: dict[str, list[tuple[float, int]]] = {}
+SCHEMES = ("auto", "forward", "central", "central4", "richardson")
+MANY = 10  # variables, over which evaluations for each are counted
+
+
+def once(way: Callable[[Any, Any], Any], f: Callable[[Any], Any], x: Any) -> tuple[float, int]:
+    """First entry of a gradient, and evaluations; nan where the way fails."""
+    counted = Counted(f)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            return float(np.ravel(way(counted, x))[0]), counted.calls
+        except (ArithmeticError, ValueError):
+            return np.nan, counted.calls
+
+
+def measured(cases: list[Case]) -> dict[str, list[tuple[float, int, float]]]:
+    """Relative error (absolute where the derivative is 0), evaluations, and those for each of many variables."""
+    found: dict[str, list[tuple[float, int, float]]] = {}
     for name, way in ways().items():
         found[name] = []
         for case in cases:
-            f = Counted(case.f)
-            with warnings.catch_warnings(), np.errstate(all="ignore"):
-                warnings.simplefilter("ignore")
-                try:
-                    got = way(f, case.x)
-                except (ArithmeticError, ValueError):
-                    got = np.nan
+            got, calls = once(way, case.f, np.array([case.x]))
+            many = once(way, case.f, np.full(MANY, case.x))[1] / MANY if name != "SciPy derivative" else float(calls)
             error = abs(got - case.exact) / (abs(case.exact) or 1.0)
-            found[name].append((max(error, 1e-16) if np.isfinite(error) else np.inf, f.calls))
+            found[name].append((max(error, 1e-16) if np.isfinite(error) else np.inf, calls, many))
     return found
 
 
@@ -182,19 +192,135 @@ def accuracy(full: bool) -> str:
     every = cases()
     found = measured(every)
     rows = [
-        [case.name, *(f"{each[i][0]:.0e} ({each[i][1]})" for each in found.values())] for i, case in enumerate(every)
+        [case.name, *(f"{each[i][0]:.0e} ({each[i][1]}, {each[i][2]:.1f})" for each in found.values())]
+        for i, case in enumerate(every)
     ]
     lines = [table(["function", *found], rows), ""]
     for other in ("numdifftools", "jacobi"):
         if other in found:
-            pairs = list(zip(found["auto"], found[other], strict=True))
-            exact = sum(a <= 3 * b for (a, _), (b, _) in pairs)
-            fewer = sum(a <= b for (_, a), (_, b) in pairs)
-            lost = [c.name for c, ((a, _), (b, _)) in zip(every, pairs, strict=True) if a > 0.1 and b < 0.1]
-            means = [np.mean([calls for _, calls in found[way]]) for way in ("auto", other)]
-            lines.append(
-                f"auto is at least as exact as {other}, within a factor of 3: {exact} of {len(every)}; no more calls: "
-                f"{fewer} (mean {means[0]:.1f} against {means[1]:.1f}); off by 10 % where {other} is right: {lost or 0}"
-            )
-    title = f"{len(every)} derivatives of functions of one variable: relative error (evaluations)"
-    return title + "\n\n" + "\n".join(lines)
+            lines.append(_compared(every, found["auto"], found[other], other))
+    title = (
+        f"{len(every)} derivatives of functions of one variable: relative error (evaluations; evaluations a "
+        f"variable in {MANY} such variables)"
+    )
+    return "\n\n".join([title, *lines, honesty(10000 if full else 2000), hessians()])
+
+
+def _compared(every: list[Case], ours: Any, theirs: Any, other: str) -> str:
+    pairs = list(zip(ours, theirs, strict=True))
+    exact = sum(a[0] <= 3 * b[0] for a, b in pairs)
+    fewer = sum(a[2] <= b[2] for a, b in pairs)
+    lost = [case.name for case, (a, b) in zip(every, pairs, strict=True) if a[0] > 0.1 and b[0] < 0.1]
+    means = [f"{np.mean([each[k] for each in way]):.1f}" for k in (1, 2) for way in (ours, theirs)]
+    return (
+        f"auto is at least as exact as {other}, within a factor of 3, at {exact} of {len(every)} "
+        f"({exact / len(every):.0%}); no more evaluations a variable at {fewer}; means {means[0]} against {means[1]} for "
+        f"one variable, {means[2]} against {means[3]} a variable for {MANY}; off by 10 % where {other} is right: "
+        f"{', '.join(lost) or 'nowhere'}"
+    )
+
+
+# ---- how honest the error estimates are ----
+
+SMOOTH: list[tuple[Callable[[Any], Any], Callable[[Any], Any]]] = [
+    (np.sin, np.cos),
+    (np.exp, np.exp),
+    (np.tanh, lambda u: 1 / np.cosh(u) ** 2),
+    (lambda u: 1 / (1 + u * u), lambda u: -2 * u / (1 + u * u) ** 2),
+    (lambda u: u**3 - u, lambda u: 3 * u * u - 1),
+    (lambda u: np.log(1e-3 + u * u), lambda u: 2 * u / (1e-3 + u * u)),
+    (lambda u: np.sqrt(1 + u * u), lambda u: u / np.sqrt(1 + u * u)),
+    (lambda u: np.exp(-u * u / 2), lambda u: -u * np.exp(-u * u / 2)),
+]
+
+
+def honesty(count: int) -> str:
+    """Return how often an error estimate is at least a tenth of the error, over random smooth functions and points."""
+    rows = []
+    for scheme in SCHEMES:
+        rng = np.random.default_rng(0)
+        ratios, relative, zeros = [], [], 0
+        while len(ratios) < count:
+            f, derivative = SMOOTH[rng.integers(len(SMOOTH))]
+            a, s, c = 10 ** rng.uniform(-3, 3), 10 ** rng.uniform(-2, 2), rng.standard_normal()
+            offset = rng.choice([0, 1, 100.0]) * rng.standard_normal()
+            x = rng.standard_normal() * 10 ** rng.uniform(-2, 1)
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                exact = float(a * s * derivative(s * x + c))
+                if not 1e-100 < abs(exact) < 1e100:
+                    continue
+                g, e = nn.numerical_gradient(
+                    lambda v: float(a * f(s * v[0] + c) + offset), np.array([x]), scheme=scheme, return_error=True
+                )
+            own = 2e-16 * abs(exact) * (4 + abs(s * x) + (s * x + c) ** 2)  # what `exact` is off itself
+            off = max(abs(g[0] - exact) - own, 0.0)
+            zeros += e[0] == 0 and off > 0
+            ratios.append(e[0] / off if off else np.inf)
+            relative.append(e[0] / abs(exact))
+        share = np.mean(np.array(ratios) >= 0.1)
+        rows.append([scheme, f"{share:.2%}", str(zeros), f"{np.median(relative):.0e}"])
+    header = ["scheme", "estimate at least a tenth of the error", "0 for an error", "median estimate, relative"]
+    return f"error estimates at {count:,} random smooth points\n\n" + table(header, rows)
+
+
+# ---- second derivatives ----
+
+SECOND: list[tuple[str, Callable[..., Any], list[float]]] = [
+    ("Rosenbrock", lambda m, u, v, w: 100 * (v - u**2) ** 2 + (1 - u) ** 2 + 100 * (w - v**2) ** 2, [0.5, -0.3, 1.2]),
+    ("exp(u v) w", lambda m, u, v, w: m.exp(u * v) * w, [0.5, -0.3, 1.2]),
+    ("sin(u v) + cos w", lambda m, u, v, w: m.sin(u * v) + m.cos(w), [1.5, 0.7, 2.0]),
+    ("log(u + 2 v^2 + w)", lambda m, u, v, w: m.log(u + 2 * v**2 + w), [0.5, 0.3, 1.2]),
+    ("log(u) v + w^2, u = 1e-3", lambda m, u, v, w: m.log(u) * v + w**2, [1e-3, 0.3, 1.2]),
+    ("a quadratic form, u = 100", lambda m, u, v, w: u**2 + 3 * u * v - w**2 + v * w, [100.0, 0.3, 1.2]),
+    ("sin(100 u) v + 1e-6 w^4", lambda m, u, v, w: m.sin(100 * u) * v + 1e-6 * w**4, [0.4, 0.3, 30.0]),
+    ("tanh(u + v) w", lambda m, u, v, w: m.tanh(u + v) * w, [0.4, 0.3, 3.0]),
+]
+
+
+def hessians() -> str:
+    """Return relative errors (of the largest entry) and evaluations of Hessians of three variables."""
+    rows = []
+    for name, f, x in SECOND:
+        exact = _exact_hessian(f, x)
+        counted = Counted(lambda v: v)
+
+        def g(v: Any, f: Callable[..., Any] = f, counted: Counted = counted) -> float:
+            counted.calls += 1
+            return float(f(np, *v))
+
+        row = [name]
+        for way in _hessian_ways():
+            counted.calls = 0
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                off = np.abs(way[1](g, np.array(x)) - exact).max() / np.abs(exact).max()
+            row.append(f"{off:.0e} ({counted.calls})")
+        rows.append(row)
+    header = ["function", *(name for name, _ in _hessian_ways())]
+    return "Hessians: largest error over the largest entry (evaluations)\n\n" + table(header, rows)
+
+
+def _hessian_ways() -> list[tuple[str, Callable[[Any, Any], Any]]]:
+    found: list[tuple[str, Callable[[Any, Any], Any]]] = [
+        (scheme, lambda f, x, scheme=scheme: nn.numerical_hessian(f, x, scheme=scheme))
+        for scheme in ("auto", "central")
+    ]
+    try:
+        import numdifftools
+
+        found.append(("numdifftools", lambda f, x: numdifftools.Hessian(f)(x)))
+    except ImportError:
+        pass
+    return found
+
+
+def _exact_hessian(f: Callable[..., Any], x: list[float]) -> np.ndarray:
+    n = len(x)
+    found = np.zeros((n, n))
+    with mpmath.workdps(60):
+        for i in range(n):
+            for j in range(n):
+                order = [(k == i) + (k == j) for k in range(n)]
+                found[i, j] = float(mpmath.diff(lambda *v: f(mpmath, *v), tuple(map(mpmath.mpf, x)), tuple(order)))
+    return found

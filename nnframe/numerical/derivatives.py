@@ -241,13 +241,14 @@ class _Call:
             self.given = [x]  # numbers in a list are an array
             x = np.asarray(x)
         else:
-            self.given = [array_of(leaf) for _, leaf in leaves_of(x)]
+            self.given = []
         self.x = x
-        self.names = [name for name, _ in leaves_of(x)]
-        leaves = [array_of(leaf) for _, leaf in leaves_of(x)]
-        self.points = [fd.as_point(leaf, name) for name, leaf in zip(self.names, leaves, strict=True)]
+        found = [(name, array_of(leaf)) for name, leaf in leaves_of(x)]
+        self.names = [name for name, _ in found]
+        self.given = self.given or [leaf for _, leaf in found]
+        self.points = [fd.as_point(leaf, name) for name, leaf in found]
         self.single = isinstance(x, np.ndarray | float | np.floating)
-        lower, upper = _pair(bounds, x)
+        lower, upper = _pair(bounds, x, len(self.points))
         self.bounds = [None if bounds is None else pair for pair in zip(lower, upper, strict=True)]
         self.rooms = [fd.room(p, b, name) for p, b, name in zip(self.points, self.bounds, self.names, strict=True)]
         self.noise = _noise(noise)
@@ -333,9 +334,9 @@ def _scheme(name: str | None, step: Any, with_error: bool) -> fd.Scheme | None:
     return fd.SCHEMES[name].with_error() if with_error else fd.SCHEMES[name]
 
 
-def _pair(bounds: Bounds | None, x: Any) -> tuple[list[Any], list[Any]]:
+def _pair(bounds: Bounds | None, x: Any, count: int) -> tuple[list[Any], list[Any]]:
     if bounds is None:
-        bounds = (None, None)
+        return [None] * count, [None] * count
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise ValueError(f"bounds: expected a pair (lower, upper), got {bounds!r}")
     return alike(x, bounds[0], "bounds"), alike(x, bounds[1], "bounds")

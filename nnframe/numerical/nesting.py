@@ -66,6 +66,8 @@ def _mapping_with(x: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
 
 def alike(x: Any, other: Any, name: str) -> list[Any]:
     """Return what belongs to each leaf of `x`: one number for all of them, or the leaves of the same nesting."""
+    if isinstance(x, np.ndarray):
+        return [_array_of(other)]
     names = [each for each, _ in leaves_of(x)]
     if children_of(x) is None or children_of(other) is None:
         return [_array_of(other)] * len(names)

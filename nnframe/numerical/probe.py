@@ -106,6 +106,8 @@ def _check_repeats(evaluator: Evaluator, base: Doubles, again: Doubles, noise: A
 
 def _eps(evaluator: Evaluator, *values: Doubles) -> float:
     """Relative precision of what f gives: that of its dtype, and of float32 where all its values are such."""
+    if isinstance(evaluator, CompiledEvaluator):
+        return float(np.finfo(np.float64).eps)
     kinds = [float(np.finfo(kind).eps) for kind in evaluator.kinds]
     eps = max([float(np.finfo(np.float64).eps), *kinds])
     with np.errstate(over="ignore"):
@@ -126,18 +128,19 @@ def _points(
     start: Sequence[Floats], rooms: Sequence[tuple[Floats, Floats]], spacing: float, count: int
 ) -> list[list[Floats]]:
     """Equally spaced points on a line from x on which all entries are moved, within the bounds."""
-    rng = np.random.default_rng(0)
     moves = []
     for array, (below, above) in zip(start, rooms, strict=True):
         flat = array.reshape(-1)
-        kind = np.finfo(flat.dtype)
-        size = np.maximum(np.abs(flat), 1) if spacing == SMALL else np.where(flat == 0, 1, np.abs(flat))
-        least = max(spacing, 8 * float(kind.eps))
-        length = np.minimum(least * size * rng.uniform(0.5, 1, flat.shape), np.maximum(below, above) / (2 * count))
-        unit = np.spacing(np.maximum(np.minimum(np.abs(flat), kind.max / 4), length).astype(kind.dtype)).astype(float)
-        sign = np.where(below >= above, -1, 1) * np.where(
-            np.minimum(below, above) > count * length, _signs(rng, flat), 1
-        )
+        size = np.abs(flat).astype(np.float64)
+        least = max(spacing, 8 * float(np.finfo(flat.dtype).eps))
+        length = least * _sizes(size, spacing) * (0.5 + 0.5 * _scattered(len(flat), math.sqrt(2)))
+        sign = scattered_signs(len(flat))
+        if np.isfinite(below).any() or np.isfinite(above).any():
+            length = np.minimum(length, np.maximum(below, above).astype(np.float64) / (2 * count))
+            sign = np.where(below >= above, -1, 1) * np.where(np.minimum(below, above) > count * length, sign, 1)
+        unit = np.spacing(
+            np.maximum(size, length).astype(flat.dtype.newbyteorder("="))
+        )  # that of x: the points are equally far from one another
         moves.append((sign * np.rint(length / unit) * unit).reshape(array.shape))
     return [
         [np.asarray(array + k * move, array.dtype) for array, move in zip(start, moves, strict=True)]
@@ -145,8 +148,25 @@ def _points(
     ]
 
 
-def _signs(rng: np.random.Generator, like: Floats) -> Doubles:
-    return rng.choice([-1.0, 1.0], like.shape)
+def _sizes(size: Doubles, spacing: float) -> Doubles:
+    """Return what a spacing is a part of."""
+    return np.maximum(size, 1.0) if spacing == SMALL else np.where(size == 0, 1.0, size)
+
+
+@functools.lru_cache(maxsize=8)
+def _scattered(count: int, factor: float) -> Doubles:
+    """Return numbers in [0, 1) that are spread evenly and without a pattern (Weyl)."""
+    found = np.asarray(factor * np.arange(1, count + 1) ** 2.0 % 1.0, np.float64)
+    found.flags.writeable = False
+    return found
+
+
+@functools.lru_cache(maxsize=8)
+def scattered_signs(count: int) -> Doubles:
+    """Return signs without a pattern."""
+    found = np.where(_scattered(count, (math.sqrt(5) - 1) / 2) < 0.5, -1.0, 1.0)
+    found.flags.writeable = False
+    return found
 
 
 def _near(evaluator: Evaluator, points: list[list[Floats]], given: Sequence[Any]) -> Doubles:

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from nnframe.numerical.evaluators import Doubles, Floats, Group
-from nnframe.numerical.probe import Known
+from nnframe.numerical.probe import Known, scattered_signs
 from nnframe.numerical.schemes import SCHEMES, make_plan
 from nnframe.numerical.search import Search
 
 MANY = 100  # entries of an array, from which on this is worth it
 CURVED = 0.01  # second difference by first difference: about the step by the length over which f varies
-ROUNDED = 3e-6  # share of a difference that may be rounding
+ROUNDED = 1e-3  # share of a difference that may be rounding
 CLOSER = 16.0  # how much smaller the step along a direction is
+STRAIGHT = 1e-6  # relative change of a quotient, by which it may differ at that step
 AGREES = 1e-5  # of the root of the sum of squares of what each entry contributes
 
 
@@ -30,7 +31,9 @@ def worth_it(known: Known, point: Floats, with_error: bool) -> bool:
 
 def gradient(known: Known, leaf: int, point: Floats, bounds: Any, rooms: tuple[Floats, Floats], name: str) -> Doubles:
     """Return the derivative for each entry of one array."""
-    plan = make_plan(point, SCHEMES["central"], None, bounds, name, known.eps)
+    size = float(np.abs(known.base))
+    eps = min(max(known.eps, float(known.noise) / size if size else 0.0), 0.1)  # float32 may hide behind float64
+    plan = make_plan(point, SCHEMES["central"], None, bounds, name, eps)
     found = np.full(point.size, np.nan)
     sure = np.zeros(point.size, bool)
     steps = np.zeros(point.size)
@@ -39,8 +42,11 @@ def gradient(known: Known, leaf: int, point: Floats, bounds: Any, rooms: tuple[F
         at = group.indices
         width, found[at], sure[at] = _differences(known, leaf, group, name)
         steps[at] = width / (2 * CLOSER)
+        found[at], sure[at] = _closer(known, leaf, group, name, found[at], sure[at])
         if not _agrees(known, leaf, found, np.where(sure, steps, 0.0)):
             sure[:] = False
+    if sure.all():
+        return found
     search = Search(known, leaf, rooms, name, only=~sure)
     searched, _ = search.run(found)
     return np.where(sure, found, searched)
@@ -64,13 +70,29 @@ def _differences(known: Known, leaf: int, group: Group, name: str) -> tuple[Doub
     return width, first / width, sure
 
 
+def _closer(known: Known, leaf: int, group: Group, name: str, found: Doubles, sure: Any) -> tuple[Doubles, Any]:
+    """Look again at a smaller step at a few entries whose first difference is small beside the second."""
+    few = np.flatnonzero(~sure & np.isfinite(found))
+    if not len(few) or len(few) > len(sure) / 4:
+        return found, sure
+    start = group.start[few, None]
+    values = np.asarray(start + (group.values[few] - start) / CLOSER, start.dtype)
+    closer = Group(group.indices[few], values, group.start[few], True)
+    width, again, _ = _differences(known, leaf, closer, name)
+    noise = np.maximum(known.noise, known.eps * np.abs(known.base)) / width
+    agree = np.abs(again - found[few]) <= STRAIGHT * np.abs(found[few]) + 2 * noise
+    sure = sure.copy()
+    sure[few] = agree & (noise <= CLOSER * ROUNDED * np.abs(found[few]))
+    return found, sure
+
+
 def _agrees(known: Known, leaf: int, found: Doubles, steps: Doubles) -> bool:
     """Whether f changes along a random direction as the gradient says."""
     if not steps.any():
         return True
     evaluator = known.evaluator
     x = evaluator.start[leaf].reshape(-1)
-    direction = steps * np.random.default_rng(1).choice([-1.0, 1.0], len(steps))
+    direction = steps * scattered_signs(len(steps))
     ends = [(x + sign * direction).astype(x.dtype) for sign in (1, -1)]
     moved = ends[0].astype(np.float64) - ends[1].astype(np.float64)
     points = [

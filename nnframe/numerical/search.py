@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nnframe.numerical.evaluators import Doubles, Evaluator, Floats, Group
-from nnframe.numerical.probe import Known
+from nnframe.numerical.probe import Known, scattered_signs
 from nnframe.numerical.schemes import keep_partial
 
 LEVELS = 7  # distances of a ladder
@@ -219,7 +219,8 @@ class Search:
         """Say which entries were not found to 10 %, but for those that are next to nothing beside the others."""
         size = np.abs(self.best)
         share = np.maximum(1, np.abs(self.x))[:, None] * size  # what a move by x, or by 1, would make of f
-        least = np.maximum(1e-6 * share.max(axis=0, initial=0.0), 1e-8 * self.size)
+        rounded = self.error <= 20 * self.floor
+        least = np.maximum(np.where(rounded, 1e-2, 1e-6) * share.max(axis=0, initial=0.0), 1e-8 * self.size)
         doubtful = np.isfinite(self.error) & (self.error > 0.1 * size)
         doubtful &= self.error * np.maximum(1, np.abs(self.x))[:, None] > least
         if doubtful.any():
@@ -234,30 +235,33 @@ class Search:
 
     def _guard(self) -> None:
         """Look near x for what the ladders may have stepped over: along one random direction, then entry by entry."""
-        eps = self.known.eps
-        at = np.flatnonzero(np.isfinite(self.error).all(axis=1) & self.central)
-        if not len(at):
-            return
+        for central in (True, False):
+            at = np.flatnonzero(np.isfinite(self.error).all(axis=1) & (self.central == central))
+            if len(at):
+                self._guard_alike(at, central)
+
+    def _guard_alike(self, at: Any, central: bool) -> None:
+        eps, start = self.known.eps, self.evaluator.start
         size = np.maximum(1, np.abs(self.x[at])).astype(np.float64)
-        h = np.minimum(np.minimum(eps ** (1 / 3) * size, self.last[at] / 4), self.most[at])
+        h = np.minimum(np.minimum(eps ** (1 / 3 if central else 1 / 2) * size, self.last[at] / 4), self.most[at])
         direction = np.zeros(len(self.x))
-        direction[at] = h * np.random.default_rng(1).choice([-1.0, 1.0], len(at))
-        ends = [(self.x + sign * direction).astype(self.x.dtype) for sign in (1, -1)]
+        direction[at] = h * (scattered_signs(len(self.x))[at] if central else self.sign[at])
+        ends = [(self.x + sign * direction).astype(self.x.dtype) for sign in ((1, -1) if central else (1, 0))]
         moved = (ends[0].astype(np.float64) - ends[1].astype(np.float64))[at, None]
-        start = self.evaluator.start
         points = [[*start[: self.leaf], end.reshape(start[self.leaf].shape), *start[self.leaf + 1 :]] for end in ends]
         self.evaluator.lenient = True
-        values = self.evaluator.at(points, " near x").reshape(2, -1)
+        values = self.evaluator.at(points if central else points[:1], " near x").reshape(1 + central, -1)
         self.evaluator.lenient = False
         parts = self.best[at] * moved
-        off = np.abs((values[0] - values[1]) - parts.sum(axis=0))
-        allowed = (self.error[at] * np.abs(moved)).sum(axis=0) + 1e-4 * np.sqrt((parts**2).sum(axis=0))
+        off = np.abs(values[0] - (values[1] if central else self.base[0]) - parts.sum(axis=0))
+        allowed = (self.error[at] * np.abs(moved)).sum(axis=0)
+        allowed = allowed + (1e-4 if central else 1e-3) * np.sqrt((parts**2).sum(axis=0))
         allowed = allowed + 20 * np.maximum(self.noise[0], 0.5 * eps * np.abs(values).max(axis=0))
         if (off > allowed).any():
-            self._look_again(at, h)
+            self._look_again(at, h, central)
 
-    def _look_again(self, at: Any, h: Doubles) -> None:
-        _, near, rounding = self._quotients(at, h, True)
+    def _look_again(self, at: Any, h: Doubles, central: bool) -> None:
+        _, near, rounding = self._quotients(at, h, central)
         missed = ~(np.abs(near - self.best[at]) <= 1e-3 * np.abs(self.best[at]) + self.error[at] + 4 * rounding)
         some = at[missed.any(axis=1)]
         self.error[some], self.floor[some] = np.inf, np.inf
