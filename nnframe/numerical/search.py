@@ -22,6 +22,8 @@ LEVELS = 7  # distances of a ladder
 CALLS = 28  # most evaluations for an entry
 JUMP = 8.0  # from the distances of one ladder to those of another
 FAR_APART = 0.25  # relative difference of two quotients that do not yet converge
+CONVERGES = 0.05  # ratio of two changes of the table's diagonal, below which the next one is taken to shrink as well
+SAFE = 4.0  # how much larger than that the next may be
 PRECISE, PRECISE_SECOND = 1e-10, 1e-13  # relative: with less rounding no higher ladder is tried
 FIRST = 0.117  # the first distance in units of x; no simple fraction, lest a period of f be met
 
@@ -55,6 +57,7 @@ class Search:
         self.best, self.error = np.full((n, m), np.nan), np.full((n, m), np.inf)
         self.floor = np.full((n, m), np.inf)  # the part of the error that is rounding
         self.here, self.here_floor = self.error.copy(), self.error.copy()  # both of the ladder that is climbed
+        self.changes = np.zeros((n, 2, m))  # the last two from one entry of the table's diagonal to the next
         self.last = self.h.copy()  # the distance of the last quotient
         self.scale = self.h.copy()  # the largest distance of the first ladder that converged
         self.wanted = (np.maximum(self.below, self.above) > 0) & only
@@ -132,6 +135,8 @@ class Search:
                     finer = row + (row - before[:, j - 1]) / (ratio - 1)
                     wider = (ratio * spread + noise[:, j - 1]) / (ratio - 1)
                 off = np.maximum(np.abs(finer - row), np.abs(finer - before[:, j - 1]))
+                if j == k:
+                    off = self._shrunk(at, k, off)
                 self._keep(at, finer, off, wider)
                 row, spread = finer, wider
             self.table[at, j], self.rounding[at, j] = row, spread
@@ -141,6 +146,22 @@ class Search:
             return
         varies = (k == 1) & (apart > FAR_APART * scale + first_noise).any(axis=1)
         self._decide(at, k, varies, error)
+
+    def _shrunk(self, at: Any, k: int, change: Doubles) -> Doubles:
+        """Return what the next change of the table's diagonal will be, if it shrinks as in the last two rungs.
+
+        What shrank much more than before may have done so by luck: it counts as a tenth of what was to be expected.
+        """
+        before = self.changes[at]
+        self.changes[at] = np.stack([before[:, 1], change], axis=1)
+        if k < 3:
+            return change
+        with np.errstate(divide="ignore", invalid="ignore"):
+            earlier, last = before[:, 1] / before[:, 0], change / before[:, 1]
+            next_change = SAFE * np.maximum(change, 0.1 * before[:, 1] * earlier) * np.maximum(last, 0.2 * earlier)
+        shrinks = (earlier < CONVERGES) & (last < CONVERGES)
+        found: Doubles = np.where(shrinks, np.fmin(next_change, change), change)
+        return found
 
     def _keep(self, at: Any, value: Doubles, off: Doubles, rounding: Doubles) -> None:
         bound = off + 2 * rounding + 4 * np.finfo(np.float64).eps * np.abs(value)
