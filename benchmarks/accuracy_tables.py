@@ -214,8 +214,8 @@ def _compared(every: list[Case], ours: Any, theirs: Any, other: str) -> str:
     means = [f"{np.mean([each[k] for each in way]):.1f}" for k in (1, 2) for way in (ours, theirs)]
     return (
         f"auto is at least as exact as {other}, within a factor of 3, at {exact} of {len(every)} "
-        f"({exact / len(every):.0%}); no more evaluations a variable at {fewer}; means {means[0]} against {means[1]} for "
-        f"one variable, {means[2]} against {means[3]} a variable for {MANY}; off by 10 % where {other} is right: "
+        f"({exact / len(every):.0%}); no more evaluations a variable at {fewer}; means {means[0]} against {means[1]} "
+        f"for one variable, {means[2]} against {means[3]} a variable for {MANY}; off by 10 % where {other} is right: "
         f"{', '.join(lost) or 'nowhere'}"
     )
 

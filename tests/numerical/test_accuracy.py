@@ -80,15 +80,16 @@ def random_functions(rng, count):
 
 @pytest.mark.filterwarnings("ignore:f. no step gave:RuntimeWarning")
 @pytest.mark.parametrize(
-    ("scheme", "share"), [("auto", 0.999), ("central", 0.995), ("central4", 0.995), ("forward", 0.995)]
+    ("scheme", "share", "count"),
+    [("auto", 0.999, 3000), ("central", 0.995, 1000), ("central4", 0.995, 1000), ("forward", 0.995, 1000)],
 )
-def test_errors_are_honest(scheme, share):
+def test_errors_are_honest(scheme, share, count):
     honest = 0
-    for f, x, exact, own in random_functions(np.random.default_rng(5), 1000):
+    for f, x, exact, own in random_functions(np.random.default_rng(5), count):
         gradient, error = nn.numerical_gradient(f, x, scheme=scheme, return_error=True)
         honest += abs(gradient[0] - exact) <= 10 * error[0] + own
         assert error[0] > 0
-    assert honest >= share * 1000
+    assert honest >= share * count
 
 
 def test_jacobians_and_their_errors(dtype):
