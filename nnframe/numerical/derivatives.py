@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nnframe.numerical import evaluators as ev
 from nnframe.numerical import hessians, quick
 from nnframe.numerical import schemes as fd
-from nnframe.numerical.nesting import alike, array_of, leaves_of, rebuilt
+from nnframe.numerical.nesting import alike, array_of, children_of, leaves_of, rebuilt
 from nnframe.numerical.probe import Known, look
 from nnframe.numerical.progress import Progress
 from nnframe.numerical.search import Search
@@ -41,16 +41,20 @@ def numerical_gradient(
     scheme      quotient                                                      error        evaluations
     ==========  ============================================================  ===========  =================
     auto        D at a step that is looked for, extrapolated                  estimated    4 n to 28 n, + 8
-                of 100 variables and more                                     about 1e-10  2 n and more, + 8
+                of 100 variables and more: as "central" where that will do    O(h^2)       2 n to 30 n, + 8
     forward     (f(x + h e) - f(x)) / h                                       O(h)         n + 3
     central     (f(x + h e) - f(x - h e)) / 2h =: D(h)                        O(h^2)       2 n + 3
     central4    (4 D(h) - D(2h)) / 3                                          O(h^4)       4 n + 3
     richardson  D(h), D(h/2) ... D(h/16) extrapolated to 0, the best (Ridders)  estimated    10 n + 3
     ==========  ============================================================  ===========  =================
 
-    The 3 evaluations are two at x, which must agree, and one nearby, from which it is seen that f follows its argument;
-    "auto", `return_error` and `noise="auto"` take 4 nearby to measure f's noise. Where f does not change at these, as
-    many again farther away, and 1 more if it still does not.
+    The 3 evaluations are two at x, which must agree, and one nearby, from which it is seen that f follows its argument
+    (not if it is compiled). "auto", `return_error` and `noise="auto"` take 4 nearby to measure f's noise. Where f does
+    not change at these, as many again farther away, and 1 more if it still does not.
+
+    "auto" halves a distance until the quotients converge, and takes the extrapolation whose error is bounded best. Of
+    100 variables and more, if `return_error` is not asked for, it relies on the central differences with the step of
+    "central" wherever they show that f varies over more than that step, and a random direction confirms them.
 
     Parameters
     ----------
@@ -101,7 +105,8 @@ def numerical_gradient(
     FloatingPointError
         f gives a value that is not finite; the message names the entry.
 
-    Whatever exception ends the work has an attribute `partial`: the gradient as far as known, nan elsewhere.
+    Whatever exception comes while entries are moved has an attribute `partial`: the gradient as far as it is known, nan
+    elsewhere.
 
     Warns
     -----
@@ -142,9 +147,7 @@ def numerical_jacobian(
     array (*shape of f(x), *x.shape), of x's dtype; with `return_error` a pair of such
     """
     chosen = _scheme(scheme, step, return_error)
-    call = _Call(fd.as_point(x) if np.ndim(x) == 0 else x, bounds, workers, progress, noise, return_error)
-    if len(call.points) != 1:
-        raise TypeError(f"x: expected one array, got {type(x).__name__}")
+    call = _Call(_one_array(x), bounds, workers, progress, noise, return_error)
     with call:
         evaluator = ev.make_evaluator(
             f,
@@ -209,9 +212,7 @@ def numerical_hessian(
         raise ValueError(f"scheme: expected one of central, auto, got {scheme!r}")
     if scheme == "auto" and step is not None:
         raise ValueError(f"step: expected none with the scheme 'auto', which looks for it, got {step!r}")
-    call = _Call(fd.as_point(x) if np.ndim(x) == 0 else x, None, workers, progress, noise, return_error)
-    if len(call.points) != 1:
-        raise TypeError(f"x: expected one array, got {type(x).__name__}")
+    call = _Call(_one_array(x), None, workers, progress, noise, return_error)
     point = call.points[0]
     with call:
         call.total = point.size * (point.size + 1)
@@ -227,6 +228,13 @@ def numerical_hessian(
         part.reshape((*point.shape, *point.shape)).astype(point.dtype.newbyteorder("=")) for part in found
     )
     return (hessian, error) if return_error else hessian
+
+
+def _one_array(x: Any) -> Any:
+    parts = children_of(x)
+    if parts is None or (isinstance(x, list | tuple) and all(isinstance(value, int | float) for value in x)):
+        return x
+    raise TypeError(f"x: expected one array, got {type(x).__name__} of {len(parts)} parts; join them into one")
 
 
 class _Call:

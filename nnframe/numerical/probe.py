@@ -45,7 +45,7 @@ class Known(NamedTuple):
 def look(
     evaluator: Evaluator, given: Sequence[Any], rooms: Sequence[tuple[Floats, Floats]], noise: Any, measure: bool
 ) -> Known:
-    """Evaluate f at x twice and at 1 point near it, at POINTS of them if its noise is to be measured.
+    """Evaluate f at x twice and, unless it is compiled, at a point near it; at POINTS of them to measure its noise.
 
     Where it does not change at these, as many points again that are farther away; and if it still does not, one more,
     moved where the array lives. given: the leaves as they came, which a function may read where they live.
@@ -54,9 +54,10 @@ def look(
     if evaluator.read is as_values:
         evaluator.read = functools.partial(as_values, like=base.shape)
     repeated = _check_repeats(evaluator, base, again, noise)
-    if not sum(each.size for each in evaluator.start):
-        return Known(evaluator, base, np.zeros_like(base), _eps(evaluator, base))
     count = POINTS if measure or noise is True else 1
+    if not sum(each.size for each in evaluator.start) or (count == 1 and isinstance(evaluator, CompiledEvaluator)):
+        eps = _eps(evaluator, base)  # what is compiled is given its argument, and nothing else
+        return Known(evaluator, base, np.maximum(0.3 * eps * np.abs(base), noise or 0.0), eps)
     for spacing in (TINY, SMALL):
         points = _points(evaluator.start, rooms, spacing, count)
         near = _near(evaluator, points, given)

@@ -13,7 +13,7 @@ import numpy as np
 
 from nnframe.numerical.evaluators import Doubles, Floats, Group
 from nnframe.numerical.probe import Known, scattered_signs
-from nnframe.numerical.schemes import SCHEMES, make_plan
+from nnframe.numerical.schemes import SCHEMES, keep_partial, make_plan
 from nnframe.numerical.search import Search
 
 MANY = 100  # entries of an array, from which on this is worth it
@@ -40,7 +40,13 @@ def gradient(known: Known, leaf: int, point: Floats, bounds: Any, rooms: tuple[F
     group = next((each for each in plan.groups if each.central), None)
     if group is not None:
         at = group.indices
-        width, found[at], sure[at] = _differences(known, leaf, group, name)
+        try:
+            width, found[at], sure[at] = _differences(known, leaf, group, name)
+        except BaseException as error:
+            if known.evaluator.unfinished is not None:
+                found[at] = _quotients(group, known.evaluator.unfinished)[1]
+            keep_partial(error, found)
+            raise
         steps[at] = width / (2 * CLOSER)
         found[at], sure[at] = _closer(known, leaf, group, name, found[at], sure[at])
         if not _agrees(known, leaf, found, np.where(sure, steps, 0.0)):
@@ -55,19 +61,25 @@ def gradient(known: Known, leaf: int, point: Floats, bounds: Any, rooms: tuple[F
 def _differences(known: Known, leaf: int, group: Group, name: str) -> tuple[Doubles, Doubles, Any]:
     """Return what lies between the points of each entry, the quotients, and whether they can be relied on."""
     evaluator = known.evaluator
-    evaluator.lenient = True
+    evaluator.lenient, evaluator.unfinished = True, None
     try:
         table = evaluator.values(leaf, group, name)
     finally:
         evaluator.lenient = False
-    values = group.values.astype(np.float64)
-    width = values[:, 0] - values[:, 1]
+    width, quotients = _quotients(group, table)
     with np.errstate(invalid="ignore", over="ignore"):
         first = table[:, 0] - table[:, 1]
         second = (table[:, 0] - known.base) + (table[:, 1] - known.base)
         noise = np.maximum(known.noise, 0.3 * known.eps * np.abs(table).max(axis=1))
         sure = (np.abs(second) <= CURVED * np.abs(first) + 4 * noise) & (noise <= ROUNDED * np.abs(first))
-    return width, first / width, sure
+    return width, quotients, sure
+
+
+def _quotients(group: Group, table: Doubles) -> tuple[Doubles, Doubles]:
+    values = group.values.astype(np.float64)
+    width = values[:, 0] - values[:, 1]
+    with np.errstate(invalid="ignore", over="ignore"):
+        return width, (table[:, 0] - table[:, 1]) / width
 
 
 def _closer(known: Known, leaf: int, group: Group, name: str, found: Doubles, sure: Any) -> tuple[Doubles, Any]:

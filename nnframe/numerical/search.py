@@ -25,6 +25,7 @@ FAR_APART = 0.25  # relative difference of two quotients that do not yet converg
 CONVERGES = 0.05  # ratio of two changes of the table's diagonal, below which the next one is taken to shrink as well
 SAFE = 4.0  # how much larger than that the next may be
 PRECISE, PRECISE_SECOND = 1e-10, 1e-13  # relative: with less rounding no higher ladder is tried
+FARTHEST = 1e150  # its square is still a number
 FIRST = 0.117  # the first distance in units of x; no simple fraction, lest a period of f be met
 
 
@@ -45,9 +46,11 @@ class Search:
         self.size = np.abs(self.base[0])  # the largest values of f that were seen
         size = np.abs(self.x).astype(np.float64)
         first = FIRST * np.where(size < 1e-9, 1.0, np.where(size > 1, np.sqrt(np.maximum(size, 1)), size))
-        roomy = np.minimum(self.below, self.above)
+        eps = max(known.eps, float(np.finfo(self.x.dtype).eps))
+        first = np.maximum(first, np.where(size > 1, eps ** (1 / 3) * size, 0))
+        roomy = np.minimum(np.minimum(self.below, self.above), FARTHEST)
         self.central = (roomy >= first / 64) | (order == 2)
-        self.most = np.where(self.central, roomy, np.maximum(self.below, self.above) / 1.001)
+        self.most = np.where(self.central, roomy, np.minimum(np.maximum(self.below, self.above), FARTHEST) / 1.001)
         self.sign = np.where(self.above >= self.below, 1.0, -1.0)
         self.h = np.minimum(first, self.most)
         self.top = self.h.copy()
