@@ -25,7 +25,6 @@ FAR_APART = 0.25  # relative difference of two quotients that do not yet converg
 CONVERGES = 0.05  # ratio of two changes of the table's diagonal, below which the next one is taken to shrink as well
 SAFE = 4.0  # how much larger than that the next may be
 PRECISE, PRECISE_SECOND = 1e-10, 1e-13  # relative: with less rounding no higher ladder is tried
-FARTHEST = 1e150  # its square is still a number
 FIRST = 0.117  # the first distance in units of x; no simple fraction, lest a period of f be met
 
 
@@ -39,7 +38,11 @@ class Search:
         self.evaluator: Evaluator = known.evaluator
         flat = self.evaluator.start[leaf].reshape(-1)
         self.x: Floats = flat.astype(flat.dtype.newbyteorder("="))
-        self.below, self.above = (each.astype(np.float64) for each in rooms)
+        largest = float(np.finfo(self.x.dtype).max)
+        self.below, self.above = (
+            np.minimum(each.astype(np.float64), largest / 2 + sign * self.x.astype(np.float64) / 2)
+            for each, sign in zip(rooms, (1, -1), strict=True)
+        )
         n, self.shape = len(self.x), np.shape(known.base)
         m = int(np.prod(self.shape, dtype=int))
         self.base, self.noise = known.base.reshape(1, m), known.noise.reshape(1, m)
@@ -48,14 +51,14 @@ class Search:
         first = FIRST * np.where(size < 1e-9, 1.0, np.where(size > 1, np.sqrt(np.maximum(size, 1)), size))
         eps = max(known.eps, float(np.finfo(self.x.dtype).eps))
         first = np.maximum(first, np.where(size > 1, eps ** (1 / 3) * size, 0))
-        roomy = np.minimum(np.minimum(self.below, self.above), FARTHEST)
+        roomy = np.minimum(self.below, self.above)
         self.central = (roomy >= first / 64) | (order == 2)
-        self.most = np.where(self.central, roomy, np.minimum(np.maximum(self.below, self.above), FARTHEST) / 1.001)
+        self.most = np.where(self.central, roomy, np.maximum(self.below, self.above) / 1.001)
         self.sign = np.where(self.above >= self.below, 1.0, -1.0)
         self.h = np.minimum(first, self.most)
         self.top = self.h.copy()
         self.count, self.calls, self.climbs = (np.zeros(n, int) for _ in range(3))
-        self.t = np.zeros((n, LEVELS))
+        self.distance = np.zeros((n, LEVELS))
         self.table, self.rounding = np.zeros((n, LEVELS, m)), np.zeros((n, LEVELS, m))
         self.best, self.error = np.full((n, m), np.nan), np.full((n, m), np.inf)
         self.floor = np.full((n, m), np.inf)  # the part of the error that is rounding
@@ -78,7 +81,7 @@ class Search:
                 self._extend(some, *self._quotients(some, self.h[some], central))
 
     def _quotients(self, at: Any, h: Doubles, central: bool) -> tuple[Doubles, Doubles, Doubles]:
-        """Return t, the quotients at distance h, and their rounding."""
+        """Return the distances that are really moved, the quotients at them, and their rounding."""
         start = self.x[at]
         kind = self.x.dtype.type
         h = np.maximum(h, np.spacing(np.abs(start)).astype(np.float64))
@@ -94,11 +97,11 @@ class Search:
             self.size = np.fmax(self.size, np.where(np.isfinite(table), np.abs(table), 0).max(axis=(0, 1)))
             size = np.maximum(self.noise, 0.5 * self.known.eps * np.abs(table).max(axis=1))
             if self.order == 2:
-                t = away[:, 0] ** 2
-                return t[:, 0], ((table[:, 0] - self.base) + (table[:, 1] - self.base)) / t, 4 * size / t
+                up = away[:, 0]
+                return up[:, 0], ((table[:, 0] - self.base) + (table[:, 1] - self.base)) / up / up, 4 * size / up / up
             if central:
                 width = away[:, 0] - away[:, 1]
-                return (width[:, 0] / 2) ** 2, (table[:, 0] - table[:, 1]) / width, 2 * size / width
+                return width[:, 0] / 2, (table[:, 0] - table[:, 1]) / width, 2 * size / width
             return np.abs(away[:, 0, 0]), (table[:, 0] - self.base) / away[:, 0], 2 * size / np.abs(away[:, 0])
 
     def _evaluate(self, at: Any, values: Floats, start: Floats, central: bool) -> Doubles:
@@ -111,29 +114,29 @@ class Search:
 
     # ---- the table ----
 
-    def _extend(self, at: Any, t: Doubles, quotient: Doubles, rounding: Doubles) -> None:
+    def _extend(self, at: Any, distance: Doubles, quotient: Doubles, rounding: Doubles) -> None:
         """Add a quotient to the ladder of each entry, and decide how it goes on."""
         self.last[at] = self.h[at]
         known = np.isfinite(quotient).all(axis=1)
         self._restart(at[~known], self.h[at[~known]] / JUMP)
-        at, t, quotient, rounding = at[known], t[known], quotient[known], rounding[known]
+        at, distance, quotient, rounding = at[known], distance[known], quotient[known], rounding[known]
         rungs = self.count[at]
         for k in np.unique(rungs):
             some = rungs == k
-            self._extend_alike(at[some], int(k), t[some], quotient[some], rounding[some])
+            self._extend_alike(at[some], int(k), distance[some], quotient[some], rounding[some])
 
-    def _extend_alike(self, at: Any, k: int, t: Doubles, new: Doubles, rounding: Doubles) -> None:
+    def _extend_alike(self, at: Any, k: int, distance: Doubles, new: Doubles, rounding: Doubles) -> None:
         """Extend the ladders that have k rungs."""
         before, error = self.table[at], self.here[at]
         noise = self.rounding[at]
         apart = np.abs(new - before[:, 0]) if k else np.full_like(new, np.inf)
         scale = np.maximum(np.abs(new), np.abs(before[:, 0]))
         first_noise = 2 * (rounding + noise[:, 0])
-        self.t[at, k] = t
+        self.distance[at, k] = distance
         row, spread = new, rounding
         for j in range(k + 1):
             if j:
-                ratio = (self.t[at, k - j] / t)[:, None]
+                ratio = ((self.distance[at, k - j] / distance) ** np.where(self.central[at], 2, 1))[:, None]
                 with np.errstate(divide="ignore", invalid="ignore"):  # two distances may be rounded to one
                     finer = row + (row - before[:, j - 1]) / (ratio - 1)
                     wider = (ratio * spread + noise[:, j - 1]) / (ratio - 1)
@@ -262,7 +265,8 @@ class Search:
         for central in (True, False):
             at = np.flatnonzero(np.isfinite(self.error).all(axis=1) & (self.central == central))
             if len(at):
-                self._guard_alike(at, central)
+                with np.errstate(over="ignore"):
+                    self._guard_alike(at, central)
 
     def _guard_alike(self, at: Any, central: bool) -> None:
         eps, start = self.known.eps, self.evaluator.start

@@ -58,6 +58,12 @@ def test_steps_that_are_looked_for(case):
     assert len(calls) <= most
 
 
+@pytest.mark.parametrize("x", [1e300, -1.7e308, 1e-300, 5e-324, 3e38, 0.0])
+def test_extreme_numbers(x):
+    for f, exact in ((lambda v: float(v[0]) / 2, 0.5), (lambda v: 3.0 - float(v[0]) / 2, -0.5)):
+        assert nn.numerical_gradient(f, np.array([x]))[0] == pytest.approx(exact, rel=1e-9)
+
+
 def random_functions(rng, count):
     """Smooth functions of one number at random scales, places and offsets, and their derivatives."""
     kinds = [

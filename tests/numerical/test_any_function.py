@@ -3,7 +3,10 @@
 import collections
 import concurrent.futures
 import dataclasses
+import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import types
 
@@ -268,6 +271,23 @@ def test_processes_that_fail_are_an_error():
         nn.numerical_gradient(dies, X, scheme="central", workers=2)
     with pytest.raises(RuntimeError, match="f: raised Unportable: 1 and 2"):
         nn.numerical_gradient(raises, X, scheme="central", workers=2)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_processes_started_in_any_way(method, tmp_path):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {method} here")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, numpy as np, nnframe as nn\n"
+        "def f(v):\n    return float((v**3).sum())\n"
+        "if __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method({method!r})\n"
+        "    x = np.array([0.3, -1.2, 2.0])\n"
+        "    print(np.abs(nn.numerical_gradient(f, x, workers=2) - 3 * x**2).max() < 1e-8)\n"
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.strip() == "True"
 
 
 @pytest.mark.parametrize("scheme", ["auto", "central"])
