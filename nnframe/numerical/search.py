@@ -174,7 +174,9 @@ class Search:
         better = bound < self.here[at]
         self.here[at] = np.where(better, bound, self.here[at])
         self.here_floor[at] = np.where(better, rounding, self.here_floor[at])
-        better = bound < self.error[at]
+        with np.errstate(invalid="ignore"):  # a higher ladder must not contradict the one before: f may be periodic
+            agrees = np.abs(value - self.best[at]) <= self.error[at] + bound
+        better = (bound < self.error[at]) & (agrees | (self.climbs[at] == 0)[:, None])
         self.best[at] = np.where(better, value, self.best[at])
         self.floor[at] = np.where(better, rounding, self.floor[at])
         self.error[at] = np.where(better, bound, self.error[at])
