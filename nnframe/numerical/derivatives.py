@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nnframe.numerical import evaluators as ev
 from nnframe.numerical import hessians, quick
 from nnframe.numerical import schemes as fd
+from nnframe.numerical.answers import Doubles, as_values
 from nnframe.numerical.nesting import alike, array_of, children_of, leaves_of, rebuilt
 from nnframe.numerical.probe import Known, look
 from nnframe.numerical.progress import Progress
@@ -155,7 +156,7 @@ def numerical_jacobian(
             None if call.single else call.x,
             vectorized=vectorized,
             mapper=call.map,
-            read=ev.as_values,
+            read=as_values,
         )
         known = call.look(evaluator, chosen is None or return_error)
         try:
@@ -168,7 +169,7 @@ def numerical_jacobian(
     return (jacobian, errors) if return_error else jacobian
 
 
-def _jacobian(columns: ev.Doubles, point: ev.Floats) -> npt.NDArray[np.floating]:
+def _jacobian(columns: Doubles, point: ev.Floats) -> npt.NDArray[np.floating]:
     shape = columns.shape[1:]
     jacobian = np.moveaxis(columns, 0, -1).reshape((*shape, *point.shape))
     return np.ascontiguousarray(jacobian, point.dtype.newbyteorder("=")).reshape(jacobian.shape)

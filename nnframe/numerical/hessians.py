@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.numerical.evaluators import Doubles, Evaluator, Floats, Group
+from nnframe.numerical.answers import Doubles
+from nnframe.numerical.evaluators import Evaluator, Floats, Group
 from nnframe.numerical.probe import Known
 from nnframe.numerical.schemes import as_steps, keep_partial
 from nnframe.numerical.search import JUMP, Search

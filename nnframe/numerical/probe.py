@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnframe.numerical.answers import Doubles, as_values
 from nnframe.numerical.evaluators import (
     CompiledEvaluator,
-    Doubles,
     Evaluator,
     Floats,
     InPlaceEvaluator,
     StackEvaluator,
-    as_values,
 )
 
 POINTS = 4  # beside x itself, of a difference table

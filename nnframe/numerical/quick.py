@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from nnframe.numerical.evaluators import Doubles, Floats, Group
+from nnframe.numerical.answers import Doubles
+from nnframe.numerical.evaluators import Floats, Group
 from nnframe.numerical.probe import Known, scattered_signs
 from nnframe.numerical.schemes import SCHEMES, keep_partial, make_plan
 from nnframe.numerical.search import Search

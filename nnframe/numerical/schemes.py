@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe.numerical import evaluators as ev
-from nnframe.numerical.evaluators import Doubles, Evaluator, Floats, Group
+from nnframe.numerical.answers import Doubles
+from nnframe.numerical.evaluators import Evaluator, Floats, Group
 from nnframe.numerical.probe import look
 
 

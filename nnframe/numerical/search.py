@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from nnframe.numerical.evaluators import Doubles, Evaluator, Floats, Group
+from nnframe.numerical.answers import Doubles
+from nnframe.numerical.evaluators import Evaluator, Floats, Group
 from nnframe.numerical.probe import Known, scattered_signs
 from nnframe.numerical.schemes import keep_partial
 
