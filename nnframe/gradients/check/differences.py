@@ -329,7 +329,7 @@ class _Findings:
             telling = bound <= TELLING * np.maximum(size, np.abs(self.written))
         verdicts = np.full(self.written.size, FLAT, np.int8)
         verdicts[telling & near] = RIGHT
-        verdicts[telling & ~near & (off > 2 * bound + self.rounding) & self._contradicted()] = WRONG
+        verdicts[telling & ~near & (off > 2 * bound + self.rounding) & self._contradicted(off)] = WRONG
         verdicts[~np.isfinite(self.written) & np.isfinite(value)] = WRONG
         verdicts[self._at_kink() & (verdicts != RIGHT)] = KINK
         verdicts[self.right] = RIGHT
@@ -337,8 +337,8 @@ class _Findings:
         value, bound, size = (part.reshape(shape) for part in (value, bound, size))
         return Judged(verdicts.reshape(shape), value, bound, size, int(self.seen.sum()))
 
-    def _contradicted(self) -> npt.NDArray[np.bool_]:
-        """Whether the finest step that tells says so too: over a longer one the function may be what it is not."""
+    def _contradicted(self, apart: Doubles) -> npt.NDArray[np.bool_]:
+        """Whether the finest step that can tell numbers so far apart says so too, and not a longer one alone."""
         found, decided = np.zeros((2, self.written.size), bool)
         with np.errstate(invalid="ignore"):
             for step in sorted(self.levels):
@@ -346,7 +346,7 @@ class _Findings:
                     break
                 level = self.levels[step]
                 off = np.abs(self.written - level.value)
-                informs = level.bound < 0.1 * np.maximum(np.abs(self.written), np.abs(level.value))
+                informs = 4 * level.bound < apart
                 found |= informs & ~decided & (off > 2 * level.bound + self.rounding)
                 decided |= informs
         return found

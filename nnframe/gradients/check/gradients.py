@@ -515,8 +515,8 @@ def _raised(error: Exception, what: str = "backward") -> str:
         return text
     if "read-only" in text:
         return f"x was overwritten, or y or dy: {what} writes into an array that it was given ({text})."
-    if isinstance(error, ValueError) and "broadcast" in text:
-        return f"{what} raises {type(error).__name__}: {text}: broadcast not summed over the rows?"
+    if isinstance(error, ValueError) and ("broadcast" in text or "grad: expected shape" in text):
+        return f"{what} raises {type(error).__name__}: {text}; broadcast not summed over the rows?"
     return f"{what} raises {type(error).__name__}: {text}"
 
 
