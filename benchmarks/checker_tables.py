@@ -1,4 +1,4 @@
-"""Tables of what checkers of gradients find: mistakes found, false alarms, and the time of a check. Printed by speed.py."""
+"""Tables of what checkers of gradients find: mistakes, false alarms, and the time of a check. Printed by speed.py."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def mistakes(full: bool) -> str:
     rows.append([f"{len(MISTAKES)} kinds", str(totals["places"]), *_cells(totals, asked)])
     header = ["mistake", "planted", "found", "entry right", "cause named", *list(asked)[1:]]
     title = (
-        "Mistakes planted in layers, losses and functions: how often each is found; by nnframe also how often every entry "
-        "it names is one of those that are wrong, and how often its cause contains the words for it. gradcheck as by "
+        "Mistakes planted in layers, losses and functions: how often each is found; by nnframe also how often every "
+        "entry it names is one of those that are wrong, and how often its cause contains the words for it. gradcheck as by "
         "default; check_grad of a random projection, above 1e-6. They do not look at `difference`, `perturb`, "
         "`backward_parameters`, `couples` and `.grad`"
     )

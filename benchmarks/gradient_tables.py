@@ -166,6 +166,7 @@ def compiled(full: bool) -> str:
     times = measure(
         {
             "compiled": lambda: nn.numerical_gradient(f, x),
+            "compiled, central": lambda: nn.numerical_gradient(f, x, scheme="central"),
             "compiled, forward": lambda: nn.numerical_gradient(f, x, scheme="forward"),
             "approx_fprime": lambda: approx_fprime(x, wrapped),
             "wrapped": lambda: nn.numerical_gradient(wrapped, x),
@@ -176,15 +177,21 @@ def compiled(full: bool) -> str:
         7,
     )
     pairs = [
-        ("Rosenbrock in C, central", "compiled", "`approx_fprime` (forward), C behind Python", "approx_fprime"),
+        ("Rosenbrock in C, auto", "compiled", "`approx_fprime` (forward), C behind Python", "approx_fprime"),
+        (
+            "Rosenbrock in C, central",
+            "compiled, central",
+            "`approx_fprime` (forward), C behind Python",
+            "approx_fprime",
+        ),
         (
             "Rosenbrock in C, forward",
             "compiled, forward",
             "`approx_fprime` (forward), C behind Python",
             "approx_fprime",
         ),
-        ("the same C behind Python, central", "wrapped", "`approx_derivative`, 3-point", "3-point"),
-        ("v @ v in Python, central", "cheap", "`approx_derivative`, 3-point", "cheap, 3-point"),
+        ("the same C behind Python, auto", "wrapped", "`approx_derivative`, 3-point", "3-point"),
+        ("v @ v in Python, auto", "cheap", "`approx_derivative`, 3-point", "cheap, 3-point"),
     ]
     rows = [
         [what, seconds(times[ours]), other, seconds(times[theirs]), f"{times[theirs] / times[ours]:.1f}"]

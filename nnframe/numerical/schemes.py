@@ -16,15 +16,29 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.numerical.evaluators import Doubles, Evaluator, Floats, Group, make_evaluator
+from nnframe.numerical import evaluators as ev
+from nnframe.numerical.answers import Doubles
+from nnframe.numerical.evaluators import Evaluator, Floats, Group
+from nnframe.numerical.probe import look
 
 
 class Scheme(NamedTuple):
-    """Distances in units of the step: central ones, one-sided ones at a bound; and the default step, eps^power."""
+    """Distances in units of the step: central ones, one-sided ones at a bound; and the default step, eps^power.
+
+    spare: how many of the distances, the widest, serve to estimate the error only.
+    """
 
     central: tuple[float, ...]
     one_sided: tuple[float, ...]
     power: float
+    spare: int = 0
+
+    def with_error(self) -> Scheme:
+        """Return the scheme with one more distance, from which its error is estimated."""
+        if len(self.central) > 2:
+            return self
+        central = (2 * self.central[0], *self.central) if self.central else ()
+        return Scheme(central, (2 * self.one_sided[0], *self.one_sided), self.power, 1)
 
 
 SCHEMES = {
@@ -43,14 +57,14 @@ def central_difference(
     Parameters
     ----------
     f : callable
-        `f(x)` returns a number. While it runs, x itself holds the moved entry, so that a function which reads the array
-        in place (a parameter of a model, say) works as well. Or a compiled function `double f(const double *x,
-        intptr_t n, void *data)` from ctypes, cffi, Numba's `cfunc` or `scipy.LowLevelCallable`: that one is run without
-        the GIL, on all threads, on copies of x, and must be safe to run so.
+        `f(x)` returns a number. It is given copies of x, unless it is found to read x where it lives (a parameter of a
+        model, say): see `numerical_gradient`. Or a compiled function `double f(const double *x, intptr_t n, void
+        *data)` from ctypes, cffi, Numba's `cfunc` or `scipy.LowLevelCallable`: that one is run without the GIL, on all
+        threads, on copies of x, and must be safe to run so.
     x : array of float32 or float64, any shape
-        float64 for a compiled function. Restored to the bit, whatever happens. A read-only array is copied first.
+        float64 for a compiled function. Restored to the bit, whatever happens.
     step : float or array like x, optional
-        h, above 0; eps^(1/3) max(1, |x_i|) if not given, with eps of x's dtype.
+        h, above 0; eps^(1/3) max(1, |x_i|) if not given, with eps of the coarser dtype of x and of f's values.
     out : array of x's shape and dtype, optional
         Receives the gradient; changed only when the whole gradient is known.
 
@@ -71,10 +85,10 @@ def central_difference(
     """
     point = as_point(x)
     check_output(out, point)
-    evaluator = make_evaluator(f, [point])
-    plan = make_plan(point, SCHEMES["central"], step, None, "x")
-    gradient = derivatives(evaluator, 0, plan)[0].reshape(point.shape).astype(point.dtype.newbyteorder("="))
-    check_repeats(evaluator, 0, plan)
+    evaluator = ev.make_evaluator(f, [point])
+    known = look(evaluator, [x], [room(point, None, "x")], None, False)
+    plan = make_plan(point, SCHEMES["central"], step, None, "x", known.eps)
+    gradient = derivatives(known.evaluator, 0, plan)[0].reshape(point.shape).astype(point.dtype.newbyteorder("="))
     if out is None:
         return gradient
     out[...] = gradient
@@ -97,17 +111,12 @@ def check_output(out: Floats | None, point: Floats) -> None:
 
 
 class Plan(NamedTuple):
-    """All points of one array."""
+    """All points of one array; entries in no group are fixed: their derivative is not known."""
 
     name: str
     size: int
     groups: list[Group]
-    best: bool  # whether to take the extrapolation that seems best, or the last
-
-    @property
-    def needs_base(self) -> bool:
-        """Whether the function's value at x itself is needed."""
-        return any(len(group.indices) and not group.central for group in self.groups)
+    scheme: Scheme
 
 
 def as_point(x: Any, name: str = "x") -> Floats:
@@ -116,6 +125,9 @@ def as_point(x: Any, name: str = "x") -> Floats:
     if point.dtype.kind != "f" or point.dtype.itemsize not in (4, 8):
         hint = f"; use {name}.astype(np.float64)" if point.dtype.kind in "iub" else ""
         raise TypeError(f"{name}: expected an array of float32 or float64, got {point.dtype}{hint}")
+    if not np.isfinite(point).all():
+        i = int(np.argmin(np.isfinite(point).reshape(-1)))
+        raise ValueError(f"{name}: expected finite numbers, got {point.reshape(-1)[i]} at entry {i}")
     return point
 
 
@@ -147,44 +159,59 @@ def make_plan(
     step: npt.ArrayLike | None,
     bounds: tuple[npt.ArrayLike, npt.ArrayLike] | None,
     name: str,
+    eps: float,
 ) -> Plan:
-    """Choose the points of one array: central ones, one-sided ones where a bound is too near for that."""
+    """Choose the points of one array: central ones, one-sided ones where a bound is too near for that.
+
+    eps: relative precision of f, from which the step follows where none is given.
+    """
     kind = point.dtype.newbyteorder("=")
-    steps = as_steps(point, step, float(np.finfo(point.dtype).eps) ** scheme.power, name)
+    steps = as_steps(point, step, max(eps, float(np.finfo(kind).eps)) ** scheme.power, name)
     start = np.array(point, kind).reshape(-1)
-    below, above = _room(start, point.shape, bounds, name)
-    everywhere = np.arange(point.size)
-    best = len(scheme.central) > 2
+    below, above = room(point, bounds, name)
+    fixed = np.maximum(below, above) <= 0
     reach = steps * kind.type(max(scheme.central, default=0))
     inside = (below >= reach) & (above >= reach) & bool(scheme.central)
     groups = []
-    if inside.any():
-        distances = np.multiply.outer(steps[inside], np.array(scheme.central, kind))
-        values = np.stack([start[inside, None] + distances, start[inside, None] - distances], axis=2)
-        groups.append(Group(everywhere[inside], values.reshape(len(values), -1), start[inside], True))
-    if not inside.all():
-        at = ~inside
-        widest = max(scheme.one_sided)
-        upwards = (above >= steps * kind.type(widest)) | (above >= below)
-        room = np.where(upwards, above, below)[at]
-        if (room <= 0).any():
-            i = everywhere[at][np.argmax(room <= 0)]
-            raise ValueError(f"bounds: expected room on one side of each entry, got none for entry {i} of {name}")
-        sizes = np.minimum(steps[at] * kind.type(widest), room) / kind.type(widest)
+    if (inside & ~fixed).any():
+        at = np.flatnonzero(inside & ~fixed)
+        distances = np.multiply.outer(steps[at], np.array(scheme.central, kind))
+        values = np.stack([start[at, None] + distances, start[at, None] - distances], axis=2)
+        groups.append(Group(at, values.reshape(len(values), -1), start[at], True))
+    if not (inside | fixed).all():
+        at = np.flatnonzero(~inside & ~fixed)
+        widest = kind.type(max(scheme.one_sided))
+        upwards = ((above >= steps * widest) | (above >= below))[at]
+        sizes = np.minimum(steps[at] * widest, np.where(upwards, above[at], below[at])) / widest
         distances = np.multiply.outer(sizes, np.array(scheme.one_sided, kind))
-        values = start[at, None] + np.where(upwards[at], 1, -1)[:, None].astype(kind) * distances
-        groups.append(Group(everywhere[at], values, start[at], False))
-    return Plan(name, point.size, groups, best)
+        values = start[at, None] + np.where(upwards, 1, -1)[:, None].astype(kind) * distances
+        _check_room(values, start[at], at, below, above, name)
+        groups.append(Group(at, values, start[at], False))
+    return Plan(name, point.size, groups, scheme)
 
 
-def _room(
-    start: Floats, shape: tuple[int, ...], bounds: tuple[npt.ArrayLike, npt.ArrayLike] | None, name: str
-) -> tuple[Floats, Floats]:
-    """How far each entry may go down and up."""
+LEAST_ROOM = 64  # in units in the last place: with less, rounding is 1 % of a difference and more
+
+
+def _check_room(values: Floats, start: Floats, at: Any, below: Floats, above: Floats, name: str) -> None:
+    """Refuse entries that bounds leave so little room that no difference can be taken."""
+    least = np.abs(values - start[:, None]).min(axis=1)
+    narrow = np.flatnonzero(least < LEAST_ROOM * np.spacing(np.abs(start)))
+    if len(narrow):
+        i = at[narrow[0]]
+        raise ValueError(
+            f"bounds: expected room for a step on one side of each entry that is not fixed, but entry {i} of {name}, "
+            f"{start[narrow[0]]:g}, can go down by {below[i]:g} and up by {above[i]:g} only; lower = upper fixes it"
+        )
+
+
+def room(point: Floats, bounds: tuple[npt.ArrayLike, npt.ArrayLike] | None, name: str) -> tuple[Floats, Floats]:
+    """How far each entry may go down and up, flat."""
+    start = np.array(point, point.dtype.newbyteorder("=")).reshape(-1)
     if bounds is None:
         far = np.full(start.shape, np.inf, start.dtype)
         return far, far
-    lower, upper = (np.broadcast_to(np.asarray(b, start.dtype), shape).reshape(-1) for b in bounds)
+    lower, upper = (np.broadcast_to(np.asarray(b, start.dtype), point.shape).reshape(-1) for b in bounds)
     outside = np.flatnonzero(~((lower <= start) & (start <= upper)))
     if len(outside):
         i = outside[0]
@@ -197,31 +224,39 @@ def _room(
 # ---- derivatives from values ----
 
 
-def check_repeats(evaluator: Evaluator, leaf: int, plan: Plan) -> None:
-    """Refuse a function that gives another value when one of the plan's points is evaluated again."""
-    if plan.groups:
-        evaluator.check_repeats(leaf, plan.groups[0], plan.name)
+def derivatives(
+    evaluator: Evaluator, leaf: int, plan: Plan, base: Any = 0.0, noise: Any = 0.0
+) -> tuple[Doubles, Doubles]:
+    """Return the derivative for each entry of one array, and an estimate of its error; nan for fixed entries.
 
-
-def derivatives(evaluator: Evaluator, leaf: int, plan: Plan, base: Any = None) -> tuple[Doubles, Doubles]:
-    """Return the derivative for each entry of one array, and an estimate of its error (0 where there is none).
-
-    Both are (size, *shape of f's value).
+    Both are (size, *shape of f's value). An error of f leaves with `partial`: the derivatives that were known.
     """
-    if plan.needs_base and base is None:
-        base = evaluator.base(plan.name)
-    found: tuple[Doubles, Doubles] | None = None
+    shape = (plan.size, *np.shape(base))
+    found, errors = np.full(shape, np.nan), np.full(shape, np.nan)
     for group in plan.groups:
-        table = evaluator.values(leaf, group, plan.name)
-        if found is None:
-            shape = (plan.size, *table.shape[2:])
-            found = np.zeros(shape), np.zeros(shape)
-        found[0][group.indices], found[1][group.indices] = _extrapolated(group, table, base, plan.best)
-    return (np.zeros(plan.size), np.zeros(plan.size)) if found is None else found
+        evaluator.unfinished = None
+        try:
+            table = evaluator.values(leaf, group, plan.name)
+        except BaseException as error:
+            if evaluator.unfinished is not None and evaluator.unfinished.shape[2:] == shape[1:]:
+                with np.errstate(invalid="ignore"):
+                    found[group.indices] = _extrapolated(group, evaluator.unfinished, base, noise, plan.scheme)[0]
+            keep_partial(error, found)
+            raise
+        found[group.indices], errors[group.indices] = _extrapolated(group, table, base, noise, plan.scheme)
+    return found, errors
 
 
-def _extrapolated(group: Group, table: Doubles, base: Any, best: bool) -> tuple[Doubles, Doubles]:
-    """Quotients at each distance, extrapolated to distance 0."""
+def keep_partial(error: BaseException, partial: Any) -> None:
+    """Let an error carry what was known when it came."""
+    try:
+        error.partial = partial  # type: ignore[attr-defined]
+    except (AttributeError, TypeError):
+        error.add_note("what was known by then is lost: this exception takes no attribute `partial`")
+
+
+def _extrapolated(group: Group, table: Doubles, base: Any, noise: Any, scheme: Scheme) -> tuple[Doubles, Doubles]:
+    """Quotients at each distance, extrapolated to distance 0, and their error: of truncation and of rounding."""
     values, start = group.values.astype(np.float64), group.start.astype(np.float64)[:, None]
     extra = (1,) * (table.ndim - 2)
     if group.central:
@@ -232,7 +267,12 @@ def _extrapolated(group: Group, table: Doubles, base: Any, best: bool) -> tuple[
         width = values - start
         quotients = (table - base) / width.reshape(*width.shape, *extra)
         t = np.abs(width)
-    return _at_zero(t.reshape(*t.shape, *extra), quotients, best)
+    t = t.reshape(*t.shape, *extra)
+    best = len(scheme.central) > 2
+    found, error = _at_zero(t[:, scheme.spare :], quotients[:, scheme.spare :], best)
+    if scheme.spare:
+        error = np.abs(_at_zero(t, quotients, False)[0] - found)
+    return found, error + 4 * noise / np.abs(width).min(axis=1).reshape(-1, *extra)
 
 
 def _at_zero(t: Doubles, column: Doubles, best: bool) -> tuple[Doubles, Doubles]:

@@ -384,4 +384,9 @@ def test_summary_and_check_gradients(rng):
     model[0].weight.trainable = model[1].bias.trainable = False
     checks = nn.check_gradients(model, rng.standard_normal((7, 64)))
     assert all(check.right for check in checks)
-    assert [check.what for check in checks if check.layer.startswith(("layer 0:", "layer 1:"))] == ["x", "bias", "x", "weight"]
+    assert [check.what for check in checks if check.layer.startswith(("layer 0:", "layer 1:"))] == [
+        "x",
+        "bias",
+        "x",
+        "weight",
+    ]

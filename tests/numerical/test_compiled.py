@@ -142,7 +142,7 @@ def test_compiled_with_every_scheme(library, rng, scheme):
     bounds = (x.copy(), np.inf)
     found = nn.numerical_gradient(f, x, scheme=scheme, bounds=bounds)
     np.testing.assert_allclose(found, rosenbrock_gradient(x), atol=10 * bound)
-    with pytest.raises(FloatingPointError, match="for entry 0 of x"):
+    with pytest.raises(FloatingPointError, match="got inf at x itself"):
         nn.numerical_gradient(f, np.full(3, 1e200))
     with pytest.raises(TypeError, match="a compiled function .* takes one array"):
         nn.numerical_gradient(f, {"x": x})

@@ -122,14 +122,14 @@ def test_out(rng):
 
 def test_refused(rng):
     x = rng.standard_normal(3)
-    with pytest.raises(TypeError, match=r"f: expected a single number, got ndarray of shape \(3,\) for entry 0"):
+    with pytest.raises(TypeError, match=r"f: expected a single number, got ndarray of shape \(3,\) at x itself"):
         nn.numerical_gradient(lambda v: v, x)
     with pytest.raises(TypeError, match="f: expected a single number, got NoneType"):
         nn.numerical_gradient(lambda v: None, x, scheme="forward")
     with pytest.raises(TypeError, match="f: expected a callable, or a compiled function .* got float"):
         nn.numerical_gradient(3.0, x)
     with pytest.raises(
-        ValueError, match="scheme: expected one of forward, central, central4, richardson, got 'upward'"
+        ValueError, match="scheme: expected one of auto, forward, central, central4, richardson, got 'upward'"
     ):
         nn.numerical_gradient(cubic, x, scheme="upward")
     assert nn.numerical_gradient(lambda v: np.array([[v.sum()]]), x) == pytest.approx(np.ones(3))
@@ -177,8 +177,6 @@ def test_richardson_estimates_its_error(rng):
     true = np.abs(gradient - wave_gradient(x))
     assert (true <= 20 * error + 1e-13).all()
     assert (error < 1e-9).all()
-    with pytest.raises(ValueError, match="return_error: expected the scheme 'richardson' with it, got 'central'"):
-        nn.numerical_gradient(wave, x, return_error=True)
 
 
 @pytest.mark.parametrize("scheme", BOUNDS)
@@ -200,8 +198,6 @@ def test_bad_bounds():
     x = np.array([0.5, 1.0])
     with pytest.raises(ValueError, match=r"bounds: expected x within them, got 1 at entry 1, outside \[0, 0.9\]"):
         nn.numerical_gradient(cubic, x, bounds=(0, 0.9))
-    with pytest.raises(ValueError, match="room on one side of each entry, got none for entry 1 of x"):
-        nn.numerical_gradient(cubic, x, bounds=([0, 1], [1, 1]))
     with pytest.raises(ValueError, match=r"bounds: expected a pair"):
         nn.numerical_gradient(cubic, x, bounds=3)
 
@@ -222,7 +218,7 @@ def test_vectorized(rng):
         np.testing.assert_allclose(nn.numerical_gradient(stack, x, scheme=scheme, vectorized=True), plain, atol=1e-6)
     assert max(shape[0] for shape in calls) >= 24
     assert all(shape[1:] == (3, 4) for shape in calls)
-    with pytest.raises(ValueError, match=r"expected 24 values for a stack of 24 arrays \(vectorized=True\), got shape"):
+    with pytest.raises(ValueError, match=r"expected 1 values for a stack of 1 arrays \(vectorized=True\), got shape"):
         nn.numerical_gradient(lambda v: v.sum(), x, vectorized=True)
 
 
@@ -277,11 +273,14 @@ def test_nested_arguments(rng, options):
 def test_a_function_that_cannot_be_differentiated_is_refused_by_entry(rng):
     x = np.array([1.0, 2.0, 3.0])
     with pytest.raises(FloatingPointError, match=r"expected a finite number, got nan for entry 1 of x at 2\.0000"):
-        nn.numerical_gradient(lambda v: math.nan if v[1] > 2 else 1.0, x)
-    with pytest.raises(FloatingPointError, match=r"got inf for entry 2 of x\['b'\]"):
-        nn.numerical_gradient(lambda v: math.inf if v["b"][2] != 3 else 1.0, {"a": x.copy(), "b": x.copy()})
+        nn.numerical_gradient(lambda v: math.nan if v[1] > 2 else 1.0, x, scheme="central")
+    for scheme, got in (("central", "inf"), ("auto", "none")):
+        with pytest.raises(FloatingPointError, match=rf"got {got} for entry 2 of x\['b'\]"):
+            nn.numerical_gradient(
+                lambda v: math.inf if v["b"][2] != 3 else 1.0, {"a": x.copy(), "b": x.copy()}, scheme=scheme
+            )
     noise = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="same value for the same x, got .* for entry 0 of x"):
+    with pytest.raises(ValueError, match="same value for the same x, got .* at x itself; .* noise=1e-3"):
         nn.numerical_gradient(lambda v: float(v.sum()) + noise.standard_normal(), x)
     with pytest.raises(TypeError, match="got ndarray of shape .2,. at x itself"):
         nn.numerical_gradient(lambda v: v[:2], x, scheme="forward")
@@ -303,7 +302,7 @@ def test_jacobian(dtype, rng):
     stacked = nn.numerical_jacobian(lambda v: v.swapaxes(1, 2), grid, vectorized=True)
     np.testing.assert_allclose(stacked, nn.numerical_jacobian(lambda v: v.T, grid), atol=1e-9)
     with pytest.raises(ValueError, match=r"f: expected shape \(2,\) as at x itself, got \(1,\) for entry 0"):
-        nn.numerical_jacobian(lambda v: v if v[0] == x[0] else v[:1], x[:2].astype(float))
+        nn.numerical_jacobian(lambda v: v if abs(v[0] - x[0]) < 1e-7 else v[:1], x[:2].astype(float))
 
 
 def test_hessian(rng):

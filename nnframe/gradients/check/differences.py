@@ -25,7 +25,10 @@ Indices = npt.NDArray[np.intp]
 
 EPS = float(np.finfo(np.float64).eps)
 STEP = 2.0**-13  # of the size of what is moved
-OTHER_STEPS = (2.0**-5, 2.0**-10, 2.0**-15, 2.0**-20, 2.0**5, 2.0**10)  # times that, where it does not tell
+OTHER_STEPS = (2.0**-5, 2.0**-10, 2.0**-15, 2.0**-20, 2.0**-27, 2.0**5, 2.0**10)  # times that, where it does not tell
+UPWARDS = 2.0**8  # and further up, where all numbers are small
+BESIDE = 2.0**-24  # of the size: how far away points beside a kink are
+POINTS_BESIDE = 24
 CLEAR = 1e-4  # of what an entry is added up from: bounds below need no other step
 TELLING = 0.05  # bounds above say nothing
 STACK_NUMBERS = 1 << 18  # held at a time: few enough to stay in the cache
@@ -135,16 +138,72 @@ class Differences:
         self.step = step or max(STEP, typical ** (1 / 3))
         self.weighted_noise = np.abs(self.dy) * self.noise.reshape(-1)
 
-    def judge(self, name: str, written: Doubles, tolerance: float | None, until: float, rng: Any) -> Judged:
-        """Compare a written gradient with differences, entry by entry, until a time of `time.perf_counter`."""
-        found = _Findings(written.reshape(-1))
+    def judge(
+        self,
+        name: str,
+        written: Doubles,
+        tolerance: float | None = None,
+        until: float = np.inf,
+        rng: Any = None,
+        rounding: Doubles | None = None,
+    ) -> Judged:
+        """Compare a written gradient with differences, entry by entry, until a time of `time.perf_counter`.
+
+        rounding : how much the written numbers are rounded, of their shape
+        """
+        flat = written.reshape(-1)
+        own = 4 * EPS * np.abs(flat) if rounding is None else rounding.reshape(-1)
+        found = _Findings(flat, own, tolerance, self.step)
         sizes = sizes_of(self.subject.arrays[name])
         for sweep in self._chosen(name, until, rng):
-            found.add(sweep.entries, self.quotients(name, sweep, self.step * sizes, sides=False), tolerance)
-        for factor in (1.0, *OTHER_STEPS):
+            found.add(self.step, sweep.entries, self.quotients(name, sweep, self.step * sizes, sides=False))
+        for factor in self._other_steps(sizes):
             for sweep in self._doubtful(name, found):
-                found.add(sweep.entries, self.quotients(name, sweep, factor * self.step * sizes), tolerance)
-        return found.judged(written.shape, tolerance)
+                found.add(factor * self.step, sweep.entries, self.quotients(name, sweep, factor * self.step * sizes))
+        judged = found.judged(written.shape)
+        ties = (judged.verdicts.reshape(-1) == WRONG) & found.bent()
+        if ties.any():
+            judged.verdicts.reshape(-1)[self._beside(name, found.written, judged.size.reshape(-1), ties, sizes)] = KINK
+        return judged
+
+    def _other_steps(self, sizes: Doubles) -> list[float]:
+        """Return factors of the step, for entries of which it does not tell: up to steps as for numbers around 1."""
+        factors = [1.0, *OTHER_STEPS]
+        up = max(OTHER_STEPS) * UPWARDS
+        while up * sizes.max(initial=1.0) <= 1:
+            factors.append(up)
+            up *= UPWARDS
+        return factors
+
+    def _beside(
+        self, name: str, written: Doubles, judged_size: Doubles, ties: npt.NDArray[np.bool_], sizes: Doubles
+    ) -> Indices:
+        """Return which entries at kinks are between the slopes at points nearby.
+
+        Where several values are equal, these are more than the two that an entry's own sides have.
+        """
+        low, high = np.full((2, sizes.size), np.nan)
+        rng = np.random.Generator(np.random.PCG64(ties.size))
+        arrays, y = self.subject.arrays, self.subject.y
+        saved = {one: array.copy() for one, array in arrays.items()}
+        try:
+            for _ in range(POINTS_BESIDE):
+                for one, array in arrays.items():
+                    away = BESIDE * sizes_of(saved[one]).reshape(array.shape)
+                    array[...] = saved[one] + away * rng.uniform(-1, 1, array.shape)
+                self.subject.y = self.subject.value()
+                for sweep in self._moves_of(name, ties):
+                    at = sweep.entries.reshape(-1)
+                    value = self.quotients(name, sweep, BESIDE * 2.0**-8 * sizes, sides=False).value.reshape(-1)
+                    low[at], high[at] = np.fmin(low[at], value), np.fmax(high[at], value)
+        finally:
+            self.subject.y = y
+            for one, array in arrays.items():
+                array[...] = saved[one]
+        allowed = 1e-3 * judged_size
+        with np.errstate(invalid="ignore"):
+            between = (low - allowed <= written) & (written <= high + allowed)
+        return np.flatnonzero(ties & between)
 
     def _many(self, name: str) -> int:
         """How many moves are evaluated at a time, four points each."""
@@ -166,11 +225,12 @@ class Differences:
 
     def _doubtful(self, name: str, found: _Findings) -> list[Sweep]:
         """Return the moves of entries of which it is not yet clear what they are."""
-        if not found.doubtful.any():
-            return []
+        return self._moves_of(name, found.doubtful) if found.doubtful.any() else []
+
+    def _moves_of(self, name: str, chosen: npt.NDArray[np.bool_]) -> list[Sweep]:
         again = []
         for sweep in self.subject.sweeps(name):
-            some = np.flatnonzero(found.doubtful[sweep.entries].any(axis=1))
+            some = np.flatnonzero(chosen[sweep.entries].any(axis=1))
             many = self._many(name)
             again += [sweep.part(some[first : first + many]) for first in range(0, len(some), many)]
         return again
@@ -189,6 +249,8 @@ class Differences:
             noise = sweep.totals(self.weighted_noise[None]) / (steps / 2)
             size = sweep.totals(np.abs(changes[1])) / steps
             value = (4 * near - wide) / 3
+            # nothing that moved so little may be below what is resolved: it tells nothing
+            noise = np.where((size == 0) & (steps < STEP), np.inf, noise)
             if not sides:
                 bound = np.abs(wide - near) + 4 * noise + 16 * EPS * size
                 return Quotients(value, bound, size, value, value, np.zeros(value.shape, bool))
@@ -197,7 +259,8 @@ class Differences:
             bound = np.abs(wide - near) + 4 * noise + 16 * EPS * size
             apart = high - low
             bent = (apart > 0.7 * (spreads[0][1] - spreads[0][0])) & (apart > 8 * noise)
-        return Quotients(value, bound, size, low - 4 * noise, high + 4 * noise, bent)
+            wider = np.where(apart > 8 * noise, 4 * noise, np.nan)  # nan where noise is all there is
+        return Quotients(value, bound, size, low - wider, high + wider, bent)
 
     def _sides(self, sweep: Sweep, up: Doubles, down: Doubles, steps: Doubles) -> tuple[Doubles, Doubles, Doubles]:
         """Return the least and the largest slope that a choice of sides gives, and what they are added up from."""
@@ -225,59 +288,108 @@ class Differences:
 
 
 class _Findings:
-    """What is known of each entry so far: the step with the least bound counts."""
+    """What differences at several steps say of each entry."""
 
-    def __init__(self, written: Doubles) -> None:
+    def __init__(self, written: Doubles, rounding: Doubles, tolerance: float | None, first: float) -> None:
         n = written.size
-        self.written = written
-        self.value, self.bound = np.full(n, np.nan), np.full(n, np.inf)
-        self.size = np.zeros(n)
-        self.kink = np.zeros(n, bool)
-        self.right = np.zeros(n, bool)
-        self.seen = np.zeros(n, bool)
-        self.doubtful = np.zeros(n, bool)
+        self.first = first  # step
+        self.written, self.rounding, self.tolerance = written, rounding, tolerance
+        self.levels: dict[float, Quotients] = {}  # by the step
+        self.right, self.seen, self.doubtful = np.zeros((3, n), bool)
 
-    def add(self, entries: Indices, found: Quotients, tolerance: float | None) -> None:
+    def add(self, step: float, entries: Indices, found: Quotients) -> None:
+        """Note what was found for some entries at a step."""
         at = entries.reshape(-1)
-        value, bound, size, low, high = (part.reshape(-1) for part in found[:5])
-        bent = found.bent.reshape(-1)
-        finite = np.isfinite(value) & np.isfinite(bound)
-        self.seen[at] = True
-        better = finite & (bound < self.bound[at])
-        some = at[better]
-        self.value[some], self.bound[some], self.size[some] = value[better], bound[better], size[better]
+        n = self.written.size
+        level = self.levels.get(step)
+        if level is None:
+            value, bound, size, low, high = np.full((5, n), np.nan)
+            level = self.levels[step] = Quotients(value, bound, size, low, high, np.zeros(n, bool))
+        for known, new in zip(level, found, strict=True):
+            known[at] = new.reshape(-1)
+        value, bound, size = (part.reshape(-1) for part in found[:3])
         written = self.written[at]
-        # between the sides, at a kink that stays one however small the step is
-        self.kink[at] |= finite & bent & (low <= written) & (written <= high)
-        clear = finite & (bound <= CLEAR * size)
-        if tolerance is None:
-            near = np.abs(written - value) <= bound
-        else:
-            near = np.abs(written - value) <= np.maximum(tolerance * size, bound)
-        still = finite & (size == 0) & (written == 0)  # nothing moves, and that is what was written
+        self.seen[at] = True
+        clear = np.isfinite(value) & (bound <= CLEAR * size)
+        near = np.abs(written - value) <= self._allowed(bound, size, at)
+        still = np.isfinite(value) & (size == 0) & (written == 0)  # nothing moves, and that is what was written
         self.right[at] |= (clear & near) | still
         self.doubtful[at] = ~self.right[at]
 
-    def judged(self, shape: tuple[int, ...], tolerance: float | None) -> Judged:
+    def _allowed(self, bound: Doubles, size: Doubles, at: Any = slice(None)) -> Doubles:
+        allowed: Doubles = bound + self.rounding[at]
+        return allowed if self.tolerance is None else np.maximum(allowed, self.tolerance * size)
+
+    def judged(self, shape: tuple[int, ...]) -> Judged:
+        """Give each entry its verdict."""
+        value, bound, size = self._chosen()
         with np.errstate(invalid="ignore"):
-            off = np.abs(self.written - self.value)
-            allowed = self.bound if tolerance is None else np.maximum(self.bound, tolerance * self.size)
-            telling = self.bound <= TELLING * np.maximum(self.size, np.abs(self.written))
-            near = off <= allowed
+            off = np.abs(self.written - value)
+            near = off <= self._allowed(bound, size)
+            telling = bound <= TELLING * np.maximum(size, np.abs(self.written))
         verdicts = np.full(self.written.size, FLAT, np.int8)
         verdicts[telling & near] = RIGHT
-        verdicts[~near & (off > 2 * self.bound)] = WRONG
-        verdicts[~np.isfinite(self.written) & np.isfinite(self.value)] = WRONG
-        verdicts[self.kink & (verdicts != RIGHT)] = KINK
+        verdicts[telling & ~near & (off > 2 * bound + self.rounding) & self._contradicted(off)] = WRONG
+        verdicts[~np.isfinite(self.written) & np.isfinite(value)] = WRONG
+        verdicts[self._at_kink() & (verdicts != RIGHT)] = KINK
         verdicts[self.right] = RIGHT
         verdicts[~self.seen] = UNCHECKED
-        return Judged(
-            verdicts.reshape(shape),
-            self.value.reshape(shape),
-            self.bound.reshape(shape),
-            self.size.reshape(shape),
-            int(self.seen.sum()),
-        )
+        value, bound, size = (part.reshape(shape) for part in (value, bound, size))
+        return Judged(verdicts.reshape(shape), value, bound, size, int(self.seen.sum()))
+
+    def _contradicted(self, apart: Doubles) -> npt.NDArray[np.bool_]:
+        """Whether the finest step that can tell numbers so far apart says so too, and not a longer one alone."""
+        found, decided = np.zeros((2, self.written.size), bool)
+        with np.errstate(invalid="ignore"):
+            for step in sorted(self.levels):
+                if step >= self.first:
+                    break
+                level = self.levels[step]
+                off = np.abs(self.written - level.value)
+                informs = 4 * level.bound < apart
+                found |= informs & ~decided & (off > 2 * level.bound + self.rounding)
+                decided |= informs
+        return found
+
+    def _chosen(self) -> tuple[Doubles, Doubles, Doubles]:
+        """Return value, bound and size at the step of the least bound.
+
+        A step does not count where a finer one contradicts it: two steps may agree with each other and both be longer
+        than what the function varies over.
+        """
+        n = self.written.size
+        value, bound, size = np.full(n, np.nan), np.full(n, np.inf), np.zeros(n)
+        finer: list[Quotients] = []
+        with np.errstate(invalid="ignore"):
+            for step in sorted(self.levels):
+                level = self.levels[step]
+                better = np.isfinite(level.value) & (level.bound < bound)
+                for other in finer:
+                    apart = np.abs(level.value - other.value) > level.bound + other.bound
+                    better &= ~(apart & np.isfinite(other.value))
+                value[better], bound[better], size[better] = (
+                    level.value[better],
+                    level.bound[better],
+                    level.size[better],
+                )
+                finer.append(level)
+        return value, bound, size
+
+    def _at_kink(self) -> npt.NDArray[np.bool_]:
+        """Whether a number is between the slopes of both sides, where these stay apart at the finest step of use."""
+        kink, decided = np.zeros((2, self.written.size), bool)
+        with np.errstate(invalid="ignore"):
+            for step in sorted(self.levels):
+                level = self.levels[step]
+                tells = level.high > level.low
+                between = (level.low <= self.written) & (self.written <= level.high)
+                kink |= tells & ~decided & level.bent & between
+                decided |= tells
+        return kink
+
+    def bent(self) -> npt.NDArray[np.bool_]:
+        """Whether the slopes of both sides stay apart at some step."""
+        return np.asarray(np.any([level.bent for level in self.levels.values()], axis=0))
 
 
 def sizes_of(array: Doubles) -> Doubles:
@@ -289,21 +401,42 @@ def sizes_of(array: Doubles) -> Doubles:
 
 
 def noise_of(subject: Subject, rng: np.random.Generator) -> Doubles:
-    """How much each output is rounded: its fourth differences on a line so short that nothing else is left of them.
+    """How much each output is rounded: at least as the output itself is, and as its fourth differences say.
 
-    After Moré and Wild, "Estimating computational noise" (2011). At least the rounding of the output itself.
+    These are taken on a line so short that nothing but noise is left of them; on a longer one where nothing changes on
+    that, on a shorter one where what is left is too much to be noise.
     """
     saved = {name: array.copy() for name, array in subject.arrays.items()}
     way = {}
     for name, array in saved.items():
         random = rng.uniform(-1, 1, array.shape)
         way[name] = sizes_of(array).reshape(array.shape) * (random + np.copysign(0.5, random))
+    finite = np.where(np.isfinite(subject.y), subject.y, 0.0)
+    largest = float(np.abs(finite).max(initial=0))
+    smallest = min((float(np.abs(one).max(initial=1e-3)) for one in way.values()), default=1.0)
+    spacing = SPACING
+    own = _fourth_differences(subject, saved, way, spacing)
+    while not own.any() and spacing * smallest < 1e-6:
+        spacing *= 2.0**10
+        own = _fourth_differences(subject, saved, way, spacing)
+    if own.size and float(np.sort(own, axis=None)[own.size // 2]) > 1e-4 * largest:
+        finer = _fourth_differences(subject, saved, way, spacing * 2.0**-12)
+        own = finer if 0 < finer.max(initial=0) < 1e-3 * own.max() else own
+    if own.size and own.ndim:
+        own = np.maximum(own, np.sqrt((own * own).mean(axis=0)))  # as for other rows
+    return own + EPS * np.abs(finite)
+
+
+def _fourth_differences(
+    subject: Subject, saved: dict[str, Doubles], way: dict[str, Doubles], spacing: float
+) -> Doubles:
+    """Noise after Moré and Wild, "Estimating computational noise" (2011): fourth differences over sqrt(70)."""
     points = [subject.y]
     try:
         with np.errstate(all="ignore"):
             for k in range(1, 7):
                 for name, array in subject.arrays.items():
-                    array[...] = saved[name] + k * SPACING * way[name]
+                    array[...] = saved[name] + k * spacing * way[name]
                 points.append(subject.value().copy())
     finally:
         for name, array in subject.arrays.items():
@@ -311,7 +444,4 @@ def noise_of(subject: Subject, rng: np.random.Generator) -> Doubles:
     with np.errstate(all="ignore"):
         p = np.stack(points)
         fourth = np.abs(p[:3] - 4 * p[1:4] + 6 * p[2:5] - 4 * p[3:6] + p[4:]).max(axis=0) / np.sqrt(70)
-    own: Doubles = np.where(np.isfinite(fourth), fourth, 0.0)
-    if own.size and own.ndim:
-        own = np.maximum(own, np.sqrt((own * own).mean(axis=0)))  # as for other rows
-    return own + EPS * np.abs(np.where(np.isfinite(subject.y), subject.y, 0.0))
+    return np.asarray(np.where(np.isfinite(fourth), fourth, 0.0))

@@ -174,7 +174,9 @@ class _Checker:
             return []
         assert run.memory is not None
         try:
-            run.memory.known[id(link.layer)] = ask(link, run)
+            found = ask(link, run)
+            found.coarse = ""  # how much it rounds is measured here, and counted
+            run.memory.known[id(link.layer)] = found
         except LayerError as error:
             unknown = Findings(link.layer)
             unknown.contradicted = 2  # no patterns are looked for
@@ -243,10 +245,11 @@ class _Checker:
             return [Check(title, "backward", VERDICTS[WRONG], cause=_raised(error))]
         gradients = {name: np.array(g, copy=True) if g is not None else None for name, g in found.gradients.items()}
         differences = Differences(subject, dy, self.step, self.rng)
+        rounding = self._rounding(subject, gradients, dy)
         checks = []
         for i, name in enumerate(subject.arrays):
             last = until if until is not None else self._share(len(subject.arrays) - i)
-            checks.append(self._array(subject, differences, name, gradients[name], dy, last))
+            checks.append(self._array(subject, differences, name, gradients[name], dy, last, rounding.get(name)))
         checks += self._second_use(subject, found, gradients, dy)
         if isinstance(subject, LayerSubject):
             checks += self._accumulation(subject, gradients, dy)
@@ -255,20 +258,44 @@ class _Checker:
         return checks
 
     def _array(
-        self, subject: Subjects, differences: Differences, name: str, written: Any, dy: Doubles, until: float
+        self,
+        subject: Subjects,
+        differences: Differences,
+        name: str,
+        written: Any,
+        dy: Doubles,
+        until: float,
+        rounding: Doubles | None,
     ) -> Check:
         array = subject.arrays[name]
         cause = _misshapen(written, array, subject)
         if cause:
             return Check(subject.title, name, VERDICTS[WRONG], np.inf, size=0, cause=cause)
         numbers = np.asarray(written, np.float64)
-        judged = differences.judge(name, numbers, self.tolerance, until, self.rng)
+        judged = differences.judge(name, numbers, self.tolerance, until, self.rng, rounding)
         check = _summarized(subject.title, name, numbers, judged)
         if check.right:
             return check
         cause = explain(Case(subject, differences, name, numbers, judged, dy))
         order = _taylor(differences, name, check)
         return _with_cause(check, " ".join(part for part in (cause, order) if part))
+
+    def _rounding(self, subject: Subjects, gradients: dict[str, Any], dy: Doubles) -> dict[str, Doubles]:
+        """How much the written numbers are rounded: how they differ where dy is changed in its last digits."""
+        found = {name: 4 * EPS * np.abs(g) for name, g in gradients.items() if _is_numbers(g)}
+        if isinstance(subject, LossSubject):
+            return {name: own + 4 * EPS * own.max(initial=0) for name, own in found.items()}
+        for _ in range(2):
+            try:
+                beside = subject.backward(dy * (1 + self.rng.uniform(-4, 4, dy.shape) * EPS)).gradients
+            except Exception:  # what it does for one dy, it may refuse for another
+                return found
+            for name, own in found.items():
+                if np.shape(beside[name]) == own.shape:
+                    with np.errstate(invalid="ignore"):
+                        off = np.abs(np.asarray(beside[name]) - gradients[name])
+                    found[name] = np.maximum(own, np.where(np.isfinite(off), 8 * off, 0))
+        return found
 
     def _second_use(self, subject: Subjects, found: Any, gradients: dict[str, Any], dy: Doubles) -> Iterator[Check]:
         """Use the same layer for another input in between: neither what it returned nor what it returns may change."""
@@ -478,14 +505,18 @@ def _misshapen(written: Any, array: Doubles, subject: Subjects) -> str:
     return f"{words}: broadcast not summed."
 
 
+def _is_numbers(gradient: Any) -> bool:
+    return gradient is not None and np.asarray(gradient).dtype.kind in "fiub"
+
+
 def _raised(error: Exception, what: str = "backward") -> str:
     text = str(error)
     if isinstance(error, Overwritten):
         return text
     if "read-only" in text:
         return f"x was overwritten, or y or dy: {what} writes into an array that it was given ({text})."
-    if isinstance(error, ValueError) and "broadcast" in text:
-        return f"{what} raises {type(error).__name__}: {text}: broadcast not summed over the rows?"
+    if isinstance(error, ValueError) and ("broadcast" in text or "grad: expected shape" in text):
+        return f"{what} raises {type(error).__name__}: {text}; broadcast not summed over the rows?"
     return f"{what} raises {type(error).__name__}: {text}"
 
 

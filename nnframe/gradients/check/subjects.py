@@ -13,7 +13,7 @@ import numpy as np
 
 from nnframe.core.chain import Link
 from nnframe.core.local import row_numbers
-from nnframe.core.parameter import Parameter
+from nnframe.core.parameter import Array, Parameter
 from nnframe.core.patterns import input_pattern, parameter_pattern
 from nnframe.core.protocol import named
 from nnframe.core.run import Run, read_only
@@ -206,7 +206,7 @@ _scratch = threading.local()  # .numbers: memory that is fresh costs more than w
 MOST_SCRATCH = 1 << 18
 
 
-def _copies(array: Doubles, count: int) -> Doubles:
+def _copies(array: Array, count: int) -> Doubles:
     """Return copies of an array, flat, (count, size); valid until the next call for as many numbers."""
     shape = (count, array.size)
     if count * array.size > MOST_SCRATCH or count * array.size < MOST_SCRATCH // 16:

@@ -1,0 +1,286 @@
+"""check_gradients: verdicts, causes, and what a report says."""
+
+import re
+
+import numpy as np
+import pytest
+
+import nnframe as nn
+
+
+class Written(nn.Layer):
+    """A dense layer with tanh, whose backward may have one mistake."""
+
+    def __init__(self, mistake="", inputs=4, outputs=3):
+        rng = np.random.default_rng(3)
+        self.mistake = mistake
+        self.w = nn.Parameter(rng.standard_normal((inputs, outputs)))
+        self.b = nn.Parameter(rng.standard_normal(outputs))
+
+    def forward(self, x):
+        return np.tanh(x @ self.w.value + self.b.value)
+
+    def backward(self, x, y, dy):
+        d = dy * (1 - y * y)
+        match self.mistake:
+            case "sign":
+                d = -d
+            case "1/N":
+                d = d / len(x)
+            case "N":
+                d = d * len(x)
+            case "dy":
+                d = 1 - y * y
+            case "last row":
+                self.w.grad += x.T @ d
+                self.b.grad += d[-1]
+                return d @ self.w.value.T
+            case "bias not summed":
+                self.w.grad += x.T @ d
+                self.b.grad = self.b.grad + d
+                return d @ self.w.value.T
+            case "transposed":
+                self.w.grad += (x.T @ d).T
+                self.b.grad += d.sum(axis=0)
+                return d @ self.w.value.T
+            case "w":
+                self.w.grad += x.T @ d
+                self.b.grad += d.sum(axis=0)
+                return d @ self.w.value
+            case "=":
+                self.w.grad[...] = x.T @ d
+                self.b.grad += d.sum(axis=0)
+                return d @ self.w.value.T
+            case "overwrites":
+                dy *= 1 - y * y
+            case "zero":
+                return d @ self.w.value.T
+            case "one":
+                dx = d @ self.w.value.T
+                dx[2, 1] *= 1.001
+                self.w.grad += x.T @ d
+                self.b.grad += d.sum(axis=0)
+                return dx
+        self.w.grad += x.T @ d
+        self.b.grad += d.sum(axis=0)
+        return d @ self.w.value.T
+
+
+@pytest.mark.parametrize(
+    ("mistake", "what", "words"),
+    [
+        ("sign", "x", "every entry has the wrong sign"),
+        ("1/N", "w", "6.0 = N times too small"),
+        ("N", "w", r"6.0 = N times too large: 1/N missing"),
+        ("dy", "x", "dy is not used"),
+        ("last row", "b", "the last row alone: not summed over rows"),
+        ("bias not summed", "", "broadcast not summed"),
+        ("transposed", "w", "it is transposed"),
+        ("w", "x", "w is to be transposed"),
+        ("=", "accumulation of w", r"= instead of \+="),
+        ("overwrites", "backward", "x was overwritten, or y or dy"),
+        ("zero", "w", "it is zero"),
+        ("one", "x", r"only in one entry, \[2, 1\], it is wrong, by the factor 1.001"),
+    ],
+)
+def test_a_mistake_is_found_and_named(rng, mistake, what, words):
+    square = mistake in ("transposed", "w")
+    layer = Written(mistake, 4, 4) if square else Written(mistake)
+    report = nn.check_gradients(layer, rng.standard_normal((6, 4)))
+    assert not report
+    assert not layer.verified
+    rows = [check for check in report.wrong if check.what == what or not what]
+    assert rows, str(report)
+    assert any(re.search(words, check.cause) for check in rows), str(report)
+    with pytest.raises(nn.GradientError, match="WRONG"):
+        report.raise_if_wrong()
+
+
+def test_what_is_right_is_right(rng):
+    layer = Written()
+    report = nn.check_gradients(layer, rng.standard_normal((6, 4)))
+    assert report
+    assert layer.verified
+    assert [(check.what, check.counts) for check in report] == [
+        ("x", {"right": 24}), ("w", {"right": 12}), ("b", {"right": 3})
+    ]  # fmt: skip
+    report.raise_if_wrong()
+    assert str(report).endswith("Nothing is wrong.")
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5, 1.0, 2.0])
+def test_at_a_kink_any_slope_between_the_sides_is_right(rng, slope):
+    x = rng.standard_normal((5, 4))
+    x[1, 2] = x[3, 0] = 0
+
+    class Rectified(nn.Layer):
+        def forward(self, x):
+            return np.maximum(x, 0)
+
+        def backward(self, x, y, dy):
+            return np.where(x == 0, slope, x > 0) * dy
+
+    (check,) = nn.check_gradients(Rectified(), x)
+    kinks = [tuple(map(int, at)) for at in ((1, 2), (3, 0))]
+    if slope <= 1:
+        assert check.right
+        assert check.counts["right"] + check.counts.get("kink", 0) == 20
+    else:
+        assert check.verdict == "WRONG"
+        assert check.entry in kinks
+
+
+def test_small_columns_beside_large_ones_are_checked_by_themselves(rng):
+    scales = np.array([1e7, 1.0, 1e-3])
+
+    class Scaled(nn.Layer):
+        def forward(self, x):
+            return x * scales
+
+        def backward(self, x, y, dy):
+            return dy * scales * np.array([1, 1, 1.01])
+
+    (check,) = nn.check_gradients(Scaled(), rng.standard_normal((4, 3)))
+    assert check.counts == {"right": 8, "WRONG": 4}
+    assert check.entry[1] == 2
+    assert "only in the last column" in check.cause
+
+
+def test_losses(rng):
+    y, t = rng.standard_normal((6, 4)), rng.integers(0, 4, 6)
+    assert nn.check_gradients(nn.CrossEntropyLoss(), y, t)
+    assert nn.check_gradients(nn.CrossEntropyLoss("sum", label_smoothing=0.1, weight=[1, 2, 3, 4]), y, t)
+    assert nn.check_gradients(nn.MSELoss(), y, rng.standard_normal((6, 4)))
+
+    class Forgets(nn.MSELoss):
+        def backward(self, y, t):
+            return 2 * (y - t)
+
+    report = nn.check_gradients(Forgets(), y, rng.standard_normal((6, 4)))
+    assert not report
+    assert "times too large" in report.cause
+    with pytest.raises(TypeError, match="t: expected the labels of the loss, got None"):
+        nn.check_gradients(nn.MSELoss(), y)
+
+
+def test_plain_functions(rng):
+    x, w = rng.standard_normal((5, 4)), rng.standard_normal((4, 3))
+
+    def forward(x, w):
+        return x @ w, (x, w)
+
+    def backward(dy, cache):
+        x, w = cache
+        return dy @ w.T, x.T @ dy
+
+    assert nn.check_gradients(forward, (x, w), backward=backward)
+    assert nn.check_gradients(np.sin, x, backward=lambda dy, x: dy * np.cos(x))
+    report = nn.check_gradients(np.sin, x, backward=lambda dy, x: -dy * np.cos(x))
+    assert "wrong sign" in report.cause
+
+    def overwrites(dy, x):
+        x *= 2
+        return dy * np.cos(x / 2)
+
+    report = nn.check_gradients(np.sin, x, backward=overwrites)
+    assert "x was overwritten" in report.cause
+    with pytest.raises(TypeError, match="backward: expected a callable beside a forward function, got None"):
+        nn.check_gradients(np.sin, x)
+
+
+def test_functions_of_pytorch(rng):
+    torch = pytest.importorskip("torch")
+
+    class Cube(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**3
+
+        @staticmethod
+        def backward(ctx, dy):
+            (x,) = ctx.saved_tensors
+            return 3 * x**2 * dy
+
+    class Wrong(Cube):
+        @staticmethod
+        def backward(ctx, dy):
+            (x,) = ctx.saved_tensors
+            return 3 * x * dy
+
+    x = rng.standard_normal((4, 3))
+    assert nn.check_gradients(Cube, x)
+    report = nn.check_gradients(Wrong, x)
+    assert "the factor x is missing" in report.cause
+
+
+def test_a_second_use_in_between(rng):
+    class Keeps(nn.Layer):
+        def forward(self, x):
+            object.__setattr__(self, "kept", x)
+            return np.tanh(x)
+
+        def backward(self, x, y, dy):
+            return dy * (1 - np.tanh(self.kept) ** 2)
+
+    report = nn.check_gradients(Keeps(), rng.standard_normal((4, 3)))
+    assert not report
+    assert any("earlier call" in check.cause or "self.kept" in check.cause for check in report.wrong)
+
+
+def test_a_part_of_the_entries_within_a_time(rng):
+    def forward(x):
+        return np.tanh(x @ x.T)
+
+    def backward(dy, x):
+        d = dy * (1 - np.tanh(x @ x.T) ** 2)
+        return (d + d.T) @ x
+
+    x = rng.standard_normal((60, 50))
+    (check,) = nn.check_gradients(forward, x, backward=backward, seconds=0.05)
+    assert check.right
+    assert 0 < check.checked < check.size == 3000
+    assert check.missed == pytest.approx(1 - check.checked / 3000)
+    with pytest.raises(ValueError, match="seconds: expected a finite number above 0 or None, got 0"):
+        nn.check_gradients(forward, x, backward=backward, seconds=0)
+
+
+@pytest.mark.parametrize("what", ["difference", "perturb", "backward_parameters"])
+def test_helpers_are_compared_with_forward(rng, what):
+    class Helped(nn.Linear):
+        def difference(self, x, y, dx):
+            found = super().difference(x, y, dx)
+            return found * 1.01 if what == "difference" else found
+
+        def perturb(self, parameter, indices, step, x, y):
+            found = super().perturb(parameter, indices, step, x, y)
+            return found * 1.01 if what == "perturb" else found
+
+        def backward_parameters(self, x, y, dy, *saved):
+            super().backward_parameters(x, y, dy)
+            if what == "backward_parameters":
+                self.weight.grad *= 2
+
+    report = nn.check_gradients(Helped(4, 3, rng=0), rng.standard_normal((5, 4)))
+    assert {check.what.partition("(")[0] for check in report.wrong} == {what}
+
+
+def test_the_model_as_a_whole_is_checked_too(rng):
+    model = nn.Sequential(nn.Linear(4, 5, rng=0), nn.Tanh(), nn.Residual(nn.Linear(5, 5, rng=1)))
+    before = [p.value.copy() for p in model.parameters()]
+    report = nn.check_gradients(model, rng.standard_normal((6, 4)))
+    assert report
+    assert report[-1].layer == "the whole model"
+    assert all(np.array_equal(p.value, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
+def test_what_is_computed_in_float32_is_no_false_alarm(rng):
+    class Single(nn.Layer):
+        def forward(self, x):
+            return np.square(x.astype(np.float32)).astype(x.dtype)
+
+        def backward(self, x, y, dy):
+            return (2 * x.astype(np.float32) * dy.astype(np.float32)).astype(x.dtype)
+
+    report = nn.check_gradients(Single(), rng.standard_normal((6, 4)))
+    assert report, str(report)
