@@ -182,6 +182,15 @@ def _rows_forgotten(case: Case) -> str:
     return ""
 
 
+def _other_row(case: Case) -> str:
+    if case.dy.ndim == 0 or len(case.dy) < 2 or not case.is_input:
+        return ""
+    for dy in (np.roll(case.dy, 1, axis=0), np.roll(case.dy, -1, axis=0), case.dy[::-1]):
+        if case.same(case.g, _right_for(case, np.ascontiguousarray(dy))):
+            return "it is right for dy of another row: the rows of dy are in another order."
+    return ""
+
+
 def _only_row(dy: Doubles, row: int) -> Doubles:
     one = np.zeros_like(dy)
     one[row] = dy[row]
@@ -430,6 +439,9 @@ def _where(case: Case) -> str:
     if count == 1:
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         return f"only in one entry, {list(index)}, it is wrong{there}."
+    several = wrong.ndim > 1 and wrong.shape[-1] > 2 and len(np.unique(np.argwhere(wrong)[:, -1])) > 1
+    if several and (wrong.sum(axis=-1) == 1).all():
+        return f"it is wrong only in one entry of each row, as at a label{there}."
     for axis in range(wrong.ndim):
         others = tuple(i for i in range(wrong.ndim) if i != axis)
         indices = np.flatnonzero(wrong.any(axis=others))
@@ -484,8 +496,10 @@ def _words_for_indices(indices: npt.NDArray[np.intp], length: int, axis: int) ->
 HYPOTHESES: tuple[Callable[[Case], str], ...] = (
     _zero,
     _rounded,
-    _dy,
     _multiple,
+    _clipped,
+    _dy,
+    _other_row,
     _transposed,
     _arguments,
     _used_transposed,
@@ -494,7 +508,6 @@ HYPOTHESES: tuple[Callable[[Case], str], ...] = (
     _jacobian,
     _mean_or_variance,
     _rows_forgotten,
-    _clipped,
     _factor,
     _order,
     _where,
