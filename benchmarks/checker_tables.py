@@ -70,8 +70,8 @@ def mistakes(full: bool) -> str:
     header = ["mistake", "planted", "found", "entry right", "cause named", *list(asked)[1:]]
     title = (
         "Mistakes planted in layers, losses and functions: how often each is found; by nnframe also how often every "
-        "entry it names is one of those that are wrong, and how often its cause contains the words for it. gradcheck as by "
-        "default; check_grad of a random projection, above 1e-6. They do not look at `difference`, `perturb`, "
+        "entry it names is one of those that are wrong, and how often its cause contains the words for it. gradcheck "
+        "as by default; check_grad of a random projection, above 1e-6. They do not look at `difference`, `perturb`, "
         "`backward_parameters`, `couples` and `.grad`"
     )
     return f"{title}\n\n" + table(header, rows)

@@ -246,7 +246,7 @@ def random_layer(seed: int) -> tuple[Chain, Array]:
         x[:, 0] = 0
     parts: list[Part] = []
     scale = float(rng.choice([1, 1, 1, 1, 1, 1e-12, 1e-5, 1e3, 1e8]))
-    offset = float(rng.choice([0, 0, 0, 0, 0, 1, 1e3, 1e6])) if scale <= 1e3 else 0.0
+    offset = scale * float(rng.choice([0, 0, 0, 0, 0, 1, 1e3, 1e6]))  # what x varies over is seen beside it
     if rng.random() < 0.5:  # the input is as large or small, and a first part brings it back
         x = scale * x + offset
         if rng.random() < 0.8:
