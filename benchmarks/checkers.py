@@ -61,7 +61,7 @@ def ask_nnframe(subject: Subject, planted: Any) -> Answer:
 
 @dataclass(frozen=True)
 class Arrays:
-    """A subject as one function of arrays: `forward(*arrays)`, and `backward(dy, *arrays)`, which gives a gradient each."""
+    """A subject as one function of arrays; `backward(dy, *arrays)` returns a gradient for each."""
 
     names: tuple[str, ...]
     values: tuple[Array, ...]

@@ -34,7 +34,7 @@ def numbers(*shape: int, seed: int = 0) -> Array:
 
 @dataclass(frozen=True)
 class Subject:
-    """A layer, a loss or a pair of functions that is right: `make()` returns it, `formula(*arrays)` is what it computes.
+    """A layer, a loss or a pair of functions that is right: `make()` returns it, `formula(*arrays)` what it computes.
 
     The arrays are x (unless it holds ids) and then the parameters; of a loss y; of functions their inputs.
     """

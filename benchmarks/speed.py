@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from accuracy_tables import accuracy
+from checker_tables import checking, mistakes, right
 from composition_tables import composition, structure
 from gradient_tables import agreement, compiled, deep, dense, gradient, interrupts, large, training
 from limits import peak
@@ -351,7 +352,7 @@ def start(full: bool) -> str:
 
 TABLES = {
     "start": start, "gradient": gradient, "dense": dense, "deep": deep, "agreement": agreement, "compiled": compiled,
-    "accuracy": accuracy,
+    "accuracy": accuracy, "mistakes": mistakes, "right": right, "checking": checking,
     "composition": composition, "structure": structure,
     "large": large, "training": training, "interrupts": interrupts, "matmul": matmul, "scaling": scaling,
     "softmax": softmax, "activation": activation, "step": step, "calls": calls, "optimizer": optimizer, "avx2": avx2,

@@ -27,6 +27,7 @@ EPS = float(np.finfo(np.float64).eps)
 STEP = 2.0**-13  # of the size of what is moved
 OTHER_STEPS = (2.0**-5, 2.0**-10, 2.0**-15, 2.0**-20, 2.0**-27, 2.0**5, 2.0**10)  # times that, where it does not tell
 UPWARDS = 2.0**8  # and further up, where all numbers are small
+RESOLVED = 2.0**-22  # steps at which nothing moves below this may be lost beside larger numbers
 BESIDE = 2.0**-24  # of the size: how far away points beside a kink are
 POINTS_BESIDE = 24
 CLEAR = 1e-4  # of what an entry is added up from: bounds below need no other step
@@ -135,6 +136,7 @@ class Differences:
         self.noise = noise_of(subject, rng)
         largest = float(np.abs(subject.y[np.isfinite(subject.y)]).max(initial=0)) or 1.0
         typical = float(np.sort(self.noise, axis=None)[self.noise.size // 2]) / largest if self.noise.size else 0.0
+        self.typical = typical  # noise, of the largest output
         self.step = step or max(STEP, typical ** (1 / 3))
         self.weighted_noise = np.abs(self.dy) * self.noise.reshape(-1)
 
@@ -250,7 +252,7 @@ class Differences:
             size = sweep.totals(np.abs(changes[1])) / steps
             value = (4 * near - wide) / 3
             # nothing that moved so little may be below what is resolved: it tells nothing
-            noise = np.where((size == 0) & (steps < STEP), np.inf, noise)
+            noise = np.where((size == 0) & (steps < RESOLVED), np.inf, noise)
             if not sides:
                 bound = np.abs(wide - near) + 4 * noise + 16 * EPS * size
                 return Quotients(value, bound, size, value, value, np.zeros(value.shape, bool))
@@ -296,6 +298,7 @@ class _Findings:
         self.written, self.rounding, self.tolerance = written, rounding, tolerance
         self.levels: dict[float, Quotients] = {}  # by the step
         self.right, self.seen, self.doubtful = np.zeros((3, n), bool)
+        self.least = np.full(n, np.inf)  # bound so far
 
     def add(self, step: float, entries: Indices, found: Quotients) -> None:
         """Note what was found for some entries at a step."""
@@ -310,7 +313,9 @@ class _Findings:
         value, bound, size = (part.reshape(-1) for part in found[:3])
         written = self.written[at]
         self.seen[at] = True
-        clear = np.isfinite(value) & (bound <= CLEAR * size)
+        # a wider bound at another step excuses nothing
+        clear = np.isfinite(value) & (bound <= CLEAR * size) & ~(bound > self.least[at])
+        self.least[at] = np.fmin(self.least[at], bound)
         near = np.abs(written - value) <= self._allowed(bound, size, at)
         still = np.isfinite(value) & (size == 0) & (written == 0)  # nothing moves, and that is what was written
         self.right[at] |= (clear & near) | still

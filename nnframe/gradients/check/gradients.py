@@ -245,12 +245,13 @@ class _Checker:
             return [Check(title, "backward", VERDICTS[WRONG], cause=_raised(error))]
         gradients = {name: np.array(g, copy=True) if g is not None else None for name, g in found.gradients.items()}
         differences = Differences(subject, dy, self.step, self.rng)
-        rounding = self._rounding(subject, gradients, dy)
+        rounding = self._rounding(subject, differences, gradients, dy)
         checks = []
         for i, name in enumerate(subject.arrays):
             last = until if until is not None else self._share(len(subject.arrays) - i)
             checks.append(self._array(subject, differences, name, gradients[name], dy, last, rounding.get(name)))
-        checks += self._second_use(subject, found, gradients, dy)
+        certain = all(set(check.counts) == {VERDICTS[RIGHT]} for check in checks)
+        checks += self._second_use(subject, found, gradients, dy, certain)
         if isinstance(subject, LayerSubject):
             checks += self._accumulation(subject, gradients, dy)
             checks += self._parameters_alone(subject, gradients, dy)
@@ -273,6 +274,9 @@ class _Checker:
             return Check(subject.title, name, VERDICTS[WRONG], np.inf, size=0, cause=cause)
         numbers = np.asarray(written, np.float64)
         judged = differences.judge(name, numbers, self.tolerance, until, self.rng, rounding)
+        if (judged.verdicts == WRONG).any():
+            unresolved = self._unresolved(subject, name, numbers, dy)
+            judged.verdicts[unresolved & (judged.verdicts == WRONG)] = FLAT
         check = _summarized(subject.title, name, numbers, judged)
         if check.right:
             return check
@@ -280,9 +284,34 @@ class _Checker:
         order = _taylor(differences, name, check)
         return _with_cause(check, " ".join(part for part in (cause, order) if part))
 
-    def _rounding(self, subject: Subjects, gradients: dict[str, Any], dy: Doubles) -> dict[str, Doubles]:
-        """How much the written numbers are rounded: how they differ where dy is changed in its last digits."""
-        found = {name: 4 * EPS * np.abs(g) for name, g in gradients.items() if _is_numbers(g)}
+    def _unresolved(self, subject: Subjects, name: str, written: Doubles, dy: Doubles) -> npt.NDArray[np.bool_]:
+        """Which entries are others where everything moves by its last digits: no difference can tell what they are."""
+        nothing = np.zeros(written.shape, bool)
+        saved = {one: a.copy() for one, a in subject.arrays.items()}
+        try:
+            again = np.asarray(subject.backward(dy).gradients[name], np.float64)
+            for a in subject.arrays.values():
+                a *= 1 + self.rng.uniform(-8, 8, a.shape) * EPS
+            beside = np.asarray(subject.backward(dy).gradients[name], np.float64)
+        except Exception:
+            return nothing
+        finally:
+            for one, a in subject.arrays.items():
+                a[...] = saved[one]
+        if beside.shape != written.shape or not np.array_equal(again, written, equal_nan=True):
+            return nothing
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.abs(beside - written) > 0.1 * np.abs(written))
+
+    def _rounding(
+        self, subject: Subjects, differences: Differences, gradients: dict[str, Any], dy: Doubles
+    ) -> dict[str, Doubles]:
+        """How much the written numbers are rounded: how they differ where dy is changed in its last digits.
+
+        But no more than forward rounds as well: a backward in float32 of a forward in float64 is wrong.
+        """
+        allowed = 1e-11 + 64 * differences.typical
+        found = {name: 4 * EPS * np.abs(np.asarray(g, np.float64)) for name, g in gradients.items() if _is_numbers(g)}
         if isinstance(subject, LossSubject):
             return {name: own + 4 * EPS * own.max(initial=0) for name, own in found.items()}
         for _ in range(2):
@@ -294,16 +323,26 @@ class _Checker:
                 if np.shape(beside[name]) == own.shape:
                     with np.errstate(invalid="ignore"):
                         off = np.abs(np.asarray(beside[name]) - gradients[name])
-                    found[name] = np.maximum(own, np.where(np.isfinite(off), 8 * off, 0))
+                    most = allowed * max(
+                        float(np.abs(gradients[name]).max(initial=0)), float(np.abs(dy).max(initial=0))
+                    )
+                    found[name] = np.maximum(own, np.minimum(np.where(np.isfinite(off), 8 * off, 0), most))
         return found
 
-    def _second_use(self, subject: Subjects, found: Any, gradients: dict[str, Any], dy: Doubles) -> Iterator[Check]:
+    def _second_use(
+        self, subject: Subjects, found: Any, gradients: dict[str, Any], dy: Doubles, certain: bool
+    ) -> Iterator[Check]:
         """Use the same layer for another input in between: neither what it returned nor what it returns may change."""
         other = _reversed_rows(subject.x)
         try:
-            subject.backward(_reversed_rows(dy), x=other)
+            elsewhere = subject.backward(_reversed_rows(dy), x=other).gradients
             again = subject.backward(dy, between=other).gradients
         except Exception:  # it does not take that input: nothing to compare
+            return
+        there = other, _reversed_rows(dy), elsewhere
+        if certain and self._stale(subject, (subject.x, dy, gradients), there):
+            cause = "for another input it is wrong: it takes values of an earlier call, which somebody keeps."
+            yield Check(subject.title, "second use", VERDICTS[WRONG], cause=cause)
             return
         for name, before in gradients.items():
             kept = found.gradients[name]
@@ -320,6 +359,42 @@ class _Checker:
                 )
                 yield Check(subject.title, "second use", VERDICTS[WRONG], cause=f"the gradient of {name}: {cause}")
                 return
+
+    def _stale(
+        self, subject: Subjects, here: tuple[Any, Doubles, Any], other: tuple[Any, Doubles, dict[str, Any]]
+    ) -> bool:
+        """Whether the gradient for another input is not the slope there, though that for the first one is.
+
+        here, other : input, dy and gradients of each
+        """
+        if isinstance(subject, LossSubject) or isinstance(subject.x, tuple) or "x" not in subject.arrays:
+            return False
+        if not all(np.shape(other[2][name]) == a.shape for name, a in subject.arrays.items()):
+            return False
+        return self._fits(subject, *here) is True and self._fits(subject, *other) is False
+
+    def _fits(self, subject: Subjects, x: Any, dy: Doubles, gradients: dict[str, Any]) -> bool | None:
+        """Whether a gradient is near the slope along a random direction; None where three steps do not agree on it."""
+        saved = {name: a.copy() for name, a in subject.arrays.items()}
+        at = saved | {"x": np.array(x)}
+        way = {name: sizes_of(a).reshape(a.shape) * self.rng.uniform(-1, 1, a.shape) for name, a in saved.items()}
+        terms = [np.asarray(gradients[name]) * way[name] for name in saved]
+        written, size = float(sum(t.sum() for t in terms)), float(sum(np.abs(t).sum() for t in terms)) or 1.0
+
+        def value(distance: float) -> float:
+            for name, a in subject.arrays.items():
+                a[...] = at[name] + distance * way[name]
+            return float((subject.value() * dy).sum())
+
+        try:
+            with np.errstate(all="ignore"):
+                slopes = np.array([(value(h) - value(-h)) / (2 * h) for h in (1e-4, 1e-5, 1e-6)])
+        finally:
+            for name, a in subject.arrays.items():
+                a[...] = saved[name]
+        if not float(np.ptp(slopes)) < 1e-3 * max(abs(written), float(np.abs(slopes).max())):
+            return None
+        return bool((np.abs(slopes - written) <= 0.05 * size).any())
 
     def _accumulation(self, subject: LayerSubject, gradients: dict[str, Any], dy: Doubles) -> Iterator[Check]:
         """Let gradients start from random numbers: what is written is to be added to them."""
@@ -531,7 +606,7 @@ def _reversed_rows(x: Any) -> Any:
         return tuple(_reversed_rows(one) for one in x)
     if x.ndim == 0:
         return x.copy()
-    return np.ascontiguousarray(x[::-1])
+    return np.array(x[::-1], order="C")
 
 
 def _along(value: Callable[[float], float], written: float, size: float) -> tuple[int, float, float]:
