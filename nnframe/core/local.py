@@ -110,6 +110,13 @@ def _in_double(link: Link, x: Any, run: Run) -> Doubles:
     return x.astype(np.float64)  # type: ignore[no-any-return]
 
 
+def _floats_in_double(x: Any) -> Any:
+    """Return an input, or each of several, in float64; ids as they are."""
+    if isinstance(x, tuple):
+        return tuple(map(_floats_in_double, x))
+    return x if x.dtype.kind != "f" else x.astype(np.float64)
+
+
 def _evaluated_at(link: Link, x: Doubles, dx: Array, shape: tuple[int, ...], rows: Rows | None, run: Run) -> Doubles:
     """Return forward(x + dx) in float64, for one dx or a stack of them; `shape` is that of one output."""
     moved = x + dx
@@ -220,7 +227,7 @@ def _moved_in_place(
     refuse_coarse(link, run)
     copy, memo = run.copy_of(link.layer, np.float64)
     value = memo[id(parameter)].value.reshape(-1)
-    x = link.x if isinstance(link.x, tuple) or link.x.dtype.kind != "f" else link.x.astype(np.float64)
+    x = _floats_in_double(link.x)
     base = evaluated(link, x, run, copy=copy)
     up, down = np.empty((2, len(indices), *base.shape))
     steps = step * np.maximum(1, np.abs(value[indices])) if scaled else np.full(len(indices), step)
@@ -290,7 +297,7 @@ def moved_together(
     """f with some entries of a parameter up, less f with them down; and the distance between the ends."""
     copy, memo = run.copy_of(link.layer, np.float64)
     value = memo[id(parameter)].value.reshape(-1)
-    x = link.x if link.x.dtype.kind != "f" else link.x.astype(np.float64)
+    x = _floats_in_double(link.x)
     saved = value[columns]
     ends = saved + h[columns] * signs, saved - h[columns] * signs
     sides = []
@@ -309,7 +316,7 @@ def moves_far_away(link: Link, parameter: Parameter) -> bool:
     copy, memo = run.copy_of(link.layer, np.float64)
     value = memo[id(parameter)].value
     saved = value.copy()
-    x = link.x if isinstance(link.x, tuple) or link.x.dtype.kind != "f" else link.x.astype(np.float64)
+    x = _floats_in_double(link.x)
     try:
         value += np.maximum(1, np.abs(saved)) * np.linspace(1, 2, value.size).reshape(value.shape)
         with np.errstate(all="ignore"):

@@ -172,7 +172,15 @@ def _summed(case: Case) -> str:
 
 
 def _rows_forgotten(case: Case) -> str:
-    if case.is_input or case.dy.ndim == 0 or len(case.dy) < 2:
+    if case.dy.ndim == 0 or len(case.dy) < 2:
+        return ""
+    if case.dy.ndim > 1 and case.array.shape[-1:] != case.dy.shape[-1:]:
+        for column in (0, -1):
+            one = np.zeros_like(case.dy)
+            one[..., column] = case.dy[..., column]
+            if case.same(case.g, _right_for(case, one)):
+                return "it is that of one column of dy alone: not summed over the columns."
+    if case.is_input and case.array.shape[:1] == case.dy.shape[:1]:
         return ""
     for row, words in ((-1, "the last"), (0, "the first")):
         if case.same(case.g, _right_for(case, _only_row(case.dy, row))):
@@ -185,6 +193,10 @@ def _rows_forgotten(case: Case) -> str:
 def _other_row(case: Case) -> str:
     if case.dy.ndim == 0 or len(case.dy) < 2 or not case.is_input:
         return ""
+    for row, words in ((0, "first"), (-1, "last")):
+        same = np.broadcast_to(case.dy[row], case.dy.shape)
+        if case.same(case.g, _right_for(case, np.array(same))):
+            return f"every row gets dy of the {words} row."
     for dy in (np.roll(case.dy, 1, axis=0), np.roll(case.dy, -1, axis=0), case.dy[::-1]):
         if case.same(case.g, _right_for(case, np.ascontiguousarray(dy))):
             return "it is right for dy of another row: the rows of dy are in another order."
@@ -376,6 +388,13 @@ def _added(case: Case) -> str:
     constant = off.size > 2 and bool((np.abs(off - off.mean()) <= case.near).all())
     if constant and not case.mostly_zero(off):
         return f"a constant is added to it, {off.reshape(-1)[0]:.6g}."
+    if case.is_input and off.shape == case.dy.shape:
+        for sign, words in (
+            (-1, "dy is missing in it, as that of a shortcut (skip connection)"),
+            (1, "dy is added to it"),
+        ):
+            if case.same(off, sign * case.dy):
+                return f"{words}."
     ratio = _ratio(off, case.array)
     if ratio is not None and not case.is_input and case.same(off, ratio * case.array):
         return f"{ratio:.6g} times the value itself is added to it, a constant factor: weight decay, or a penalty."
@@ -433,10 +452,13 @@ def _clipped(case: Case) -> str:
 def _where(case: Case) -> str:
     wrong = case.wrong
     count = int(wrong.sum())
+    right_is_zero, is_zero = np.abs(case.true) <= case.near, np.abs(case.g) <= case.near
+    if wrong.size > 3 and right_is_zero.any() and (right_is_zero != is_zero).all():
+        return "it is 0 where it should not be, and not 0 where it should: the wrong side of a threshold."
     if not count or count == wrong.size:
         return ""
     there = _there(case)
-    if count == 1:
+    if count == 1 and case.g.size > 1:
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         return f"only in one entry, {list(index)}, it is wrong{there}."
     several = wrong.ndim > 1 and wrong.shape[-1] > 2 and len(np.unique(np.argwhere(wrong)[:, -1])) > 1
@@ -445,7 +467,7 @@ def _where(case: Case) -> str:
     for axis in range(wrong.ndim):
         others = tuple(i for i in range(wrong.ndim) if i != axis)
         indices = np.flatnonzero(wrong.any(axis=others))
-        if len(indices) <= max(1, wrong.shape[axis] // 4) and wrong.shape[axis] > 1:
+        if len(indices) <= max(1, wrong.shape[axis] // 2) and wrong.shape[axis] > 1:
             return f"it is wrong {_words_for_indices(indices, wrong.shape[axis], axis)}{there}."
     for words, condition in _conditions(case):
         nonzero = np.abs(case.true) + np.abs(case.g) > case.near
@@ -456,8 +478,13 @@ def _where(case: Case) -> str:
 
 
 def _conditions(case: Case) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
-    if not case.is_input:
-        return
+    if case.is_input:
+        yield from _conditions_of_input(case)
+    yield "it should be 0", np.abs(case.true) <= case.near
+    yield "it is 0, and should not be", np.abs(case.g) <= case.near
+
+
+def _conditions_of_input(case: Case) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     x, y = case.array, case.subject.y
     yield "x < 0", x < 0
     yield "x > 0", x > 0

@@ -1,0 +1,92 @@
+"""Every layer and loss of nnframe under the checks that it offers for those of others."""
+
+import numpy as np
+import pytest
+
+import nnframe as nn
+from nnframe.testing import checks
+
+LABELS = [0, 1, 2, 1, 0]
+TWO = ((4,), (2,))  # two inputs
+
+
+def two_branches(join):
+    return nn.Branches(
+        nn.Linear(4, 3, rng=0), nn.Sequential(nn.Linear(4, 3, rng=1), nn.BatchNorm1d(3), nn.Tanh()), join=join
+    )
+
+
+LAYERS = {
+    "Sigmoid": (nn.Sigmoid, (4,)),
+    "Tanh": (nn.Tanh, (4,)),
+    "ReLU": (nn.ReLU, (2, 4)),
+    "LeakyReLU": (lambda: nn.LeakyReLU(0.2), (4,)),
+    "ELU": (lambda: nn.ELU(0.7), (4,)),
+    "GELU": (nn.GELU, (4,)),
+    "GELU, tanh": (lambda: nn.GELU("tanh"), (4,)),
+    "SiLU": (nn.SiLU, ()),
+    "Softplus": (nn.Softplus, (4,)),
+    "Step": (nn.Step, (4,)),
+    "Linear": (lambda: nn.Linear(4, 3, rng=0), (4,)),
+    "Linear, stacked": (lambda: nn.Linear(4, 3, rng=0), (2, 4)),
+    "Linear without bias": (lambda: nn.Linear(4, 3, False, rng=0), (4,)),
+    "LayerNorm": (lambda: nn.LayerNorm(4), (4,)),
+    "LayerNorm, stacked": (lambda: nn.LayerNorm(4), (3, 4)),
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(4), (4,)),
+    "BatchNorm1d, sequences": (lambda: nn.BatchNorm1d(4), (4, 3)),
+    "Dropout": (lambda: nn.Dropout(0.4, rng=3), (4,)),
+    "Embedding": (lambda: nn.Embedding(7, 3, rng=0), (2,)),
+    "Embedding with padding": (lambda: nn.Embedding(7, 3, 2, rng=0), ()),
+    "Sequential": (lambda: nn.Sequential(nn.Linear(4, 3, rng=0), nn.ReLU(), nn.Linear(3, 2, rng=1)), (4,)),
+    "Sequential of ids": (lambda: nn.Sequential(nn.Embedding(7, 3, rng=0), nn.Linear(3, 2, rng=1)), (2,)),
+    "Residual": (lambda: nn.Residual(nn.Linear(4, 4, rng=0), nn.Tanh()), (4,)),
+    "Branches, added": (lambda: two_branches("add"), (4,)),
+    "Branches, side by side": (lambda: two_branches("concatenate"), (4,)),
+    "Branches, multiplied": (lambda: two_branches("multiply"), (4,)),
+    "Branches of two inputs": (lambda: nn.Branches(nn.Linear(4, 3, rng=0), nn.Linear(2, 3, rng=1)), TWO),
+    "a shared layer": (lambda: nn.Sequential(*[nn.Linear(4, 4, rng=0)] * 2), (4,)),
+}
+LOSSES = {
+    "MSELoss": (nn.MSELoss, (3,), None),
+    "MSELoss, sum": (lambda: nn.MSELoss("sum"), (3,), None),
+    "MSELoss of numbers": (nn.MSELoss, (), None),
+    "MSELoss of tables": (nn.MSELoss, (2, 3), None),
+    "CrossEntropyLoss": (nn.CrossEntropyLoss, (3,), LABELS),
+    "CrossEntropyLoss, sum": (lambda: nn.CrossEntropyLoss("sum"), (3,), LABELS),
+    "CrossEntropyLoss, one-hot": (nn.CrossEntropyLoss, (3,), np.eye(3)[LABELS]),
+    "CrossEntropyLoss, soft": (nn.CrossEntropyLoss, (3,), lambda rows, rng: rng.dirichlet(np.ones(3), rows)),
+    "CrossEntropyLoss, weights": (lambda: nn.CrossEntropyLoss(weight=[0.5, 1, 2]), (3,), LABELS),
+    "CrossEntropyLoss, smoothed": (lambda: nn.CrossEntropyLoss(label_smoothing=0.2), (3,), LABELS),
+    "CrossEntropyLoss, ignored": (lambda: nn.CrossEntropyLoss(ignore_index=2), (3,), LABELS),
+    "CrossEntropyLoss, all": (lambda: nn.CrossEntropyLoss("sum", [1, 2, 3], 0.1, 2), (3,), LABELS),
+}
+
+
+def every(make, shape, **options):
+    """All checks of one, as single tests."""
+    return [pytest.param(check, id=name) for name, check in checks(make, shape, **options)]
+
+
+def parameters(things):
+    return [
+        pytest.param(check.values[0], id=f"{name}: {check.id}")
+        for name, (make, shape, *labels) in things.items()
+        for check in every(make, shape, **({"labels": labels[0]} if labels else {}))
+    ]
+
+
+@pytest.mark.parametrize("check", parameters(LAYERS))
+def test_layers(check):
+    check()
+
+
+@pytest.mark.parametrize("check", parameters(LOSSES))
+def test_losses(check):
+    check()
+
+
+def test_no_layer_or_loss_is_forgotten():
+    tested = {type(make()) for make, *_ in [*LAYERS.values(), *LOSSES.values()]}
+    public = {getattr(nn, name) for name in nn.__all__ if isinstance(getattr(nn, name), type)}
+    built_in = {cls for cls in public if issubclass(cls, nn.Layer | nn.Loss)} - {nn.Layer, nn.Loss}
+    assert not {cls.__name__ for cls in built_in - tested}
