@@ -1,22 +1,23 @@
-"""The command `nnframe`: train a classifier on real images, and report what nnframe runs on."""
+"""The command `nnframe`: train a classifier on real images, check gradients, report what nnframe runs on."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import itertools
-import math
 import os
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 import numpy as np
 
 import nnframe as nn
 from nnframe._files import as_path, replaceable, write_together
+from nnframe.cli import check
+from nnframe.cli.parsing import Parser, Refused, count, rate, seed, sizes
 from nnframe.data.loader import Pair
 from nnframe.io.weights import to_bytes
 from nnframe.training.interrupts import DeferredInterrupt, Termination
@@ -46,20 +47,11 @@ GRADIENTS: dict[str, Callable[[], nn.training.Strategy]] = {
 }
 
 
-class Refused(Exception):
-    """Something that the user can put right: shown as one line, exit status 2."""
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Report a bad argument."""
-        raise Refused(f"{message} (see {self.prog} --help)")
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 2 for bad input, 128 + n after signal n (130: Ctrl-C)."""
+    """Run the command line; returns the exit status.
+
+    0, 1 for a wrong gradient, 2 for bad input, 128 + n after signal n (130: Ctrl-C).
+    """
     lasting = contextlib.redirect_stdout(Lasting(sys.stdout)), contextlib.redirect_stderr(Lasting(sys.stderr))
     with lasting[0], lasting[1], Termination() as termination:
         try:
@@ -117,11 +109,13 @@ class Lasting:
 
 def make_parser() -> Parser:
     """Describe the command line."""
-    parser = Parser(prog="nnframe", description="Train neural networks without automatic differentiation.")
+    description = "Train neural networks without automatic differentiation, and check backward passes."
+    parser = Parser(prog="nnframe", description=description)
     parser.add_argument("--version", action="version", version=f"nnframe {nn.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|info", parser_class=Parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="train|check|info", parser_class=Parser)
     info = commands.add_parser("info", help="print versions, instruction set and threads")
     info.set_defaults(run=run_info)
+    check.add_command(commands)
     train = commands.add_parser(
         "train",
         help="train a classifier on real images",
@@ -134,48 +128,26 @@ def make_parser() -> Parser:
     add("--gradient", choices=tuple(GRADIENTS), default="central", help="default: central")
     add(
         "--hidden",
-        type=_sizes,
+        type=sizes,
         default=[50],
         metavar="N[,N...]",
         help="units of the hidden layers (default: 50)",
     )
     add("--activation", choices=tuple(ACTIVATIONS), default="sigmoid", help="default: sigmoid")
-    add("--epochs", type=_count, metavar="N", help="default: 30 for digits, 3 for mnist")
-    add("--batch-size", type=_count, metavar="N", help="default: 32 for digits, 100 for mnist")
+    add("--epochs", type=count, metavar="N", help="default: 30 for digits, 3 for mnist")
+    add("--batch-size", type=count, metavar="N", help="default: 32 for digits, 100 for mnist")
     add(
         "--lr",
-        type=_rate,
+        type=rate,
         metavar="X",
         help="learning rate (default: 1 for sgd; 0.02, with mnist 0.01, for adam)",
     )
     add("--optimizer", choices=("sgd", "adam"), default="adam", help="default: adam")
-    add("--seed", type=_seed, default=0, metavar="N", help="of weights and mini-batches (default: 0)")
+    add("--seed", type=seed, default=0, metavar="N", help="of weights and mini-batches (default: 0)")
     add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
     add("--data-folder", metavar="DIR", help="where MNIST's four IDX files are (default: $NNFRAME_DATA)")
     add("--out", metavar="DIR", help="where to write (default: nnframe-digits or nnframe-mnist)")
     return parser
-
-
-def _number(convert: Callable[[str], float], accept: Callable[[float], bool], expected: str) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = convert(text)
-        except ValueError:
-            value = math.nan
-        if not accept(value):
-            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
-        return value
-
-    return parse
-
-
-_count = _number(int, lambda n: n >= 1, "a whole number of at least 1")
-_seed = _number(int, lambda n: n >= 0, "a whole number of at least 0")
-_rate = _number(float, lambda x: 0 < x < math.inf, "a finite number above 0")
-
-
-def _sizes(text: str) -> list[float]:
-    return [_count(part) for part in text.split(",")]
 
 
 def run_info(options: argparse.Namespace) -> int:
