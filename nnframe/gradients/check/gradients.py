@@ -20,7 +20,7 @@ from nnframe.core.run import Run, read_only
 from nnframe.core.structure import Findings, Memory, ask
 from nnframe.gradients.check.causes import Case, explain
 from nnframe.gradients.check.differences import EPS, Differences, Doubles, Judged, sizes_of
-from nnframe.gradients.check.report import FLAT, RIGHT, UNCHECKED, VERDICTS, WRONG, Check, Report
+from nnframe.gradients.check.report import FLAT, RIGHT, UNCHECKED, VERDICTS, WRONG, Check, Report, plainly
 from nnframe.gradients.check.subjects import (
     FunctionSubject,
     LayerSubject,
@@ -282,7 +282,7 @@ class _Checker:
             return check
         cause = explain(Case(subject, differences, name, numbers, judged, dy))
         order = _taylor(differences, name, check)
-        return _with_cause(check, " ".join(part for part in (cause, order) if part))
+        return _with_cause(check, f"{cause or plainly(check)} {order}".strip())
 
     def _unresolved(self, subject: Subjects, name: str, written: Doubles, dy: Doubles) -> npt.NDArray[np.bool_]:
         """Which entries are others where everything moves by its last digits: no difference can tell what they are."""
