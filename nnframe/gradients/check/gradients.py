@@ -277,6 +277,8 @@ class _Checker:
         if (judged.verdicts == WRONG).any():
             unresolved = self._unresolved(subject, name, numbers, dy)
             judged.verdicts[unresolved & (judged.verdicts == WRONG)] = FLAT
+        if (judged.verdicts == WRONG).any():
+            judged.verdicts[differences.at_fault(name, numbers, judged, self.rng)] = FLAT
         check = _summarized(subject.title, name, numbers, judged)
         if check.right:
             return check
@@ -336,6 +338,8 @@ class _Checker:
         other = _reversed_rows(subject.x)
         try:
             elsewhere = subject.backward(_reversed_rows(dy), x=other).gradients
+            elsewhere = {name: np.array(g) for name, g in elsewhere.items()}
+            kept = {name: np.array(g) for name, g in found.gradients.items()}
             again = subject.backward(dy, between=other).gradients
         except Exception:  # it does not take that input: nothing to compare
             return
@@ -345,10 +349,9 @@ class _Checker:
             yield Check(subject.title, "second use", VERDICTS[WRONG], cause=cause)
             return
         for name, before in gradients.items():
-            kept = found.gradients[name]
             if before is None:
                 continue
-            if not np.array_equal(before, kept, equal_nan=True):
+            if not np.array_equal(before, kept[name], equal_nan=True):
                 cause = "the array that it returned is written to again at the next call; return a new one."
                 yield Check(subject.title, "second use", VERDICTS[WRONG], cause=f"{name}: {cause}")
                 return
