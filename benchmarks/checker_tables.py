@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from checkers import Answer, as_arrays, ask_gradcheck, ask_nnframe, ask_scipy
 from mistakes import MISTAKES, Mistake, Planted
-from planting import Subject
+from planting import FUNCTIONS, LAYERS, LOSSES, Subject
 from right_layers import random_layer
 from side_by_side import measure, seconds, table
 
@@ -110,11 +110,23 @@ def right(full: bool) -> str:
             subject = subject_of(seed)
             with np.errstate(all="ignore"):
                 alarms[name] += ask(subject, subject.make()).wrong
-    rows = [["nnframe", f"{RIGHT:,}", str(alarms["nnframe"]), str(refused)]]
-    rows += [[name, f"{SOME:,}", str(alarms[name]), "0"] for name in list(asked)[1:]]
+    subjects = [*LAYERS, *FUNCTIONS.values(), *LOSSES.values()]
+    planted_in = {name: sum(ask(s, s.make()).wrong for s in subjects) for name, ask in asked.items()}
+    rows = [
+        [
+            name,
+            f"{RIGHT if name == 'nnframe' else SOME:,}",
+            str(alarms[name]),
+            str(refused) if name == "nnframe" else "-",
+            str(len(subjects)),
+            str(planted_in[name]),
+        ]
+        for name in asked
+    ]
     words = ", ".join(f"{count:,} {verdict}" for verdict, count in verdicts.items() if count)
+    header = ["checker", "random layers", "called wrong", "refused", "without the mistakes", "called wrong"]
     title = f"Random right layers (kinks, ties, scales, offsets, zero gradients, float32); entries by nnframe: {words}"
-    return f"{title}\n\n" + table(["checker", "layers", "called wrong", "refused"], rows)
+    return f"{title}\n\n" + table(header, rows)
 
 
 SIZES, ROWS = (64, 16, 10), 16

@@ -30,6 +30,8 @@ UPWARDS = 2.0**8  # and further up, where all numbers are small
 RESOLVED = 2.0**-22  # steps at which nothing moves below this may be lost beside larger numbers
 BESIDE = 2.0**-24  # of the size: how far away points beside a kink are
 POINTS_BESIDE = 24
+LENGTHS = 2.0 ** -np.arange(2, 48, 2, dtype=np.float64)  # of the size, at which a number is given another chance
+MOST_QUOTIENTS = 32
 CLEAR = 1e-4  # of what an entry is added up from: bounds below need no other step
 TELLING = 0.05  # bounds above say nothing
 STACK_NUMBERS = 1 << 18  # held at a time: few enough to stay in the cache
@@ -176,6 +178,30 @@ class Differences:
             factors.append(up)
             up *= UPWARDS
         return factors
+
+    def at_fault(self, name: str, written: Doubles, judged: Judged, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+        """Which wrong entries are what quotients of some length converge to after all: the differences are at fault.
+
+        Taylor's remainder f(x + h) - f(x) - h g falls faster than h where g is the derivative; over what lengths a
+        function is smooth, differences may not have seen. Of many entries some are looked at.
+        """
+        wrong = np.flatnonzero(judged.verdicts.reshape(-1) == WRONG)
+        some = np.sort(rng.choice(wrong, min(MOST_QUOTIENTS, len(wrong)), replace=False))
+        sizes, start = sizes_of(self.subject.arrays[name]), self.subject.arrays[name].reshape(-1)
+        distances = np.concatenate([LENGTHS, -LENGTHS])
+        found = np.zeros(written.size, bool)
+        base = self.subject.y.reshape(-1)
+        for i in some:
+            ends = (start[i] + sizes[i] * distances)[:, None]
+            with np.errstate(all="ignore"):
+                change = (self.moved(name, np.full(ends.shape, i), ends) - base) @ self.dy
+                near = np.abs(change / (ends[:, 0] - start[i]) - written.reshape(-1)[i])
+                near = near <= 0.1 * abs(written.reshape(-1)[i] - judged.numerical.reshape(-1)[i])
+            both = near[: len(LENGTHS)] & near[len(LENGTHS) :]
+            found[i] = bool((both[2:] & both[1:-1] & both[:-2]).any())
+        if len(some) < len(wrong) and found[some].mean() > 0.9:
+            found[wrong] = True
+        return found.reshape(written.shape)
 
     def _beside(
         self, name: str, written: Doubles, judged_size: Doubles, ties: npt.NDArray[np.bool_], sizes: Doubles
@@ -424,9 +450,11 @@ def noise_of(subject: Subject, rng: np.random.Generator) -> Doubles:
     while not own.any() and spacing * smallest < 1e-6:
         spacing *= 2.0**10
         own = _fourth_differences(subject, saved, way, spacing)
-    if own.size and float(np.sort(own, axis=None)[own.size // 2]) > 1e-4 * largest:
-        finer = _fourth_differences(subject, saved, way, spacing * 2.0**-12)
-        own = finer if 0 < finer.max(initial=0) < 1e-3 * own.max() else own
+    for finer in (2.0**-12, 2.0**-20, 2.0**-26):
+        if not own.size or float(np.sort(own, axis=None)[own.size // 2]) <= 1e-4 * largest:
+            break
+        less = _fourth_differences(subject, saved, way, spacing * finer)
+        own = less if 0 < less.max(initial=0) < own.max() else own
     if own.size and own.ndim:
         own = np.maximum(own, np.sqrt((own * own).mean(axis=0)))  # as for other rows
     return own + EPS * np.abs(finite)

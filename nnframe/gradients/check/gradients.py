@@ -20,7 +20,7 @@ from nnframe.core.run import Run, read_only
 from nnframe.core.structure import Findings, Memory, ask
 from nnframe.gradients.check.causes import Case, explain
 from nnframe.gradients.check.differences import EPS, Differences, Doubles, Judged, sizes_of
-from nnframe.gradients.check.report import FLAT, RIGHT, UNCHECKED, VERDICTS, WRONG, Check, Report
+from nnframe.gradients.check.report import FLAT, RIGHT, UNCHECKED, VERDICTS, WRONG, Check, Report, plainly
 from nnframe.gradients.check.subjects import (
     FunctionSubject,
     LayerSubject,
@@ -293,12 +293,14 @@ class _Checker:
         if (judged.verdicts == WRONG).any():
             unresolved = self._unresolved(subject, name, numbers, dy)
             judged.verdicts[unresolved & (judged.verdicts == WRONG)] = FLAT
+        if (judged.verdicts == WRONG).any():
+            judged.verdicts[differences.at_fault(name, numbers, judged, self.rng)] = FLAT
         check = _summarized(subject.title, name, numbers, judged)
         if check.right:
             return check
         cause = explain(Case(subject, differences, name, numbers, judged, dy))
         order = _taylor(differences, name, check)
-        return _with_cause(check, " ".join(part for part in (cause, order) if part))
+        return _with_cause(check, f"{cause or plainly(check)} {order}".strip())
 
     def _unresolved(self, subject: Subjects, name: str, written: Doubles, dy: Doubles) -> npt.NDArray[np.bool_]:
         """Which entries are others where everything moves by its last digits: no difference can tell what they are."""
@@ -352,6 +354,8 @@ class _Checker:
         other = _reversed_rows(subject.x)
         try:
             elsewhere = subject.backward(_reversed_rows(dy), x=other).gradients
+            elsewhere = {name: np.array(g) for name, g in elsewhere.items()}
+            kept = {name: np.array(g) for name, g in found.gradients.items()}
             again = subject.backward(dy, between=other).gradients
         except Exception:  # it does not take that input: nothing to compare
             return
@@ -361,10 +365,9 @@ class _Checker:
             yield Check(subject.title, "second use", VERDICTS[WRONG], cause=cause)
             return
         for name, before in gradients.items():
-            kept = found.gradients[name]
             if before is None:
                 continue
-            if not np.array_equal(before, kept, equal_nan=True):
+            if not np.array_equal(before, kept[name], equal_nan=True):
                 cause = "the array that it returned is written to again at the next call; return a new one."
                 yield Check(subject.title, "second use", VERDICTS[WRONG], cause=f"{name}: {cause}")
                 return

@@ -114,7 +114,7 @@ class Report(Sequence[Check]):
         if not wrong:
             return ""
         first = next((check for check in wrong if check.cause), wrong[0])
-        return f"{first.layer}, {first.what}: {first.cause or _plainly(first)}"
+        return f"{first.layer}, {first.what}: {first.cause or plainly(first)}"
 
     def raise_if_wrong(self) -> None:
         """Raise GradientError, with the table, where something is wrong."""
@@ -153,7 +153,8 @@ class Report(Sequence[Check]):
         return f"<Report: {len(self.checks)} arrays, {len(self.wrong)} wrong>"
 
 
-def _plainly(check: Check) -> str:
+def plainly(check: Check) -> str:
+    """Say what is there, and what should be."""
     if not check.size:
         return "it is wrong."
     return f"at {check.entry} it is {check.written:.6g}, and should be {check.numerical:.6g}."
