@@ -124,7 +124,8 @@ class Verifier:
                 _refuse(wrong, wrong, number)
             dy = value_and_gradient(loss, again.output, loss.prepare(again.output, labels), step)[1]
             for link, above, moves_x in _down(again.links, dy, step):
-                if not _is_written(link) or not above.any() or not np.isfinite(above).all():
+                is_due = _is_written(link) and (link.traits.own or number <= FIRST)
+                if not is_due or not above.any() or not np.isfinite(above).all():
                     continue
                 wrong = self._compared(SomeMoves(link, run, few, self.rng, moves_x), above)
                 if wrong:

@@ -132,7 +132,9 @@ def test_drift_stops_training_at_the_next_look(data, verify, found_at):
     steps(120, model, strategy, data)
     assert model[1].verified
     Scale.wrong = True
-    with pytest.raises(nn.GradientError, match=rf"gradient {found_at}: .*\n\n(.*\n)*layer 1: Scale\(\) .*\n.* w .*WRONG") as error:
+    with pytest.raises(
+        nn.GradientError, match=rf"gradient {found_at}: .*\n\n(.*\n)*layer 1: Scale\(\) .*\n.* w .*WRONG"
+    ) as error:
         steps(120, model, strategy, data)
     assert "2 times too small" in str(error.value)
     assert not model[1].verified
@@ -255,6 +257,9 @@ def test_few_evaluations(data):
             calls += 1
             return super().forward(x)
 
+        def backward(self, x, y, dy):
+            return super().backward(x, y, dy)
+
     model, strategy = model_with(Counted(3)), nn.Backprop(verify=True)
     steps(199, model, strategy, data)
     calls = 0
@@ -295,3 +300,25 @@ def test_the_strategy_as_an_object(data):
     for other in (pickle.loads(pickle.dumps(strategy)), copy.deepcopy(strategy)):
         with pytest.raises(nn.GradientError):
             step(model_with(Scale(3)), other, data)
+
+
+class Shift(nn.Layer):
+    def __init__(self, features):
+        self.b = nn.Parameter(np.zeros(features))
+
+    def forward(self, x):
+        return x + self.b.value.astype(x.dtype)
+
+    def backward(self, x, y, dy):
+        self.b.grad += dy.sum(axis=0)
+        return dy
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_kinks_of_a_whole_model_are_no_alarm(rng, seed):
+    # what dropout sets to 0 lies at the kink of ReLU: along a direction each of these may take another side
+    layers = nn.Linear(4, 6, rng=seed), nn.Dropout(0.4, rng=seed), Shift(6), nn.ReLU(), nn.Linear(6, 3, rng=1)
+    report = nn.check_gradients(nn.Sequential(*layers), rng.standard_normal((12, 4)))
+    assert report, report
+    assert report[-1].layer == "the whole model"
+    assert report[-1].verdict == "kink"

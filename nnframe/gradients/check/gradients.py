@@ -20,7 +20,7 @@ from nnframe.core.run import Run, read_only
 from nnframe.core.structure import Findings, Memory, ask
 from nnframe.gradients.check.causes import Case, explain
 from nnframe.gradients.check.differences import EPS, Differences, Doubles, Judged, sizes_of
-from nnframe.gradients.check.report import FLAT, RIGHT, UNCHECKED, VERDICTS, WRONG, Check, Report, plainly
+from nnframe.gradients.check.report import FLAT, KINK, RIGHT, UNCHECKED, VERDICTS, WRONG, Check, Report, plainly
 from nnframe.gradients.check.subjects import (
     FunctionSubject,
     LayerSubject,
@@ -629,21 +629,33 @@ def _reversed_rows(x: Any) -> Any:
 
 
 def _along(value: Callable[[float], float], written: float, size: float) -> tuple[int, float, float]:
-    """Compare a slope with differences along one line, at steps ever smaller: verdict, difference and bound."""
+    """Compare a slope with differences along one line, at steps ever smaller: verdict, difference and bound.
+
+    At a kink, where the slopes of the two sides stay apart, no slope is wrong: of several kinks that a line meets at
+    once, each may have taken another side.
+    """
     base = value(0.0)
     best, least = math.nan, math.inf
+    apart: list[float] = []  # of the two sides, where that is more than noise
     for h in (1e-3, 1e-4, 1e-5, 1e-6, 1e-7):
-        wide = (value(h) - value(-h)) / (2 * h)
+        up, down = value(h), value(-h)
+        wide = (up - down) / (2 * h)
         near = (value(h / 2) - value(-h / 2)) / h
-        bound = abs(wide - near) + 64 * EPS * (abs(base) + size) / h
+        noise = 64 * EPS * (abs(base) + size) / h
+        bound = abs(wide - near) + noise
         found = (4 * near - wide) / 3
+        if abs(up + down - 2 * base) / h > 8 * noise:
+            apart.append(abs(up + down - 2 * base) / h)
         if bound < least:
             best, least = found, bound
         if abs(written - found) <= bound and bound <= 1e-4 * size:
             return RIGHT, found, bound
     if not math.isfinite(least) or least > 1e-2 * size:
         return FLAT, best, least
-    return (WRONG if abs(written - best) > 4 * least else RIGHT), best, least
+    if abs(written - best) <= 4 * least:
+        return RIGHT, best, least
+    bent = len(apart) > 1 and apart[-1] > 0.7 * apart[-2]
+    return (KINK if bent else WRONG), best, least
 
 
 def _taylor(differences: Differences, name: str, check: Check) -> str:
