@@ -322,3 +322,25 @@ def test_kinks_of_a_whole_model_are_no_alarm(rng, seed):
     assert report, report
     assert report[-1].layer == "the whole model"
     assert report[-1].verdict == "kink"
+
+
+def test_a_short_time_is_kept_for_wide_layers_that_are_not_known(rng):
+    calls = 0
+
+    class Wide(nn.Layer):
+        def __init__(self):
+            self.w = nn.Parameter(rng.standard_normal((50, 400)))
+
+        def forward(self, x):
+            nonlocal calls
+            calls += 1
+            return x @ self.w.value.T
+
+        def backward(self, x, y, dy):
+            self.w.grad += dy.T @ x
+            return dy @ self.w.value
+
+    report = nn.check_gradients(Wide(), rng.standard_normal((8, 400)), seconds=0.01)
+    assert report
+    assert report[1].checked < report[1].size == 20_000
+    assert calls < 20_000  # as a search for what moves what would take, or all entries

@@ -166,12 +166,13 @@ class _Checker:
                 checks += self._whole(passed)
         return checks
 
-    def _share(self, parts: int) -> float:
-        """Return until when the next of some parts may take its time."""
-        if not math.isfinite(self.until):
+    def _share(self, parts: int, until: float | None = None) -> float:
+        """Return until when the next of some parts, which have to be done by then, may take its time."""
+        last = self.until if until is None else until
+        if not math.isfinite(last):
             return math.inf
         now = time.perf_counter()
-        return now + max(0.0, self.until - now) / parts
+        return now + max(0.0, last - now) / parts
 
     def _link(self, link: Link, run: Run, until: float) -> list[Check]:
         title = named(link.layer, run.root)
@@ -192,6 +193,8 @@ class _Checker:
         try:
             found = ask(link, run)
             found.coarse = ""  # how much it rounds is measured here, and counted
+            if math.isfinite(self.until):
+                found.contradicted = 2  # a search for patterns may take longer than all entries
             run.memory.known[id(link.layer)] = found
         except LayerError as error:
             unknown = Findings(link.layer)
@@ -264,7 +267,7 @@ class _Checker:
         rounding = self._rounding(subject, differences, gradients, dy)
         checks = []
         for i, name in enumerate(subject.arrays):
-            last = until if until is not None else self._share(len(subject.arrays) - i)
+            last = self._share(len(subject.arrays) - i, until)
             checks.append(self._array(subject, differences, name, gradients[name], dy, last, rounding.get(name)))
         certain = all(set(check.counts) == {VERDICTS[RIGHT]} for check in checks)
         checks += self._second_use(subject, found, gradients, dy, certain)
