@@ -11,6 +11,7 @@ import numpy.typing as npt
 from nnframe.core.layer import Layer
 from nnframe.core.protocol import traits
 from nnframe.core.run import Run
+from nnframe.gradients.check import Report
 from nnframe.losses.base import Loss
 
 Numbers = npt.NDArray[Any]
@@ -201,6 +202,12 @@ def mode(training: bool) -> str:
 def fail(what: str, expected: str, came: str, cure: str) -> NoReturn:
     """Raise AssertionError: what was looked at, what was expected, what came, and what helps."""
     raise AssertionError(f"{what}: expected {expected}, got {came}. {cure}")
+
+
+def refuse_wrong(what: str, report: Report) -> None:
+    """Fail where something is wrong in a report of `check_gradients`, which ends in the cause."""
+    if not report:
+        raise AssertionError(f"{what}: expected what central differences give, got\n{report}")
 
 
 def same(what: str, actual: Any, expected: Numbers, bound: float, cure: str) -> None:

@@ -24,6 +24,7 @@ from nnframe.testing.cases import (
     in_dtype,
     layouts,
     mode,
+    refuse_wrong,
     rounding,
     rows_of,
     same,
@@ -85,8 +86,7 @@ def check_single_row(case: LayerCase) -> None:
     if np.shape(y) != expected:
         fail("forward of a single row", f"shape {expected}", f"{np.shape(y)}", "Do not squeeze: keep the axis of rows")
     report = check_gradients(layer, x)
-    if not report:
-        fail("gradient of a single row", "what central differences give", f"\n{report}\n", "See the last line")
+    refuse_wrong("gradient of a single row", report)
 
 
 def check_strides(case: LayerCase) -> None:
@@ -139,9 +139,7 @@ def check_dtypes(case: LayerCase) -> None:
 def check_gradient(case: LayerCase) -> None:
     """Check that every entry of every gradient is right, and so is what goes with it: see `nn.check_gradients`."""
     layer = case.made()
-    report = check_gradients(layer, case.x(layer))
-    if not report:
-        fail("nn.check_gradients", "what central differences give", f"\n{report}\n", "The last line names the cause")
+    refuse_wrong("nn.check_gradients", check_gradients(layer, case.x(layer)))
 
 
 def check_difference(case: LayerCase) -> None:

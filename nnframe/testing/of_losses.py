@@ -11,7 +11,7 @@ import numpy as np
 
 from nnframe.gradients.check import check_gradients
 from nnframe.losses.base import as_labels, change_of, value_and_gradient, value_of
-from nnframe.testing.cases import LossCase, Numbers, fail, in_dtype, layouts, rounding, same, size
+from nnframe.testing.cases import LossCase, Numbers, fail, in_dtype, layouts, refuse_wrong, rounding, same, size
 from nnframe.testing.together import Gains, at_once, check_repr, train
 
 PURE = "A loss is a pure function of y and t: compute into new arrays, and keep nothing of a call in self"
@@ -98,9 +98,7 @@ def check_dtypes(case: LossCase) -> None:
 
 def check_gradient(case: LossCase) -> None:
     """Check that every entry of the gradient is right: see `nn.check_gradients`."""
-    report = check_gradients(case.made(), case.y(), case.t())
-    if not report:
-        fail("nn.check_gradients", "what central differences give", f"\n{report}\n", "The last line names the cause")
+    refuse_wrong("nn.check_gradients", check_gradients(case.made(), case.y(), case.t()))
 
 
 def check_forward_backward(case: LossCase) -> None:

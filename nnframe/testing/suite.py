@@ -15,6 +15,8 @@ from nnframe.testing.cases import Case, Inputs, LayerCase, LossCase
 
 Check = Callable[[], None]
 
+READ_ONLY = "A pass writes into an array that it was given: compute into a new array, or into a copy"
+
 
 def check_layer(
     make_layer: Callable[[], Any],
@@ -151,8 +153,9 @@ def _one(name: str, check: Callable[[Any], None], case: Case) -> Check:
             raise AssertionError(f"{case.name}: {name}: {error}") from error.__cause__
         except Exception as error:
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
+            cure = f". {READ_ONLY}" if "read-only" in str(error) else ""
             raise AssertionError(
-                f"{case.name}: {name}: expected no error, got {type(error).__name__}: {error}{notes}"
+                f"{case.name}: {name}: expected no error, got {type(error).__name__}: {error}{notes}{cure}"
             ) from error
 
     del run.__wrapped__  # pytest would take its argument for a fixture

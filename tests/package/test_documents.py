@@ -1,6 +1,8 @@
 """The Python blocks of the documents run, one after another, and print what the documents show."""
 
 import re
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -9,17 +11,18 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/layers.md", "docs/checking.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/layers.md", "docs/checking.md", "docs/testing.md"])
 def test_blocks_run_and_print_what_is_shown(name, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / name).read_text(encoding="utf-8")
     blocks = list(BLOCK.finditer(text))
     assert len(blocks) >= 5
-    names = {"__name__": "document"}
+    document = types.ModuleType("document")  # classes of a module can be pickled
+    monkeypatch.setitem(sys.modules, "document", document)
     for block in blocks:
         code, shown = block.groups()
         before = text.count("\n", 0, block.start()) + 1
-        exec(compile("\n" * before + code, name, "exec"), names)  # errors have the line of the document
+        exec(compile("\n" * before + code, name, "exec"), vars(document))  # errors have the line of the document
         printed = capsys.readouterr().out.splitlines()
         for line in (shown or "").splitlines():
             assert line in printed, f"{name}: {line!r} is not among {printed}"
