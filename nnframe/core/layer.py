@@ -17,7 +17,7 @@ from nnframe.core import local
 from nnframe.core.backward import backward_by_differences
 from nnframe.core.chain import Link, call_inside
 from nnframe.core.parameter import Array, Parameter
-from nnframe.core.protocol import Traits, traits, traits_of_class
+from nnframe.core.protocol import Traits, passes_of, traits, traits_of_class
 from nnframe.core.run import Run, _here, at_the_door, current_run, name_layer, read_only, run_layer
 from nnframe.core.summary import summarize
 from nnframe.core.tree import Tree, path_of
@@ -41,12 +41,12 @@ class Layer(Tree):
     takes_integers : bool
         Whether x holds ids: arrays of integers then reach `forward` as they are, instead of as floating-point numbers.
     verified : bool
-        Whether `check_gradients` has found its backward right.
+        Whether `check_gradients` or `Backprop(verify=...)` has found its backward right, and neither that nor `forward`
+        has been replaced since. Copies are not verified.
     """
 
     couples: str | None = None
     takes_integers: bool = False
-    verified: bool = False
     _traits: ClassVar[Traits]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -131,6 +131,16 @@ class Layer(Tree):
             raise
         # the caller may write to it: it shares no memory with the model's input
         return y if y.flags.writeable else y.copy()
+
+    @property
+    def verified(self) -> bool:
+        """Whether its backward, the one that it has now, was found right."""
+        known = getattr(self, "_verified", None)
+        return known is not None and known == passes_of(self)
+
+    @verified.setter
+    def verified(self, found: bool) -> None:
+        object.__setattr__(self, "_verified", passes_of(self) if found else None)
 
     @property
     def has_backward(self) -> bool:

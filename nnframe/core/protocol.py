@@ -78,6 +78,13 @@ def traits(layer: Any) -> Traits:
     return found
 
 
+def passes_of(layer: Any) -> tuple[Any, ...]:
+    """Return the class of a layer and the functions that are its passes now: others where one was replaced."""
+    cls, own = type(layer), vars(layer)
+    names = ("forward", "forward_saving", "backward", "backward_parameters")
+    return (cls, *(own[name] if name in own else getattr(cls, name) for name in names))
+
+
 def named(layer: Any, root: Any) -> str:
     """Words for a layer in a message, by its path in `root` where one is known: "layer body.1: Swish()"."""
     path = "" if root is None else root.path_of(layer)

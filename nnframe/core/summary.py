@@ -8,8 +8,10 @@ import numpy as np
 
 from nnframe.core.chain import Link, ordered, run_forward
 from nnframe.core.patterns import input_pattern, parameter_pattern
+from nnframe.core.protocol import traits
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory, couples_of
+from nnframe.core.tree import Tree
 
 if TYPE_CHECKING:
     from nnframe.core.layer import Layer
@@ -53,10 +55,10 @@ def summarize(model: Layer, input_shape: Any = None) -> str:
     """Return a table of the model's layers: output shape of one row, parameters, and where its gradient comes from.
 
     `input_shape` is that of one row of the input, for several inputs a tuple of shapes; where it is not given, that of
-    a first `Linear` is tried. The model
-    is run on a few rows of random numbers, as it is written, to see its layers and what they couple. The column
-    `gradient` says what `Backprop` does: "written" (a backward pass), "verified" (one that `check_gradients` found
-    right), or "numerical", with what the layer couples and how often it is evaluated for a mini-batch.
+    a first `Linear` is tried. The model is run on a few rows of random numbers, as it is written, to see its layers and
+    what they couple. The column `gradient` says what `Backprop` does: "written" (a backward pass), "verified" (one that
+    was found right by `check_gradients` or `Backprop(verify=...)`), or "numerical", with what the layer couples and how
+    often it is evaluated for a mini-batch.
     """
     lines = [("", "layer", "output", "parameters", "gradient")]
     counted: set[int] = set()
@@ -113,7 +115,15 @@ def _shape(link: Link) -> str:
 
 
 def _known(layer: Layer) -> str:
-    return ("verified" if layer.verified else "written") if layer.has_backward else "numerical"
+    return ("verified" if _is_verified(layer) else "written") if layer.has_backward else "numerical"
+
+
+def _is_verified(layer: Layer) -> bool:
+    """Whether a layer's backward was found right, or those of all layers that a container hands it on to."""
+    if layer.verified or not traits(layer).branches:
+        return layer.verified
+    inner: list[Any] = [child for _, child in layer.children() if isinstance(child, Tree)]
+    return all(_is_verified(one) for child in inner for one in ordered(child) or [child])
 
 
 def _gradient(link: Link, run: Run) -> str:

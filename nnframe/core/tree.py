@@ -21,7 +21,8 @@ _BARE = frozenset(
 class Tree:
     """An object whose parameters, buffers and layers are found by themselves; no `__init__` has to be called."""
 
-    __slots__ = ("__dict__", "__weakref__", "_survey")  # the last: what was found by a walk, and when; no part of it
+    # no part of what a tree holds: what was found by a walk, and when; and which passes were found right
+    __slots__ = ("__dict__", "__weakref__", "_survey", "_verified")
 
     _own_children = (
         False  # whether a class says itself, in `children`, what it holds, other than what its attributes hold

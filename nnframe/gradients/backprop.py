@@ -11,6 +11,7 @@ from nnframe.core.local import as_step
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory
 from nnframe.core.summary import evaluations_of
+from nnframe.gradients.verify import EVERY, Verifier, as_every
 from nnframe.gradients.whole import look_at_the_whole
 from nnframe.gradients.work import Measured, warn_of_price
 from nnframe.losses.base import Loss, as_labels, value_and_gradient
@@ -31,10 +32,18 @@ class Backprop:
     step : float, optional
         Of those differences; eps^(1/3) max(1, |x|), with the eps of float64, if not given. A layer that is constant
         almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
+    verify : bool or int, optional
+        Whether to compare each backward that was written, of layers and of the loss, with differences of its forward,
+        in float64, on some rows of the mini-batches that come: by `check_gradients` on the first one, at more than a
+        hundred entries of each array on the next two, and at a few random ones every 100 gradients, or every so many as
+        `verify` says. A layer whose backward is right is marked `verified`; one that is wrong, or becomes so, raises
+        GradientError with the table. Gradients are the same bits with and without.
     """
 
-    def __init__(self, step: float | None = None) -> None:
+    def __init__(self, step: float | None = None, *, verify: bool | int | None = None) -> None:
         self.step = as_step(step)
+        every = as_every(verify)
+        self.verifier = None if every is None else Verifier(every)
         self.memory = Memory()
 
     def __call__(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Measured:
@@ -57,6 +66,8 @@ class Backprop:
         passed = self._take(model, loss, x, t)
         if count := self.memory.look_due(model):
             passed = look_at_the_whole(self, passed, count, lambda one: one._take(model, loss, x, t), written=True)
+        if self.verifier is not None:
+            self.verifier.look(passed, t, self.step)
         return Measured(passed)
 
     def _take(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> ForwardPass:
@@ -87,4 +98,7 @@ class Backprop:
                 warn_of_price(link, inputs + found.parameters, self.memory)
 
     def __repr__(self) -> str:
-        return "Backprop()" if self.step is None else f"Backprop(step={self.step:g})"
+        given = [] if self.step is None else [f"step={self.step:g}"]
+        if self.verifier is not None:
+            given.append(f"verify={True if self.verifier.every == EVERY else self.verifier.every}")
+        return f"Backprop({', '.join(given)})"

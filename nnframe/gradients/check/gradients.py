@@ -115,6 +115,22 @@ def check_gradients(
     return Report(checker.subject(FunctionSubject(what, backward, x)))
 
 
+def check_entries(subject: Subjects, dy: Doubles, rng: np.random.Generator) -> list[Check]:
+    """Compare what a written backward makes of one dy, at the entries in `subject.sweeps` and nothing else."""
+    checker = _Checker(None, None, None, rng)
+    try:
+        found = subject.backward(dy)
+    except Exception as error:
+        return [Check(subject.title, "backward", VERDICTS[WRONG], cause=_raised(error))]
+    gradients = {name: np.array(g, copy=True) if g is not None else None for name, g in found.gradients.items()}
+    differences = Differences(subject, dy, None, rng)
+    rounding = checker._rounding(subject, differences, gradients, dy)
+    return [
+        checker._array(subject, differences, name, gradients[name], dy, math.inf, rounding.get(name))
+        for name in subject.arrays
+    ]
+
+
 class _Checker:
     """The settings of one check."""
 
