@@ -20,7 +20,7 @@ from nnframe.core.run import Run, read_only
 from nnframe.core.structure import Findings, Memory, ask
 from nnframe.gradients.check.causes import Case, explain
 from nnframe.gradients.check.differences import EPS, Differences, Doubles, Judged, sizes_of
-from nnframe.gradients.check.report import FLAT, RIGHT, UNCHECKED, VERDICTS, WRONG, Check, Report, plainly
+from nnframe.gradients.check.report import FLAT, KINK, RIGHT, UNCHECKED, VERDICTS, WRONG, Check, Report, plainly
 from nnframe.gradients.check.subjects import (
     FunctionSubject,
     LayerSubject,
@@ -162,7 +162,9 @@ class _Checker:
                 if original is not None and link.traits.backward:
                     original.verified = all(one.right for one in found) and any(one.checked for one in found)
                 checks += found
-            if len(links) > 1 and all(one.right for one in checks):
+            # at a kink a direction crosses it, and what was written is one side's
+            smooth = all(one.right and VERDICTS[KINK] not in one.counts for one in checks)
+            if len(links) > 1 and smooth:
                 checks += self._whole(passed)
         return checks
 
