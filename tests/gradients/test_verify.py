@@ -132,9 +132,8 @@ def test_drift_stops_training_at_the_next_look(data, verify, found_at):
     steps(120, model, strategy, data)
     assert model[1].verified
     Scale.wrong = True
-    with pytest.raises(
-        nn.GradientError, match=rf"gradient {found_at}: .*\n\n(.*\n)*layer 1: Scale\(\) .*\n.* w .*WRONG"
-    ) as error:
+    words = rf"gradient {found_at}: .*\n\n(.*\n)*layer 1: Scale\(\) .*\n.* w .*WRONG"
+    with pytest.raises(nn.GradientError, match=words) as error:
         steps(120, model, strategy, data)
     assert "2 times too small" in str(error.value)
     assert not model[1].verified
@@ -257,17 +256,18 @@ def test_few_evaluations(data):
             calls += 1
             return super().forward(x)
 
-        def backward(self, x, y, dy):
-            return super().backward(x, y, dy)
-
-    model, strategy = model_with(Counted(3)), nn.Backprop(verify=True)
-    steps(199, model, strategy, data)
-    calls = 0
-    step(model, strategy, data)
-    assert 2 < calls < 40
-    calls = 0
-    steps(99, model, strategy, data)
-    assert calls < 99 + 20  # looks at the layer and at the model as a whole that are there without
+    counts = []
+    for strategy in (nn.Backprop(), nn.Backprop(verify=True)):
+        model = model_with(Counted(3))
+        steps(199, model, strategy, data)
+        calls = 0
+        step(model, strategy, data)
+        at_look, calls = calls, 0
+        steps(99, model, strategy, data)
+        counts.append((at_look, calls))
+    (plain, without), (at_look, between) = counts
+    assert plain < at_look < plain + 40
+    assert between < without + 20
 
 
 def test_a_model_for_one_dtype_is_refused(data):
@@ -314,14 +314,24 @@ class Shift(nn.Layer):
         return dy
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_kinks_of_a_whole_model_are_no_alarm(rng, seed):
-    # what dropout sets to 0 lies at the kink of ReLU: along a direction each of these may take another side
-    layers = nn.Linear(4, 6, rng=seed), nn.Dropout(0.4, rng=seed), Shift(6), nn.ReLU(), nn.Linear(6, 3, rng=1)
-    report = nn.check_gradients(nn.Sequential(*layers), rng.standard_normal((12, 4)))
+class ReLUAndSum(nn.Layer):
+    """Kinks in a layer whose columns depend on each other, so that they are moved one by one."""
+
+    def forward(self, x):
+        return np.maximum(x, 0) + x.sum(axis=1, keepdims=True)
+
+    def backward(self, x, y, dy):
+        return dy * (x > 0) + dy.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("kinks", [nn.ReLU, ReLUAndSum])
+@pytest.mark.parametrize("seconds", [None, 1e-6])
+def test_kinks_of_a_whole_model_are_no_alarm(rng, seed, kinks, seconds):
+    # what dropout sets to 0 lies at kinks, few of which are seen in a short time
+    layers = nn.Linear(4, 40, rng=seed), nn.Dropout(0.5, rng=seed), Shift(40), kinks(), nn.Linear(40, 3, rng=1)
+    report = nn.check_gradients(nn.Sequential(*layers), rng.standard_normal((12, 4)), seconds=seconds)
     assert report, report
-    assert report[-1].layer == "the whole model"
-    assert report[-1].verdict == "kink"
 
 
 def test_a_short_time_is_kept_for_wide_layers_that_are_not_known(rng):

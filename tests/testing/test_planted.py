@@ -174,7 +174,7 @@ class Lists(Scale):
         (Remembers, "purity", "forward"),
         (ReusesItsOutput, "purity", "y after another call"),
         (BackwardWritesDy, "purity", "dy after backward"),
-        (BackwardWritesDy, "strides", "read-only. A pass writes into an array that it was given: compute into a new"),
+        (BackwardWritesDy, "strides", r"read-only\. A pass writes into an array that it was given: compute into a new"),
         (WrongGradient, "gradient", r"5\.0 = N times too small"),
         (WrongDifference, "difference", "difference of one dx in float32"),
         (DifferenceOfOneOnly, "difference", "ValueError: cannot reshape"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -357,7 +358,7 @@ def is_torch_function(what: Any) -> bool:
 
 def of_torch(function: Any, x: Any) -> FunctionSubject:
     """Make a subject of a `torch.autograd.Function`: its `forward` and its `backward`, on float64 tensors."""
-    import torch
+    torch: Any = importlib.import_module("torch")  # installed, as the function is of it
 
     def tensors(parts: Any, gradient: bool) -> list[Any]:
         found = [torch.from_numpy(np.array(part)) for part in parts]
