@@ -188,6 +188,11 @@ def backward(layer: Any, x: Any, y: Any, dy: Any, training: bool = True) -> tupl
             dx = layer.backward(x, y, dy, saved)
         else:
             dx = layer.backward(x, y, dy)
+    given, found = (one if isinstance(one, tuple) else (one,) for one in (x, dx))
+    arrays = sum(isinstance(one, np.ndarray) for one in found)
+    if len(found) != len(given) or arrays < sum(one.dtype.kind == "f" for one in given):
+        came = ", ".join(type(one).__name__ for one in found)
+        fail("backward", f"the gradient of x, {len(given)} in all", came, "Is `return` missing?")
     return dx, {name: parameter.grad.copy() for name, parameter in layer.named_parameters()}
 
 

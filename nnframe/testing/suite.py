@@ -153,9 +153,9 @@ def _one(name: str, check: Callable[[Any], None], case: Case) -> Check:
             raise AssertionError(f"{case.name}: {name}: {error}") from error.__cause__
         except Exception as error:
             notes = "".join(f" ({note})" for note in getattr(error, "__notes__", []))
-            cure = f". {READ_ONLY}" if "read-only" in str(error) else ""
+            cure = READ_ONLY if "read-only" in str(error) else f"skip=[{name!r}] leaves the check out"
             raise AssertionError(
-                f"{case.name}: {name}: expected no error, got {type(error).__name__}: {error}{notes}{cure}"
+                f"{case.name}: {name}: expected no error, got {type(error).__name__}: {error}{notes}. {cure}"
             ) from error
 
     del run.__wrapped__  # pytest would take its argument for a fixture

@@ -136,6 +136,22 @@ class MixesRows(Scale):
         return super().forward(x - x.mean(axis=0))
 
 
+class NoReturn(Scale):
+    def backward(self, x, y, dy):
+        super().backward(x, y, dy)
+
+
+class Masked(nn.Linear):
+    """Right: what it inherits from Linear beside forward does not count."""
+
+    def __init__(self):
+        super().__init__(4, 3, rng=0)
+        self.mask = np.arange(12).reshape(3, 4) % 3 > 0
+
+    def forward(self, x):
+        return x @ (self.weight.value * self.mask).T.astype(x.dtype) + self.bias.value.astype(x.dtype)
+
+
 class HidesAnArray(nn.Layer):
     def __init__(self):
         self.w = np.random.default_rng().standard_normal(4)  # not a Parameter: another one in each object
@@ -191,6 +207,7 @@ class Lists(Scale):
         (HoldsALambda, "pickle", "keep no lambda"),
         (Nameless, "repr", "no address"),
         (Lists, "shapes", "got list"),
+        (NoReturn, "dtypes", r"backward: expected the gradient of x, 1 in all, got NoneType\. Is `return` missing"),
         (WrongGradient, "training", "gradient of .* by CentralDifference"),
     ],
 )
@@ -218,6 +235,7 @@ def test_hidden_state_shared_by_threads_is_found():
 
 def test_layers_that_are_right_pass():
     check_layer(Scale, (4,))
+    check_layer(Masked, (4,))
     check_layer(lambda: nn.Sequential(nn.Linear(3, 4, rng=0), Scale()), (3,), rng=7)
     check_layer(lambda: nn.Embedding(3, 2, rng=0), (2,), inputs=lambda rows, rng: rng.integers(0, 3, (rows, 2)))
 
