@@ -72,7 +72,7 @@ class Verifier:
                 self._look_at_all(passed, rows, number)
                 self.met |= new
             self._look_at_some(passed, t, rows, step, number)
-        except GradientError:
+        except (GradientError, LayerError):
             raise
         except Exception as error:
             raise LayerError(

@@ -172,6 +172,16 @@ def test_saturated_and_broken_numbers_do_not_stop_training(data):
     strategy(model, nn.CrossEntropyLoss(), *data)  # a trainer says so itself
 
 
+def test_rows_that_count_for_nothing_do_not_stop_training(data):
+    x, _ = data
+    t = np.full(20, -1)
+    t[7] = 2
+    model, strategy = model_with(Scale(3)), nn.Backprop(verify=1)
+    for loss in (nn.CrossEntropyLoss(ignore_index=-1), nn.CrossEntropyLoss("sum", ignore_index=-1)):
+        for _ in range(6):
+            step(model, strategy, (x, t), loss)
+
+
 def test_the_summary_says_written_numerical_verified(data):
     model = model_with(ForwardOnly(), Scale(3), nn.Residual(nn.Linear(3, 3, rng=4), nn.Tanh()))
     words = [line.split()[-1] for line in model.summary().splitlines() if "layer" not in line]
