@@ -10,6 +10,7 @@ that you wrote. Tensors are NumPy arrays.
 """
 
 import functools as _functools
+import typing as _typing
 import warnings as _warnings
 
 from nnframe._version import __version__
@@ -33,13 +34,9 @@ from nnframe.gradients import (
     Backprop,
     Blocks,
     CentralDifference,
-    Check,
     Cost,
-    GradientError,
     Measured,
     NodePerturbation,
-    Report,
-    check_gradients,
 )
 from nnframe.initializers import He, Normal, Xavier, Zeros
 from nnframe.io import load, save
@@ -68,8 +65,24 @@ from nnframe.numerical import numerical_gradient, numerical_hessian, numerical_j
 from nnframe.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
 from nnframe.training import History, Trainer, accuracy
 
+if _typing.TYPE_CHECKING:
+    from nnframe.gradients.check import Check, GradientError, Report, check_gradients
+
 set_num_threads(default_num_threads())
 del default_num_threads
+
+
+def __getattr__(name: str) -> object:
+    """Load the checker where one of its names is used first: training needs none of it."""
+    if name not in ("Check", "GradientError", "Report", "check_gradients"):
+        raise AttributeError(f"module 'nnframe' has no attribute {name!r}")
+    from nnframe.gradients import check
+
+    return getattr(check, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 @_functools.wraps(_central_difference)

@@ -3,6 +3,7 @@
 import numpy as np
 
 import nnframe as nn
+from nnframe.testing.cases import layouts
 
 
 def tolerance(dtype):
@@ -26,19 +27,8 @@ def assert_close(actual, expected, bound, what=""):
 
 def variants(a):
     """The same numbers in every layout that NumPy knows."""
-    yield "C order", a
-    yield "Fortran order", np.asfortranarray(a)
-    wide = np.empty((*a.shape[:-1], 2 * a.shape[-1]), a.dtype)
-    wide[..., ::2] = a
-    yield "strided", wide[..., ::2]
-    yield "negative strides", a[..., ::-1].copy()[..., ::-1]
-    read_only = a.copy()
-    read_only.flags.writeable = False
-    yield "read-only", read_only
-    buffer = np.zeros(a.nbytes + 1, np.uint8)
-    misaligned = buffer[1:].view(a.dtype).reshape(a.shape)
-    misaligned[...] = a
-    yield "misaligned", misaligned
+    yield "in C order", a
+    yield from layouts(a)
     yield "byte-swapped", a.astype(a.dtype.newbyteorder())
 
 

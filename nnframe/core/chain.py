@@ -136,6 +136,29 @@ def run_forward(model: Layer, x: Any, run: Run) -> ForwardPass:
     return ForwardPass(model, run, inputs, links, parameters)
 
 
+def links_inside(container: Any, x: Any, run: Run) -> list[Link]:
+    """Return the links of a container's layers, as its class in nnframe runs them.
+
+    A derived class may have a backward of its own, which calls that of the container.
+    """
+    outer = vars(run).get("survey"), run.dtype, run.frame
+    run.survey, run.dtype, run.frame = survey(container), dtype_of(x, container), None
+    own: Any = next(c for c in type(container).__mro__ if c.__module__.startswith("nnframe."))
+    t: Traits = own._traits
+    links: list[Link] = []
+    try:
+        if t.order:
+            for child in container.order():
+                x = _run(child, x, links, run)
+        else:
+            links.append(_run_branches(container, t, x, run))
+    finally:
+        run.dtype, run.frame = outer[1:]
+        if outer[0] is not None:
+            run.survey = outer[0]
+    return links
+
+
 def ordered(layer: Any) -> list[Layer] | None:
     """Layers of a Sequential, those inside it included; None for any other layer."""
     if not traits(layer).order:

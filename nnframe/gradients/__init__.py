@@ -2,7 +2,6 @@
 
 from nnframe.gradients.backprop import Backprop
 from nnframe.gradients.central import CentralDifference
-from nnframe.gradients.check import Check, GradientError, Report, check_gradients
 from nnframe.gradients.node import NodePerturbation
 from nnframe.gradients.selection import Blocks
 from nnframe.gradients.spsa import SPSA
@@ -13,11 +12,7 @@ __all__ = [
     "Backprop",
     "Blocks",
     "CentralDifference",
-    "Check",
     "Cost",
-    "GradientError",
     "Measured",
     "NodePerturbation",
-    "Report",
-    "check_gradients",
 ]

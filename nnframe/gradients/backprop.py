@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy.typing as npt
 
 from nnframe.core.backward import backward_through
@@ -11,10 +13,12 @@ from nnframe.core.local import as_step
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory
 from nnframe.core.summary import evaluations_of
-from nnframe.gradients.verify import EVERY, Verifier, as_every
 from nnframe.gradients.whole import look_at_the_whole
 from nnframe.gradients.work import Measured, warn_of_price
 from nnframe.losses.base import Loss, as_labels, value_and_gradient
+
+if TYPE_CHECKING:
+    from nnframe.gradients.verify import Verifier
 
 
 class Backprop:
@@ -42,9 +46,12 @@ class Backprop:
 
     def __init__(self, step: float | None = None, *, verify: bool | int | None = None) -> None:
         self.step = as_step(step)
-        every = as_every(verify)
-        self.verifier = None if every is None else Verifier(every)
         self.memory = Memory()
+        self.verifier: Verifier | None = None
+        if verify is not None and verify is not False:
+            from nnframe.gradients.verify import Verifier  # with the checker, which nobody else needs to train
+
+            self.verifier = Verifier(verify)
 
     def __call__(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Measured:
         """Return the loss of a mini-batch, and overwrite the gradient of every parameter of the model.
@@ -100,5 +107,5 @@ class Backprop:
     def __repr__(self) -> str:
         given = [] if self.step is None else [f"step={self.step:g}"]
         if self.verifier is not None:
-            given.append(f"verify={True if self.verifier.every == EVERY else self.verifier.every}")
+            given.append(f"verify={self.verifier.verify!r}")
         return f"Backprop({', '.join(given)})"

@@ -19,8 +19,9 @@ from nnframe.core.layer import Layer
 from nnframe.core.protocol import LayerError, passes_of
 from nnframe.core.run import Run
 from nnframe.core.structure import Findings, Memory, couples_of
-from nnframe.gradients.check.differences import STEP, Differences, Doubles, Indices, Sweep, sizes_of
+from nnframe.gradients.check.differences import STEP, Sweep, moved
 from nnframe.gradients.check.gradients import check_entries, check_gradients
+from nnframe.gradients.check.noise import Doubles, Indices, sizes_of
 from nnframe.gradients.check.report import Check, GradientError, Report
 from nnframe.gradients.check.subjects import LayerSubject, LossSubject, Subjects
 from nnframe.losses.base import Loss, value_and_gradient
@@ -34,28 +35,20 @@ ROWS = 8  # of the mini-batch, where rows do not depend on each other
 NEAR = 1e-6  # of what an entry is added up from: how near a difference at one step comes to what is right
 
 
-def as_every(verify: bool | int | None) -> int | None:
-    """`verify` as a number of gradients; None for never."""
-    if verify is None or verify is False:
-        return None
-    if verify is True:
-        return EVERY
-    if not isinstance(verify, int | np.integer) or verify < 1:
-        raise ValueError(f"verify: expected True, False, or after how many gradients to look again, got {verify!r}")
-    return int(verify)
-
-
 class Verifier:
     """Looks at the first gradients of each model, and then at a few entries every so many.
 
     Parameters
     ----------
-    every : int
-        Gradients between two looks.
+    verify : True or int
+        Gradients between two looks; EVERY.
     """
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self, verify: bool | int) -> None:
+        if verify is not True and (not isinstance(verify, int | np.integer) or verify < 1):
+            raise ValueError(f"verify: expected True, False, or after how many gradients to look again, got {verify!r}")
+        self.verify = verify
+        self.every = EVERY if verify is True else int(verify)
         self.counts: dict[int, tuple[Any, int]] = {}  # gradients of each model
         self.met: dict[int, tuple[Any, Any]] = {}  # layers and losses, and the passes that they had
         self.rng = np.random.Generator(np.random.PCG64((20261125, 9)))
@@ -140,8 +133,7 @@ class Verifier:
         above = np.ones(subject.y.shape) if dy is None else dy
         try:
             found = subject.backward(above)
-            glance = Glance(subject, above)
-            if all(glance.right(name, found.gradients[name]) for name in subject.arrays):
+            if all(_is_near(subject, above, name, found[name]) for name in subject.arrays):
                 return []
         except Exception:  # which is told below
             pass
@@ -149,36 +141,33 @@ class Verifier:
         return checks if any(not check.right for check in checks) else []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Verifier:
-        return Verifier(self.every)
+        return Verifier(self.verify)
 
     def __reduce__(self) -> Any:
-        return Verifier, (self.every,)
+        return Verifier, (self.verify,)
 
 
-class Glance(Differences):
-    """One central difference of each entry: what comes near it is right, what does not is looked at again."""
+def _is_near(subject: Subjects, dy: Doubles, name: str, written: Any) -> bool:
+    """Whether all entries of a gradient that are moved are near to one central difference each.
 
-    def __init__(self, subject: Subjects, dy: Doubles) -> None:
-        self.subject, self.dy = subject, dy.reshape(-1)
-
-    def right(self, name: str, written: Any) -> bool:
-        """Whether all entries of an array that are moved are seen to be right."""
-        array = self.subject.arrays[name]
-        if not isinstance(written, np.ndarray) or written.shape != array.shape:
-            return False
-        for sweep in self.subject.sweeps(name):
-            entries = sweep.entries
-            start = array.reshape(-1)[entries]
-            steps = STEP * sizes_of(start).reshape(start.shape)
-            ends = np.concatenate([start + steps, start - steps])
-            with np.errstate(all="ignore"):
-                y = self.moved(name, np.concatenate([entries, entries]), ends)
-                change = (y[: len(entries)] - y[len(entries) :]) * self.dy
-                width = ends[: len(entries)] - ends[len(entries) :]
-                off = np.abs(written.reshape(-1)[entries] - sweep.totals(change) / width)
-                if not (off <= NEAR * sweep.totals(np.abs(change)) / width).all():
-                    return False
-        return True
+    What comes near it is right; what does not is looked at again.
+    """
+    array = subject.arrays[name]
+    if not isinstance(written, np.ndarray) or written.shape != array.shape:
+        return False
+    for sweep in subject.sweeps(name):
+        entries = sweep.entries
+        start = array.reshape(-1)[entries]
+        steps = STEP * sizes_of(start).reshape(start.shape)
+        ends = np.concatenate([start + steps, start - steps])
+        with np.errstate(all="ignore"):
+            y = moved(subject, name, np.concatenate([entries, entries]), ends)
+            change = (y[: len(entries)] - y[len(entries) :]) * dy.reshape(-1)
+            width = ends[: len(entries)] - ends[len(entries) :]
+            off = np.abs(written.reshape(-1)[entries] - sweep.totals(change) / width)
+            if not (off <= NEAR * sweep.totals(np.abs(change)) / width).all():
+                return False
+    return True
 
 
 class SomeMoves(LayerSubject):

@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from nnframe.core.backward import backward_through
-from nnframe.core.chain import Link, run_forward
+from nnframe.core.chain import Link, links_inside
 from nnframe.core.layer import Layer, as_layers
 from nnframe.core.local import run_differences
 from nnframe.core.parameter import Array
@@ -38,14 +38,9 @@ class Container(Layer):
         return run_differences(self._links(x), dx)
 
     def _links(self, x: Array) -> list[Link]:
-        """Run the container again and return its links."""
-        run = Run(True, root=self) if current_run() is None else current_run()
-        assert run is not None
-        outer, run.frame = run.frame, None
-        try:
-            return run_forward(self, x, run).links
-        finally:
-            run.frame = outer
+        """Run the container again and return its links: its layers', whatever a derived class has written."""
+        run = current_run() or Run(True, root=self)
+        return links_inside(self, x, run)
 
     def _layers(self) -> Sequence[Layer]:
         raise NotImplementedError(f"{type(self).__name__} has no layers")

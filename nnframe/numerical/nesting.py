@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +16,9 @@ def children_of(x: Any) -> list[tuple[str, Any, Any]] | None:
     if isinstance(x, list | tuple):
         fields = getattr(x, "_fields", None)
         return [(f".{fields[i]}" if fields else f"[{i}]", i, value) for i, value in enumerate(x)]
-    if dataclasses.is_dataclass(x) and not isinstance(x, type):
+    if hasattr(type(x), "__dataclass_fields__"):
+        import dataclasses  # loaded already, by whoever made x
+
         names = [field.name for field in dataclasses.fields(x)]
         return [(f".{name}", name, getattr(x, name)) for name in names]
     return None

@@ -266,6 +266,9 @@ def test_few_evaluations(data):
             calls += 1
             return super().forward(x)
 
+        def backward(self, x, y, dy):  # beside another forward one that is inherited does not count
+            return super().backward(x, y, dy)
+
     counts = []
     for strategy in (nn.Backprop(), nn.Backprop(verify=True)):
         model = model_with(Counted(3))
@@ -276,8 +279,9 @@ def test_few_evaluations(data):
         steps(99, model, strategy, data)
         counts.append((at_look, calls))
     (plain, without), (at_look, between) = counts
-    assert plain < at_look < plain + 40
-    assert between < without + 20
+    assert plain == 1
+    assert 2 < at_look < 40
+    assert between == without < 99 + 20  # looks at the layer and at the model as a whole
 
 
 def test_a_model_for_one_dtype_is_refused(data):

@@ -220,3 +220,21 @@ def test_summary():
     assert lines[-1] == "3,770 parameters, float32, 14.7 KiB"
     nn.check_gradients(model, np.random.default_rng(0).standard_normal((5, 64)))
     assert model.summary().splitlines()[1].endswith("verified")
+
+
+@pytest.mark.parametrize("container", [nn.Residual, nn.Sequential])
+def test_a_derived_container_may_call_the_backward_that_it_replaces(container, rng):
+    class Derived(container):
+        def backward(self, x, y, dy, saved=None):
+            return super().backward(x, y, dy)
+
+    x, t = rng.standard_normal((6, 4)), rng.integers(0, 4, 6)
+    found = []
+    for kind in (Derived, container):
+        inner = kind(nn.Linear(4, 4, rng=1, dtype=np.float64), nn.Tanh())
+        model = nn.Sequential(nn.Linear(4, 4, rng=0, dtype=np.float64), inner)
+        nn.Backprop()(model, nn.CrossEntropyLoss(), x, t)
+        found.append([p.grad.copy() for p in model.parameters()])
+        assert nn.check_gradients(model, x)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -14,10 +14,23 @@ import nnframe as nn
 def test_import_loads_nothing_heavy():
     code = (
         "import numpy, sys; before = set(sys.modules); import nnframe; "
-        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+        "found = set(sys.modules) - before; "
+        "print(*sorted({name.partition('.')[0] for name in found} | {name for name in found if 'check' in name}))"
     )
     run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"tqdm", "safetensors", "matplotlib", "scipy", "argparse", "gzip", "csv", "importlib.metadata", "asyncio"}
+    heavy = {
+        "tqdm",
+        "safetensors",
+        "matplotlib",
+        "scipy",
+        "argparse",
+        "gzip",
+        "csv",
+        "importlib.metadata",
+        "asyncio",
+        "dataclasses",
+    }
+    heavy |= {"nnframe.gradients.check", "nnframe.gradients.verify"}  # the checker, loaded where it is asked for
     assert not heavy & set(run.stdout.split())
 
 

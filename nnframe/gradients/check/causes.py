@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.gradients.check.differences import Differences, Doubles
+from nnframe.gradients.check.differences import Differences, moved
+from nnframe.gradients.check.noise import Doubles
 from nnframe.gradients.check.report import WRONG
 from nnframe.gradients.check.subjects import LayerSubject, LossSubject, Subjects
 
@@ -33,7 +34,6 @@ class Case:
         self.near = np.maximum(10 * np.where(known, judged.bound, 0), np.maximum(CLOSE * judged.size, 1e-13 * largest))
         self.wrong = judged.verdicts == WRONG
         self.array = subject.arrays[name]
-        self.rows = len(self.array) if self.array.ndim else 1
         self.is_input = name in ("x", "y") or name.startswith("x[")
 
     def same(self, a: Doubles, b: Doubles | None = None) -> bool:
@@ -135,15 +135,15 @@ def _order(case: Case) -> str:
         for shift in (1, -1):
             if case.same(np.roll(case.g, shift, axis)):
                 return f"its entries are in another order: shifted by one along axis {axis}."
-            moved = np.roll(case.true, shift, axis)
+            rolled = np.roll(case.true, shift, axis)
             edge = 0 if shift == 1 else -1
             inner = np.delete(np.arange(case.g.shape[axis]), edge)
-            if len(inner) > 2 and (np.take(np.abs(case.g - moved) <= case.near, inner, axis)).all():
+            if len(inner) > 2 and (np.take(np.abs(case.g - rolled) <= case.near, inner, axis)).all():
                 return f"its entries are in another order: shifted by one along axis {axis}."
     if case.g.ndim > 1:
         for axes in _swaps(case.g.ndim):
-            moved = case.g.transpose(axes)
-            if moved.shape == case.g.shape and case.same(moved):
+            swapped = case.g.transpose(axes)
+            if swapped.shape == case.g.shape and case.same(swapped):
                 return f"its entries are in another order: axes {axes} are swapped."
     if case.same(np.sort(case.g.reshape(-1)), np.sort(case.true.reshape(-1))) and case.g.size > 2:
         return "its entries are right, but in another order."
@@ -274,7 +274,7 @@ def _dy(case: Case) -> str:
         return ""
 
     def with_dy(dy: Doubles) -> Doubles:
-        found = case.subject.backward(dy).gradients[case.name]
+        found = case.subject.backward(dy)[case.name]
         return np.asarray(found, np.float64)
 
     twice = with_dy(2 * case.dy)
@@ -375,8 +375,8 @@ def _jacobian_of(case: Case) -> Doubles:
     entries = np.arange(case.g.size)[:, None]
     start = case.array.reshape(-1)[entries]
     h = 1e-5 * np.maximum(1, np.abs(start))
-    up = case.differences.moved(case.name, entries, start + h)
-    down = case.differences.moved(case.name, entries, start - h)
+    up = moved(case.subject, case.name, entries, start + h)
+    down = moved(case.subject, case.name, entries, start - h)
     return np.asarray((up - down) / (2 * h))
 
 

@@ -18,12 +18,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.gradients.check.report import FLAT, KINK, RIGHT, UNCHECKED, WRONG
+from nnframe.gradients.check.noise import EPS, Doubles, Function, Indices, noise_of, put_back, sizes_of
+from nnframe.gradients.check.report import KINK, WRONG
+from nnframe.gradients.check.verdicts import Findings, Judged, Quotients
 
-Doubles = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.intp]
-
-EPS = float(np.finfo(np.float64).eps)
 STEP = 2.0**-13  # of the size of what is moved
 OTHER_STEPS = (2.0**-5, 2.0**-10, 2.0**-15, 2.0**-20, 2.0**-27, 2.0**5, 2.0**10)  # times that, where it does not tell
 UPWARDS = 2.0**8  # and further up, where all numbers are small
@@ -32,22 +30,11 @@ BESIDE = 2.0**-24  # of the size: how far away points beside a kink are
 POINTS_BESIDE = 24
 LENGTHS = 2.0 ** -np.arange(2, 48, 2, dtype=np.float64)  # of the size, at which a number is given another chance
 MOST_QUOTIENTS = 32
-CLEAR = 1e-4  # of what an entry is added up from: bounds below need no other step
-TELLING = 0.05  # bounds above say nothing
-STACK_NUMBERS = 1 << 18  # held at a time: few enough to stay in the cache
-SPACING = (
-    2e-8  # between the points at which noise is looked for, so that six of them are as far apart as float32 rounds
-)
+STACK_NUMBERS = 1 << 17  # held at a time: few enough to stay in the cache
 
 
-class Subject(Protocol):
+class Subject(Function, Protocol):
     """A function of arrays that can be moved, and its written backward pass."""
-
-    arrays: dict[str, Doubles]  # what it is differentiated by, each in C order
-    y: Doubles  # its value where nothing has been moved
-
-    def value(self) -> Doubles:
-        """Return the function's value at what `arrays` hold now."""
 
     def sweeps(self, name: str) -> list[Sweep]:
         """Return which entries of an array are moved together."""
@@ -92,35 +79,6 @@ class Sweep(NamedTuple):
         return self._replace(entries=self.entries[some])
 
 
-class Quotients(NamedTuple):
-    """Of some entries at one step: the extrapolated derivative, its bound, and what one-sided quotients allow.
-
-    size : what the derivative is added up from, in absolute values
-    low, high : between these lies what any choice of sides gives
-    bent : whether low and high stay apart when the step is halved
-    """
-
-    value: Doubles
-    bound: Doubles
-    size: Doubles
-    low: Doubles
-    high: Doubles
-    bent: npt.NDArray[np.bool_]
-
-
-class Judged(NamedTuple):
-    """A written gradient, entry by entry: all of one shape.
-
-    numerical, bound : nan where an entry was not looked at
-    """
-
-    verdicts: npt.NDArray[np.int8]
-    numerical: Doubles
-    bound: Doubles
-    size: Doubles
-    sampled: int
-
-
 class Differences:
     """Differences of one subject, weighted by dy.
 
@@ -157,7 +115,7 @@ class Differences:
         """
         flat = written.reshape(-1)
         own = 4 * EPS * np.abs(flat) if rounding is None else rounding.reshape(-1)
-        found = _Findings(flat, own, tolerance, self.step)
+        found = Findings(flat, own, tolerance, self.step)
         sizes = sizes_of(self.subject.arrays[name])
         for sweep in self._chosen(name, until, rng):
             found.add(self.step, sweep.entries, self.quotients(name, sweep, self.step * sizes, sides=False))
@@ -194,7 +152,7 @@ class Differences:
         for i in some:
             ends = (start[i] + sizes[i] * distances)[:, None]
             with np.errstate(all="ignore"):
-                change = (self.moved(name, np.full(ends.shape, i), ends) - base) @ self.dy
+                change = (moved(self.subject, name, np.full(ends.shape, i), ends) - base) @ self.dy
                 near = np.abs(change / (ends[:, 0] - start[i]) - written.reshape(-1)[i])
                 near = near <= 0.1 * abs(written.reshape(-1)[i] - judged.numerical.reshape(-1)[i])
             both = near[: len(LENGTHS)] & near[len(LENGTHS) :]
@@ -202,6 +160,23 @@ class Differences:
         if len(some) < len(wrong) and found[some].mean() > 0.9:
             found[wrong] = True
         return found.reshape(written.shape)
+
+    def taylor(self, name: str, entry: tuple[int, ...], written: float, numerical: float) -> str:
+        """Say how |f(x + h) - f(x) - h g| falls with h: as h^2 where g is the derivative, as h where it is not."""
+        array = self.subject.arrays[name]
+        index = int(np.ravel_multi_index(entry, array.shape)) if array.ndim else 0
+        h = sizes_of(array)[index] * 2.0 ** -np.arange(6, 14, dtype=np.float64)
+        ends = (array.reshape(-1)[index] + h)[:, None]
+        with np.errstate(all="ignore"):
+            change = (
+                moved(self.subject, name, np.full(ends.shape, index), ends) - self.subject.y.reshape(-1)
+            ) @ self.dy
+            noise = 8 * float(self.weighted_noise.sum())
+            orders = [_order_of(np.abs(change - h * g), h, noise) for g in (written, numerical)]
+        if not np.isfinite(orders).all():
+            return ""
+        words = [f"h^{order:.1f}" for order in orders]
+        return f"(|f(x + h) - f(x) - h g| falls as {words[0]} with the written g, as {words[1]} with the difference.)"
 
     def _beside(
         self, name: str, written: Doubles, judged_size: Doubles, ties: npt.NDArray[np.bool_], sizes: Doubles
@@ -212,22 +187,20 @@ class Differences:
         """
         low, high = np.full((2, sizes.size), np.nan)
         rng = np.random.Generator(np.random.PCG64(ties.size))
-        arrays, y = self.subject.arrays, self.subject.y
-        saved = {one: array.copy() for one, array in arrays.items()}
+        y = self.subject.y
         try:
-            for _ in range(POINTS_BESIDE):
-                for one, array in arrays.items():
-                    away = BESIDE * sizes_of(saved[one]).reshape(array.shape)
-                    array[...] = saved[one] + away * rng.uniform(-1, 1, array.shape)
-                self.subject.y = self.subject.value()
-                for sweep in self._moves_of(name, ties):
-                    at = sweep.entries.reshape(-1)
-                    value = self.quotients(name, sweep, BESIDE * 2.0**-8 * sizes, sides=False).value.reshape(-1)
-                    low[at], high[at] = np.fmin(low[at], value), np.fmax(high[at], value)
+            with put_back(self.subject.arrays) as start:
+                for _ in range(POINTS_BESIDE):
+                    for one, array in self.subject.arrays.items():
+                        away = BESIDE * sizes_of(start[one]).reshape(array.shape)
+                        array[...] = start[one] + away * rng.uniform(-1, 1, array.shape)
+                    self.subject.y = self.subject.value()
+                    for sweep in self._moves_of(name, ties):
+                        at = sweep.entries.reshape(-1)
+                        value = self.quotients(name, sweep, BESIDE * 2.0**-8 * sizes, sides=False).value.reshape(-1)
+                        low[at], high[at] = np.fmin(low[at], value), np.fmax(high[at], value)
         finally:
             self.subject.y = y
-            for one, array in arrays.items():
-                array[...] = saved[one]
         allowed = 1e-3 * judged_size
         with np.errstate(invalid="ignore"):
             between = (low - allowed <= written) & (written <= high + allowed)
@@ -251,7 +224,7 @@ class Differences:
             if time.perf_counter() > until:
                 return
 
-    def _doubtful(self, name: str, found: _Findings) -> list[Sweep]:
+    def _doubtful(self, name: str, found: Findings) -> list[Sweep]:
         """Return the moves of entries of which it is not yet clear what they are."""
         return self._moves_of(name, found.doubtful) if found.doubtful.any() else []
 
@@ -269,7 +242,7 @@ class Differences:
         start, steps = self.subject.arrays[name].reshape(-1)[entries], h[entries]
         ends = np.stack([start + steps, start - steps, start + steps / 2, start - steps / 2])
         with np.errstate(all="ignore"):
-            y = self.moved(name, np.concatenate([entries] * 4), ends.reshape(-1, entries.shape[1]))
+            y = moved(self.subject, name, np.concatenate([entries] * 4), ends.reshape(-1, entries.shape[1]))
             y = y.reshape(4, len(entries), -1)
             changes = y[0::2] - y[1::2]
             changes *= self.dy
@@ -298,183 +271,26 @@ class Differences:
         high = sweep.totals(np.maximum(above, below)) / steps
         return low, high, sweep.totals(np.abs(above) + np.abs(below)) / (2 * steps)
 
-    def moved(self, name: str, entries: Indices, values: Doubles) -> Doubles:
-        """Values (S, outputs) with entries[s] of an array at values[s]."""
-        stack = self.subject.stacked(name, entries, values)
-        if stack is not None:
-            return stack
-        flat = self.subject.arrays[name].reshape(-1)  # a view: arrays are in C order
-        found = np.empty((len(entries), self.dy.size))
-        for s, (some, ends) in enumerate(zip(entries, values, strict=True)):
-            saved = flat[some]
-            try:
-                flat[some] = ends
-                found[s] = self.subject.value().reshape(-1)
-            finally:
-                flat[some] = saved
-        return found
+
+def moved(subject: Subject, name: str, entries: Indices, values: Doubles) -> Doubles:
+    """Values (S, outputs) with entries[s] of an array at values[s]."""
+    stack = subject.stacked(name, entries, values)
+    if stack is not None:
+        return stack
+    flat = subject.arrays[name].reshape(-1)  # a view: arrays are in C order
+    found = np.empty((len(entries), subject.y.size))
+    for s, (some, ends) in enumerate(zip(entries, values, strict=True)):
+        saved = flat[some]
+        try:
+            flat[some] = ends
+            found[s] = subject.value().reshape(-1)
+        finally:
+            flat[some] = saved
+    return found
 
 
-class _Findings:
-    """What differences at several steps say of each entry."""
-
-    def __init__(self, written: Doubles, rounding: Doubles, tolerance: float | None, first: float) -> None:
-        n = written.size
-        self.first = first  # step
-        self.written, self.rounding, self.tolerance = written, rounding, tolerance
-        self.levels: dict[float, Quotients] = {}  # by the step
-        self.right, self.seen, self.doubtful = np.zeros((3, n), bool)
-        self.least = np.full(n, np.inf)  # bound so far
-
-    def add(self, step: float, entries: Indices, found: Quotients) -> None:
-        """Note what was found for some entries at a step."""
-        at = entries.reshape(-1)
-        n = self.written.size
-        level = self.levels.get(step)
-        if level is None:
-            value, bound, size, low, high = np.full((5, n), np.nan)
-            level = self.levels[step] = Quotients(value, bound, size, low, high, np.zeros(n, bool))
-        for known, new in zip(level, found, strict=True):
-            known[at] = new.reshape(-1)
-        value, bound, size = (part.reshape(-1) for part in found[:3])
-        written = self.written[at]
-        self.seen[at] = True
-        # a wider bound at another step excuses nothing
-        clear = np.isfinite(value) & (bound <= CLEAR * size) & ~(bound > self.least[at])
-        self.least[at] = np.fmin(self.least[at], bound)
-        near = np.abs(written - value) <= self._allowed(bound, size, at)
-        still = np.isfinite(value) & (size == 0) & (written == 0)  # nothing moves, and that is what was written
-        self.right[at] |= (clear & near) | still
-        self.doubtful[at] = ~self.right[at]
-
-    def _allowed(self, bound: Doubles, size: Doubles, at: Any = slice(None)) -> Doubles:
-        allowed: Doubles = bound + self.rounding[at]
-        return allowed if self.tolerance is None else np.maximum(allowed, self.tolerance * size)
-
-    def judged(self, shape: tuple[int, ...]) -> Judged:
-        """Give each entry its verdict."""
-        value, bound, size = self._chosen()
-        with np.errstate(invalid="ignore"):
-            off = np.abs(self.written - value)
-            near = off <= self._allowed(bound, size)
-            telling = bound <= TELLING * np.maximum(size, np.abs(self.written))
-        verdicts = np.full(self.written.size, FLAT, np.int8)
-        verdicts[telling & near] = RIGHT
-        verdicts[telling & ~near & (off > 2 * bound + self.rounding) & self._contradicted(off)] = WRONG
-        verdicts[~np.isfinite(self.written) & np.isfinite(value)] = WRONG
-        verdicts[self._at_kink() & (verdicts != RIGHT)] = KINK
-        verdicts[self.right] = RIGHT
-        verdicts[~self.seen] = UNCHECKED
-        value, bound, size = (part.reshape(shape) for part in (value, bound, size))
-        return Judged(verdicts.reshape(shape), value, bound, size, int(self.seen.sum()))
-
-    def _contradicted(self, apart: Doubles) -> npt.NDArray[np.bool_]:
-        """Whether the finest step that can tell numbers so far apart says so too, and not a longer one alone."""
-        found, decided = np.zeros((2, self.written.size), bool)
-        with np.errstate(invalid="ignore"):
-            for step in sorted(self.levels):
-                if step >= self.first:
-                    break
-                level = self.levels[step]
-                off = np.abs(self.written - level.value)
-                informs = 4 * level.bound < apart
-                found |= informs & ~decided & (off > 2 * level.bound + self.rounding)
-                decided |= informs
-        return found
-
-    def _chosen(self) -> tuple[Doubles, Doubles, Doubles]:
-        """Return value, bound and size at the step of the least bound.
-
-        A step does not count where a finer one contradicts it: two steps may agree with each other and both be longer
-        than what the function varies over.
-        """
-        n = self.written.size
-        value, bound, size = np.full(n, np.nan), np.full(n, np.inf), np.zeros(n)
-        finer: list[Quotients] = []
-        with np.errstate(invalid="ignore"):
-            for step in sorted(self.levels):
-                level = self.levels[step]
-                better = np.isfinite(level.value) & (level.bound < bound)
-                for other in finer:
-                    apart = np.abs(level.value - other.value) > level.bound + other.bound
-                    better &= ~(apart & np.isfinite(other.value))
-                value[better], bound[better], size[better] = (
-                    level.value[better],
-                    level.bound[better],
-                    level.size[better],
-                )
-                finer.append(level)
-        return value, bound, size
-
-    def _at_kink(self) -> npt.NDArray[np.bool_]:
-        """Whether a number is between the slopes of both sides, where these stay apart at the finest step of use."""
-        kink, decided = np.zeros((2, self.written.size), bool)
-        with np.errstate(invalid="ignore"):
-            for step in sorted(self.levels):
-                level = self.levels[step]
-                tells = level.high > level.low
-                between = (level.low <= self.written) & (self.written <= level.high)
-                kink |= tells & ~decided & level.bent & between
-                decided |= tells
-        return kink
-
-    def bent(self) -> npt.NDArray[np.bool_]:
-        """Whether the slopes of both sides stay apart at some step."""
-        return np.asarray(np.any([level.bent for level in self.levels.values()], axis=0))
-
-
-def sizes_of(array: Doubles) -> Doubles:
-    """How large each number of an array is taken to be: itself, at least as they are in the mean, but not above 1."""
-    flat = np.abs(array.reshape(-1))
-    finite = flat[np.isfinite(flat)]
-    typical = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
-    return np.asarray(np.maximum(flat, min(typical or 1.0, 1.0)))
-
-
-def noise_of(subject: Subject, rng: np.random.Generator) -> Doubles:
-    """How much each output is rounded: at least as the output itself is, and as its fourth differences say.
-
-    These are taken on a line so short that nothing but noise is left of them; on a longer one where nothing changes on
-    that, on a shorter one where what is left is too much to be noise.
-    """
-    saved = {name: array.copy() for name, array in subject.arrays.items()}
-    way = {}
-    for name, array in saved.items():
-        random = rng.uniform(-1, 1, array.shape)
-        way[name] = sizes_of(array).reshape(array.shape) * (random + np.copysign(0.5, random))
-    finite = np.where(np.isfinite(subject.y), subject.y, 0.0)
-    largest = float(np.abs(finite).max(initial=0))
-    smallest = min((float(np.abs(one).max(initial=1e-3)) for one in way.values()), default=1.0)
-    spacing = SPACING
-    own = _fourth_differences(subject, saved, way, spacing)
-    while not own.any() and spacing * smallest < 1e-6:
-        spacing *= 2.0**10
-        own = _fourth_differences(subject, saved, way, spacing)
-    for finer in (2.0**-12, 2.0**-20, 2.0**-26):
-        if not own.size or float(np.sort(own, axis=None)[own.size // 2]) <= 1e-4 * largest:
-            break
-        less = _fourth_differences(subject, saved, way, spacing * finer)
-        own = less if 0 < less.max(initial=0) < own.max() else own
-    if own.size and own.ndim:
-        own = np.maximum(own, np.sqrt((own * own).mean(axis=0)))  # as for other rows
-    return own + EPS * np.abs(finite)
-
-
-def _fourth_differences(
-    subject: Subject, saved: dict[str, Doubles], way: dict[str, Doubles], spacing: float
-) -> Doubles:
-    """Noise after Moré and Wild, "Estimating computational noise" (2011): fourth differences over sqrt(70)."""
-    points = [subject.y]
-    try:
-        with np.errstate(all="ignore"):
-            for k in range(1, 7):
-                for name, array in subject.arrays.items():
-                    array[...] = saved[name] + k * spacing * way[name]
-                points.append(subject.value().copy())
-    finally:
-        for name, array in subject.arrays.items():
-            array[...] = saved[name]
-    with np.errstate(all="ignore"):
-        p = np.stack(points)
-        fourth = np.abs(p[:3] - 4 * p[1:4] + 6 * p[2:5] - 4 * p[3:6] + p[4:]).max(axis=0) / np.sqrt(70)
-    return np.asarray(np.where(np.isfinite(fourth), fourth, 0.0))
+def _order_of(remainder: Doubles, h: Doubles, noise: float) -> float:
+    above = np.flatnonzero(remainder > noise)
+    if len(above) < 3:
+        return np.inf
+    return float(np.polyfit(np.log(h[above]), np.log(remainder[above]), 1)[0])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import overload
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple, overload
 
 RIGHT, WRONG, KINK, FLAT, UNCHECKED = range(5)
 VERDICTS = ("right", "WRONG", "kink", "too flat to tell", "not checked")
@@ -14,8 +14,7 @@ class GradientError(ValueError):
     """A written gradient is wrong; the message is the table of the check."""
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """How one array that was written by hand compares with central differences.
 
     Attributes
@@ -30,7 +29,7 @@ class Check:
         Where that is.
     written, numerical, bound : float
         Both numbers there, and how far off the numerical one may be.
-    counts : dict
+    counts : mapping
         How many entries have which verdict.
     checked, size : int
         How many entries were looked at, and how many there are.
@@ -46,7 +45,7 @@ class Check:
     written: float = 0.0
     numerical: float = 0.0
     bound: float = 0.0
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = MappingProxyType({})
     checked: int = 0
     size: int = 0
     cause: str = ""
@@ -114,7 +113,7 @@ class Report(Sequence[Check]):
         if not wrong:
             return ""
         first = next((check for check in wrong if check.cause), wrong[0])
-        return f"{first.layer}, {first.what}: {first.cause or plainly(first)}"
+        return f"{' '.join(first.layer.split())}, {first.what}: {first.cause or plainly(first)}"
 
     def raise_if_wrong(self) -> None:
         """Raise GradientError, with the table, where something is wrong."""
@@ -125,7 +124,7 @@ class Report(Sequence[Check]):
         lines: list[tuple[str, ...]] = [("layer", "array", "entries", "verdict", "worst entry", "written", "numerical")]
         before = ""
         for check in self.checks:
-            lines.append((check.layer if check.layer != before else "", *check.cells()))
+            lines.append((" ".join(check.layer.split()) if check.layer != before else "", *check.cells()))
             before = check.layer
         used = [i for i in range(7) if any(line[i] for line in lines[1:])]
         widths = {i: max(len(line[i]) for line in lines) for i in used}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
-import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -19,16 +18,27 @@ from nnframe.core.patterns import input_pattern, parameter_pattern
 from nnframe.core.protocol import named
 from nnframe.core.run import Run, read_only
 from nnframe.core.structure import couples_of
-from nnframe.gradients.check.differences import Doubles, Indices, Sweep
+from nnframe.gradients.check.differences import Sweep
+from nnframe.gradients.check.noise import Doubles, Indices
 from nnframe.layers.linear import Linear
 from nnframe.losses.base import Loss, as_labels, value_of
 
 
-class Written:
-    """What a backward pass gave, and the arrays that it was called with."""
+class Room:
+    """Memory for stacks of copies: fresh memory costs more than what is written into it."""
 
-    def __init__(self, gradients: dict[str, Any], dx: Any = None) -> None:
-        self.gradients, self.dx = gradients, dx
+    def __init__(self) -> None:
+        self.numbers = np.empty(0)
+
+    def moved_copies(self, array: Array, entries: Indices, values: Doubles) -> Doubles:
+        """Return copies of an array, flat, each with its moves; they hold until the next call."""
+        count = len(entries)
+        if self.numbers.size < count * array.size:
+            self.numbers = np.empty(count * array.size)
+        stack: Doubles = self.numbers[: count * array.size].reshape(count, array.size)
+        stack[...] = array.reshape(1, -1)
+        stack[np.arange(count)[:, None], entries] = values
+        return stack
 
 
 class LayerSubject:
@@ -38,9 +48,11 @@ class LayerSubject:
     ----------
     link : Link
         The layer as it ran in a float64 model, in `run`.
+    room : Room, optional
+        Shared by the subjects of one check.
     """
 
-    def __init__(self, link: Link, run: Run) -> None:
+    def __init__(self, link: Link, run: Run, room: Room | None = None) -> None:
         self.link, self.run = link, run
         self.title = named(link.layer, run.root)
         memo: dict[int, Any] = {}
@@ -59,6 +71,7 @@ class LayerSubject:
         self.rows = len(self.parts[0])
         self.is_linear = isinstance(link.layer, Linear) and link.traits.stage
         self.given = read_only(self.x)  # views, which see every move
+        self.room = room or Room()
         self.y: Doubles = self.value()
 
     @property
@@ -82,25 +95,25 @@ class LayerSubject:
         if name != "x" or len(entries) < 2 or couples_of(self.link, self.run) == "batch":
             return None
         x = self.parts[0]
-        stack = _copies(x, len(entries))
-        stack[np.arange(len(entries))[:, None], entries] = values
+        stack = self.room.moved_copies(x, entries, values)
         rows = np.tile(row_numbers(len(x), self.run), len(entries))
-        y = self.run.evaluate(self.layer, stack.reshape(-1, *x.shape[1:]), rows)
-        return np.asarray(y, np.float64).reshape(len(entries), -1)
+        y = np.asarray(self.run.evaluate(self.layer, stack.reshape(-1, *x.shape[1:]), rows), np.float64)
+        y = y.copy() if np.may_share_memory(y, stack) else y  # a layer may hand on what it is given
+        return y.reshape(len(entries), -1)
 
     def _of_linear_copies(self, name: str, entries: Indices, values: Doubles) -> Doubles:
         count, wide = len(entries), copy.copy(self.layer)
         outputs = self.y.shape[1]
-        for own, parameter in self.parameters.items():
-            moves = own == name
-            stack = _copies(parameter.value, count) if moves else np.concatenate([parameter.value.reshape(-1)] * count)
-            if moves:
-                stack[np.arange(count)[:, None], entries] = values
-            setattr(wide, own, SimpleNamespace(value=stack.reshape(count * outputs, *parameter.value.shape[1:])))
-        for own in ("weight", "bias"):  # one that is not trained
-            fixed = getattr(self.layer, own)
-            if own not in self.parameters and fixed is not None:
-                setattr(wide, own, SimpleNamespace(value=np.concatenate([fixed.value] * count)))
+        for own in ("weight", "bias"):
+            parameter = getattr(self.layer, own)
+            if parameter is None:
+                continue
+            if own == name:
+                stack = self.room.moved_copies(parameter.value, entries, values)
+                side_by_side = stack.reshape(count * outputs, *parameter.value.shape[1:])
+            else:
+                side_by_side = np.concatenate([parameter.value] * count)
+            setattr(wide, own, SimpleNamespace(value=side_by_side))
         y = wide.forward(self.given).reshape(self.rows, count, outputs)
         return y.transpose(1, 0, 2).reshape(count, -1)  # type: ignore[no-any-return]
 
@@ -157,7 +170,7 @@ class LayerSubject:
         start: dict[str, Doubles] | None = None,
         input_gradient: bool = True,
         between: Any = None,
-    ) -> Written:
+    ) -> dict[str, Any]:
         """Return what the layer's own backward gives, gradients starting from `start`, else from 0.
 
         The input is a read-only view, and so are y and dy. Between forward and backward the layer is run for another
@@ -185,7 +198,7 @@ class LayerSubject:
         found = {name: parameter.grad.copy() for name, parameter in self.parameters.items()}
         if input_gradient:
             found |= self._of_inputs(dx)
-        return Written(found, dx)
+        return found
 
     def _of_inputs(self, dx: Any) -> dict[str, Any]:
         if self.several:
@@ -201,23 +214,6 @@ class LayerSubject:
             yield
         finally:
             self.run.frame = before
-
-
-_scratch = threading.local()  # .numbers: memory that is fresh costs more than what is written into it
-MOST_SCRATCH = 1 << 18
-
-
-def _copies(array: Array, count: int) -> Doubles:
-    """Return copies of an array, flat, (count, size); valid until the next call for as many numbers."""
-    shape = (count, array.size)
-    if count * array.size > MOST_SCRATCH or count * array.size < MOST_SCRATCH // 16:
-        return np.repeat(array.reshape(1, -1), count, axis=0)
-    numbers = getattr(_scratch, "numbers", None)
-    if numbers is None:
-        numbers = _scratch.numbers = np.empty(MOST_SCRATCH)
-    stack: Doubles = numbers[: count * array.size].reshape(shape)
-    stack[...] = array.reshape(1, -1)
-    return stack
 
 
 def _silent(entries: Indices, outputs: int) -> list[Sweep]:
@@ -245,10 +241,6 @@ class LossSubject:
             return np.asarray(self.loss.rows(y, self.labels), np.float64) * self.scale
         return np.array(value_of(self.loss, y, self.labels))
 
-    def whole(self) -> float:
-        """Return the loss itself."""
-        return value_of(self.loss, read_only(self.arrays["y"]), self.labels)
-
     def sweeps(self, name: str) -> list[Sweep]:
         """Return which entries of the output are moved together: one of each row, where the loss is a sum over rows."""
         everything = np.arange(self.arrays[name].size)
@@ -260,13 +252,12 @@ class LossSubject:
         """Rows of several moves in one call would need labels of their own."""
         return None
 
-    def backward(self, dy: Doubles, x: Any = None, between: Any = None, **others: Any) -> Written:
+    def backward(self, dy: Doubles, x: Any = None, between: Any = None, **others: Any) -> dict[str, Any]:
         """Return the written gradient."""
         given = self.arrays["y"] if x is None else x
         if between is not None:
             self.loss.forward(read_only(between), self.labels)
-        found = self.loss.backward(read_only(given), self.labels)
-        return Written({"y": found}, found)
+        return {"y": self.loss.backward(read_only(given), self.labels)}
 
 
 class FunctionSubject:
@@ -308,7 +299,7 @@ class FunctionSubject:
         """Nothing is known of the function."""
         return None
 
-    def backward(self, dy: Doubles, x: Any = None, between: Any = None, **others: Any) -> Written:
+    def backward(self, dy: Doubles, x: Any = None, between: Any = None, **others: Any) -> dict[str, Any]:
         """Return the gradients that the written backward gives; Overwritten where it writes into what it is given."""
         parts = [part.copy() for part in _listed(self.parts if x is None else x)]
         kept = [part.copy() for part in parts]
@@ -323,7 +314,7 @@ class FunctionSubject:
         if len(gradients) != len(parts):
             raise TypeError(f"backward: expected {len(parts)} gradients, one for each input, got {len(gradients)}")
         named_ones = dict(zip(self.names, gradients, strict=True))
-        return Written({name: named_ones[name] for name in self.arrays}, found)
+        return {name: named_ones[name] for name in self.arrays}
 
 
 def _listed(x: Any) -> list[Any]:
