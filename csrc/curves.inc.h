@@ -18,11 +18,12 @@ typedef struct {
     T *probability, *label, *residual; /* (width, padded) */
     double *inverse;                   /* (padded): 1 / (2 distance), or 0 */
     T *distance;                       /* (padded) */
+    entropy_row_t *known;              /* (padded), for a cross-entropy */
     intptr_t rows, most_width;         /* of a tile; of what stands above */
     _Atomic int failed;
 } curve_plan_t;
 
-/* The changes of some rows, from `at` on. factor: room for MOST_TERMS * widest numbers. */
+/* The changes of some rows, from `at` on. factor: room for `widest` numbers. */
 typedef struct {
     const curve_plan_t *plan;
     intptr_t at, rows;
@@ -62,19 +63,57 @@ static void FN(activation_curve)(const void *context, intptr_t stage, intptr_t f
 
 /* ---- losses: as in difference.inc.h, for vectors of rows ---- */
 
-NNF_INLINE void FN(cross_entropy_rows)(const T *p, const T *t, intptr_t stride, intptr_t classes, const T *d, T *change,
-                                       intptr_t rows, int small) {
-    const intptr_t line = NNF_NODES * rows;
-    for (intptr_t g = 0; g < NNF_NODES; g++)
-        for (intptr_t n = 0; n < rows; n += LANES) {
-            V sum = v_set1(0), labelled = v_set1(0);
-            for (intptr_t k = 0; k < classes; k++) {
-                const V v = v_load(d + k * line + g * rows + n);
-                sum = sum + v_load(p + k * stride + n) * (small ? v_expm1_small(v) : v_expm1(v));
-                labelled = labelled + v_load(t + k * stride + n) * v;
-            }
-            v_store(change + g * rows + n, v_log1p(sum) - labelled);
+/* Of LANES rows: the number of each one's lead, `line` numbers from one class to the next, `row` from row to row. */
+NNF_INLINE V FN(gathered)(const entropy_row_t *known, const T *from, intptr_t line, intptr_t row) {
+    T lanes[LANES];
+    for (intptr_t r = 0; r < LANES; r++)
+        lanes[r] = from[known[r].lead * line + r * row];
+    return v_load(lanes);
+}
+
+NNF_INLINE V FN(totals)(const entropy_row_t *known) {
+    T lanes[LANES];
+    for (intptr_t r = 0; r < LANES; r++)
+        lanes[r] = known[r].total;
+    return v_load(lanes);
+}
+
+/* As entropy_change in difference.inc.h, for vectors of rows. */
+NNF_INLINE void FN(entropy_lines_of_rows)(const entropy_t *numbers, const entropy_row_t *known, intptr_t lines,
+                                          const T *d, T *change, intptr_t rows, int small) {
+    for (intptr_t n = 0; n < rows; n += LANES) {
+        const entropy_t at = {numbers->p + n, numbers->q + n, numbers->r + n, numbers->stride};
+        const V total = FN(totals)(known + n);
+        for (intptr_t r = n; r < NNF_NODES * rows; r += rows) {
+            const V lead = FN(gathered)(known + n, d + r, NNF_NODES * rows, 1);
+            v_store(change + r, FN(entropy_of_lines)(&at, lines, d + r, NNF_NODES * rows, lead, total, 1, small));
         }
+    }
+}
+
+NNF_INLINE void FN(entropy_one_of_rows)(const entropy_t *at, const entropy_row_t *known, intptr_t first, const T *d,
+                                        T *change, intptr_t rows, int small) {
+    for (intptr_t n = 0; n < rows; n += LANES) {
+        T p[LANES], q[LANES], sign[LANES];
+        for (intptr_t r = 0; r < LANES; r++) {
+            const int leads = known[n + r].lead == first;
+            p[r] = leads ? known[n + r].rest : at->p[n + r];
+            q[r] = leads ? known[n + r].others : at->q[n + r];
+            sign[r] = leads ? -1 : 1;
+        }
+        const V total = FN(totals)(known + n);
+        for (intptr_t r = n; r < NNF_NODES * rows; r += rows)
+            v_store(change + r, FN(entropy_of_one)(v_load(p), v_load(q), v_load(at->r + n), v_load(sign), total,
+                                                   v_load(d + r), small));
+    }
+}
+
+NNF_INLINE void FN(entropy_curve)(const entropy_t *at, const entropy_row_t *known, intptr_t first, intptr_t lines,
+                                  intptr_t width, const T *d, T *change, intptr_t rows, int small) {
+    if (lines == width)
+        FN(entropy_lines_of_rows)(at, known, lines, d, change, rows, small);
+    else
+        FN(entropy_one_of_rows)(at, known, first, d, change, rows, small);
 }
 
 static void FN(squared_error_rows)(const T *residual, intptr_t stride, intptr_t width, const T *d, T *change,
@@ -91,18 +130,10 @@ static void FN(squared_error_rows)(const T *residual, intptr_t stride, intptr_t 
         }
 }
 
-static void FN(wide_cross_entropy_rows)(const curve_plan_t *plan, intptr_t at, intptr_t first, intptr_t lines,
-                                        intptr_t width, const T *d, T *change, intptr_t rows) {
-    for (intptr_t n = 0; n < rows; n++) {
-        const intptr_t where = (at + n) * width + first;
-        const T *p = (const T *)plan->above->p + where, *t = (const T *)plan->above->t + where;
-        for (intptr_t r = n; r < NNF_NODES * rows; r += rows)
-            if (at + n >= plan->above->rows)
-                change[r] = 0;
-            else
-                FN(wide_cross_entropy)(p, t, lines, lines < width ? 1 - (double)*p : 0, d + r, NNF_NODES * rows,
-                                       change + r, 1);
-    }
+static void FN(far_curve)(const curve_plan_t *plan, intptr_t at, intptr_t first, intptr_t lines, const T *d, T *change,
+                          intptr_t rows) {
+    for (intptr_t n = 0; n < rows && at + n < plan->above->rows; n++)
+        FN(entropy_far)(plan->above, at + n, first, lines, d + n, NNF_NODES * rows, change + n, NNF_NODES, rows);
 }
 
 static void FN(loss_curve)(const void *context, intptr_t first, intptr_t lines, intptr_t width, const T *d, T *change) {
@@ -114,48 +145,29 @@ static void FN(loss_curve)(const void *context, intptr_t first, intptr_t lines, 
         FN(squared_error_rows)(plan->residual + where, plan->padded, lines, d, change, rows);
         return;
     }
-    const T most = FN(largest)(d, lines * NNF_NODES * rows), *p = plan->probability + where, *t = plan->label + where;
-    if (most <= (T)NNF_SMALL)
-        FN(cross_entropy_rows)(p, t, plan->padded, lines, d, change, rows, 1);
+    const entropy_t numbers = {plan->probability + where, plan->label + where, plan->residual + where, plan->padded};
+    const entropy_row_t *known = plan->known + at;
+    const T most = FN(largest)(d, lines * NNF_NODES * rows);
+    if (2 * most <= (T)NNF_SMALL)
+        FN(entropy_curve)(&numbers, known, first, lines, width, d, change, rows, 1);
     else if (most <= 1)
-        FN(cross_entropy_rows)(p, t, plan->padded, lines, d, change, rows, 0);
+        FN(entropy_curve)(&numbers, known, first, lines, width, d, change, rows, 0);
     else
-        FN(wide_cross_entropy_rows)(plan, at, first, lines, width, d, change, rows);
+        FN(far_curve)(plan, at, first, lines, d, change, rows);
 }
 
 /* ---- the last linear layer and the loss, for a column: as rank_one_loss ---- */
 
-/* Moments of the weights w[k * stride] for each of LANES rows: moment[j] = sum_k p_k w_k^j / j!, slope = sum_k
- * residual_k w_k. factor: (terms, classes), w_k^j / j!. */
-NNF_INLINE V FN(moments_of_rows)(const T *p, const T *residual, intptr_t stride, intptr_t classes, int terms,
-                                 const T *factor, V *moment) {
-    V slope = v_set1(0);
-    for (int j = 1; j <= terms; j++)
-        moment[j] = v_set1(0);
-    for (intptr_t k = 0; k < classes; k++) {
-        const V probability = v_load(p + k * stride);
-        for (int j = 1; j <= terms; j++)
-            moment[j] = moment[j] + probability * v_set1(factor[(j - 1) * classes + k]);
-        slope = slope + v_load(residual + k * stride) * v_set1(factor[k]);
-    }
-    return slope;
-}
-
-static void FN(cross_entropy_of_column_rows)(const curve_plan_t *plan, intptr_t at, intptr_t classes, int terms,
-                                             const T *factor, const T *d, T *change, intptr_t rows) {
+static void FN(entropy_of_column_rows)(const curve_plan_t *plan, intptr_t at, intptr_t classes, int terms,
+                                       const T *factor, const T *d, T *change, intptr_t rows) {
     for (intptr_t n = 0; n < rows; n += LANES) {
+        const entropy_row_t *known = plan->known + at + n;
+        const entropy_t numbers = {plan->probability + at + n, NULL, plan->residual + at + n, plan->padded};
         V moment[MOST_TERMS + 1];
-        const V slope = FN(moments_of_rows)(plan->probability + at + n, plan->residual + at + n, plan->padded, classes,
-                                            terms, factor, moment);
-        for (intptr_t r = n; r < NNF_NODES * rows; r += rows) {
-            const V v = v_load(d + r);
-            V higher = moment[terms];
-            for (int j = terms - 1; j >= 2; j--)
-                higher = higher * v + moment[j];
-            higher = higher * v * v;
-            const V sum = moment[1] * v + higher;
-            v_store(change + r, slope * v + (higher - sum * sum * FN(log1p_rest)(sum)));
-        }
+        const V total = FN(totals)(known), lead = FN(gathered)(known, factor, 1, 0);
+        const V slope = FN(entropy_moments)(&numbers, classes, factor, 1, lead, terms, moment, 1);
+        for (intptr_t r = n; r < NNF_NODES * rows; r += rows)
+            v_store(change + r, FN(entropy_series)(moment, terms, slope, total, v_load(d + r)));
     }
 }
 
@@ -180,24 +192,19 @@ static int FN(column_curve)(const void *context, const nnf_stage *s, intptr_t in
     const intptr_t at = tile->at, rows = tile->rows;
     T *factor = tile->factor;
     const T *weight = (const T *)s->weight + o;
-    double most = 0;
+    double most = -HUGE_VAL, least = HUGE_VAL;
     for (intptr_t k = 0; k < s->width; k++) {
         factor[k] = weight[k * inputs];
-        most = fabs((double)factor[k]) > most ? fabs((double)factor[k]) : most;
+        most = (double)factor[k] > most ? (double)factor[k] : most;
+        least = (double)factor[k] < least ? (double)factor[k] : least;
     }
     if (plan->above->loss == NNF_SQUARED_ERROR) {
         FN(squared_error_of_column_rows)(plan, at, s->width, factor, d, change, rows);
         return 1;
     }
-    const double bound = most * (double)FN(largest)(d, NNF_NODES * rows);
+    const double bound = (most - least) * (double)FN(largest)(d, NNF_NODES * rows);
     if (!(bound <= NNF_SMALL)) return 0;
-    const int terms = FN(terms_for)(bound);
-    for (intptr_t k = 0; k < s->width; k++) {
-        double power = (double)factor[k];
-        for (int j = 2; j <= terms; j++)
-            factor[(j - 1) * s->width + k] = (T)(power *= (double)factor[k] / j);
-    }
-    FN(cross_entropy_of_column_rows)(plan, at, s->width, terms, factor, d, change, rows);
+    FN(entropy_of_column_rows)(plan, at, s->width, FN(terms_for)(bound), factor, d, change, rows);
     return 1;
 }
 
@@ -266,7 +273,7 @@ static void FN(unit_curve)(void *context, intptr_t task) {
     const nnf_above *above = plan->above;
     const intptr_t o = above->first + task, at_unit = o * above->rows;
     const size_t line = NNF_NODES * (size_t)plan->rows, lines = line * (size_t)plan->most_width;
-    const size_t factors = MOST_TERMS * (size_t)plan->most_width;
+    const size_t factors = (size_t)plan->most_width;
     T *memory = malloc((2 * lines + line + factors + (size_t)above->rows) * sizeof(T));
     if (!memory) {
         plan->failed = 1;
@@ -319,8 +326,9 @@ static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
     T *memory = malloc((size_t)numbers * (size_t)plan.padded * sizeof(T)), *room = memory;
     T **stages = malloc(2 * (size_t)(above->stages + 1) * sizeof *stages);
     plan.inverse = malloc((size_t)plan.padded * sizeof(double));
+    plan.known = FN(entropy_rows)(above, plan.padded);
     int answer = NNF_NO_MEMORY;
-    if (memory && stages && plan.inverse) {
+    if (memory && stages && plan.inverse && plan.known) {
         plan.x = stages, plan.y = stages + above->stages;
         for (intptr_t i = 0; i < above->stages; i++) {
             room = FN(transposed)(&plan, above->stage[i].x, above->stage[i].width, room, plan.x + i);
@@ -340,5 +348,6 @@ static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
     free(memory);
     free(stages);
     free(plan.inverse);
+    free(plan.known);
     return answer;
 }

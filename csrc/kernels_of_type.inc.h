@@ -8,6 +8,7 @@
 #include "matmul.inc.h"
 #include "losses.inc.h"
 #include "propagation.inc.h"
+#include "loss_change.inc.h"
 #include "difference.inc.h"
 #include "curves.inc.h"
 #include "optimizer.inc.h"

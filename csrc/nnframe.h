@@ -131,14 +131,15 @@ typedef enum {
     NNF_SQUARED_ERROR  /* sum over all entries of (y - t)^2 */
 } nnf_loss;
 
-/* p: (N, width) softmax probabilities; NULL for the squared error. t: (N, width) labels, one-hot or soft; may be NULL
- * for the squared error. residual: (N, width), softmax - t, or y - t. width is that of the last stage. */
+/* For a cross-entropy: logits y; p, their softmax; targets t >= 0 with any sum, 0 throughout where a row is left out;
+ * residual, the gradient sum(t) p - t with all its digits. For the squared error: residual y - t, the others NULL. Each
+ * is (N, width), contiguous, with the width of the last stage. */
 typedef struct {
     intptr_t rows, outputs; /* N; of the perturbed layer */
     intptr_t stages;
     const nnf_stage *stage;
     nnf_loss loss;
-    const void *p, *t, *residual;
+    const void *logits, *p, *t, *residual;
     intptr_t first, units; /* which of the outputs are selected */
 } nnf_above;
 

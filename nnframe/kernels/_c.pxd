@@ -61,6 +61,7 @@ cdef extern from "nnframe.h" nogil:
         intptr_t stages
         const nnf_stage *stage
         nnf_loss loss
+        const void *logits
         const void *p
         const void *t
         const void *residual

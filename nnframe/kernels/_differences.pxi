@@ -38,8 +38,8 @@ cdef class Above:
         From the bottom up: the weight (out, in) of a linear layer, or an activation with its parameter, its input and
         its output, both (N, width).
     loss : {"cross_entropy", "squared_error"}
-    probabilities, targets, residual : array (N, width)
-        Of the last stage; the first two may be None for the squared error. See csrc/nnframe.h.
+    logits, probabilities, targets, residual : array (N, width)
+        Of the last stage; the squared error needs the last one only. See csrc/nnframe.h.
 
     Arrays have the dtype of `residual`.
 
@@ -57,9 +57,10 @@ cdef class Above:
     cdef readonly intptr_t rows, outputs
     cdef readonly list stages    # (weight,) or (name, alpha, x, y): the checked arrays
     cdef readonly str loss
-    cdef readonly object probabilities, targets, residual
+    cdef readonly object logits, probabilities, targets, residual
 
-    def __cinit__(self, intptr_t outputs, list stages not None, loss, probabilities, targets, residual):
+    def __cinit__(self, intptr_t outputs, list stages not None, loss, residual, logits=None, probabilities=None,
+                  targets=None):
         cdef array found = as_contiguous(as_floats(residual, "residual"))
         cdef cnp.npy_intp shape[2]
         if cnp.PyArray_NDIM(found) != 2:
@@ -79,11 +80,12 @@ cdef class Above:
             raise ValueError(f"residual: expected shape {(shape[0], shape[1])} behind the last stage, "
                              f"got {np.shape(found)}")
         must = self.c.loss == NNF_CROSS_ENTROPY
+        self.logits = self.checked(logits, "logits", shape, must)
         self.probabilities = self.checked(probabilities, "probabilities", shape, must)
         self.targets = self.checked(targets, "targets", shape, must)
         self.c.rows, self.c.outputs, self.c.first, self.c.units = self.rows, outputs, 0, outputs
         self.c.stages, self.c.stage = len(stages), self.stage
-        self.c.p, self.c.t = address(self.probabilities), address(self.targets)
+        self.c.logits, self.c.p, self.c.t = address(self.logits), address(self.probabilities), address(self.targets)
         self.c.residual = address(self.residual)
 
     cdef cnp.npy_intp add_stages(self, list stages) except -1:

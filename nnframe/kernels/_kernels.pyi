@@ -103,6 +103,7 @@ class Above:
     outputs: int
     stages: list[tuple[Any, ...]]
     loss: str
+    logits: _Floats | None
     probabilities: _Floats | None
     targets: _Floats | None
     residual: _Floats
@@ -111,9 +112,10 @@ class Above:
         outputs: int,
         stages: list[tuple[Any, ...]],
         loss: str,
-        probabilities: _Floats | None,
-        targets: _Floats | None,
         residual: _Floats,
+        logits: _Floats | None = None,
+        probabilities: _Floats | None = None,
+        targets: _Floats | None = None,
     ) -> None: ...
 
 def difference_gradient(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe.kernels.reference_activations import Floats, activation_difference
+from nnframe.kernels.reference_losses import cross_entropy_rows
 
 Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -30,7 +31,7 @@ class Above(Protocol):
     @property
     def loss(self) -> str: ...
     @property
-    def probabilities(self) -> Floats | None: ...
+    def logits(self) -> Floats | None: ...
     @property
     def targets(self) -> Floats | None: ...
     @property
@@ -53,25 +54,35 @@ def _loss_of_output(above: Above, o: int, change: Doubles) -> Doubles:
     if above.loss == "squared_error":  # (y + d - t)^2 - (y - t)^2
         squares: Doubles = (d * (2 * _wide(above.residual[:, where]) + d)).sum(axis=2)
         return squares
-    assert above.probabilities is not None
+    assert above.logits is not None
     assert above.targets is not None
-    return _cross_entropy_change(_wide(above.probabilities[:, where]), _wide(above.targets[:, where]), d)
+    every = np.zeros((*d.shape[:2], above.logits.shape[1]))
+    every[:, :, where] = d
+    return cross_entropy_differences(above.logits, _wide(above.targets), every)
 
 
 def _wide(x: Floats) -> Doubles:
     return x.astype(np.float64, copy=False)
 
 
-def _cross_entropy_change(p: Doubles, t: Doubles, d: Doubles) -> Doubles:
-    """log(sum_k p_k exp(d_k)) - sum_k t_k d_k, where the classes that are not among these do not change."""
+def cross_entropy_differences(y: Floats, q: Doubles, dy: Floats) -> Doubles:
+    """By how much each row of each dy (..., N, C) changes sum_c q_c (log(sum_k exp(y_k)) - y_c), (..., N).
+
+    Seen from the class m with the largest logit, e_k = dy_k - dy_m: sum(q) log1p(sum_k p_k expm1(e_k)) - sum_k q_k e_k.
+    As p_m, nearly 1, does not occur, nothing cancels. Changes above 1: one loss minus the other.
+    """
+    y, dy = _wide(y), _wide(dy)
+    lead = y.argmax(axis=1)[:, None]
     with np.errstate(all="ignore"):
-        labelled = np.where(t == 0, 0, t * d).sum(axis=2)
-        near = np.log1p((p * np.expm1(d)).sum(axis=2))
-        rest = np.maximum(0, 1 - p.sum(axis=1)) if p.shape[1] == 1 else np.zeros(len(p))
-        largest = np.maximum(d.max(axis=2), np.where(rest > 0, 0, -np.inf))
-        total = rest * np.exp(-largest) + (p * np.exp(d - largest[:, :, None])).sum(axis=2)
-        far = largest + np.log(total)
-        change: Doubles = np.where(np.abs(d).max(axis=2) <= 1, near, far) - labelled
+        p = np.exp(y - y.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        e = dy - np.take_along_axis(dy, np.broadcast_to(lead, (*dy.shape[:-1], 1)), axis=-1)
+        change: Doubles = q.sum(axis=1) * np.log1p(np.einsum("nk,...nk->...n", p, np.expm1(e)))
+        change = change - np.einsum("nk,...nk->...n", q, e)
+        far = ~(np.abs(dy).max(axis=-1, initial=0) <= 1)
+        if far.any():
+            row = np.nonzero(far)[-1]
+            change[far] = cross_entropy_rows(y[row] + dy[far], q[row])[0] - cross_entropy_rows(y[row], q[row])[0]
     return change
 
 

@@ -49,4 +49,4 @@ class MSELoss(Loss):
 
     def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any]:
         """Return the description of this loss for C: see `kernels._kernels.Above`."""
-        return {"loss": "squared_error", "probabilities": None, "targets": None, "residual": y - t}
+        return {"loss": "squared_error", "residual": y - t}

@@ -15,13 +15,14 @@ def floats(*shape):
 
 def above(a):
     stages = [("tanh", 0.0, a["z"], a["y"]), (a["w"],)]
-    return _kernels.Above(OUTPUTS, stages, "cross_entropy", a["p"], a["t"], a["residual"])
+    return _kernels.Above(OUTPUTS, stages, "cross_entropy", a["residual"], a["logits"], a["p"], a["t"])
 
 
 ABOVE = {
     "z": (ROWS, OUTPUTS),
     "y": (ROWS, OUTPUTS),
     "w": (CLASSES, OUTPUTS),
+    "logits": (ROWS, CLASSES),
     "p": (ROWS, CLASSES),
     "t": (ROWS, CLASSES),
     "residual": (ROWS, CLASSES),

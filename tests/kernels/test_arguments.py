@@ -22,6 +22,7 @@ def test_shapes_that_do_not_fit_never_reach_c():
     for name, message in (
         ("z", r"stages\[0\], x"),
         ("y", r"stages\[0\], y"),
+        ("logits", "logits"),
         ("p", "probabilities"),
         ("t", "targets"),
     ):  # fmtskip
@@ -33,9 +34,9 @@ def test_shapes_that_do_not_fit_never_reach_c():
     with pytest.raises(ValueError, match=r"residual: expected shape \(6, 2\) behind the last stage, got \(6, 3\)"):
         above(a | {"w": a["w"][:2]})
     with pytest.raises(ValueError, match="loss: expected 'cross_entropy' or 'squared_error', got 'hinge'"):
-        _kernels.Above(CLASSES, [], "hinge", None, None, a["residual"])
+        _kernels.Above(CLASSES, [], "hinge", a["residual"])
     with pytest.raises(TypeError, match=r"stages\[0\]: expected \(weight,\) or \(name, alpha, x, y\), got list"):
-        _kernels.Above(CLASSES, [[a["w"]]], "squared_error", None, None, a["residual"])
+        _kernels.Above(CLASSES, [[a["w"]]], "squared_error", a["residual"])
     with pytest.raises(TypeError, match="above"):
         _kernels.difference_gradient(
             None, floats(ROWS, INPUTS), step=0.1, scale=1.0, grad_weight=floats(OUTPUTS, INPUTS)

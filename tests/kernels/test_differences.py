@@ -22,9 +22,9 @@ def above(rng, dtype, loss, name, widths):
         stages += [(name, 0.3, x, y), (weight,)]
         y = kernels.linear(y, weight)
     if loss == "squared_error":
-        return _kernels.Above(widths[0], stages, loss, None, None, y - rng.standard_normal(y.shape).astype(dtype))
+        return _kernels.Above(widths[0], stages, loss, y - rng.standard_normal(y.shape).astype(dtype))
     p, t = kernels.softmax(y), rng.dirichlet(np.ones(y.shape[1]), ROWS).astype(dtype)
-    return _kernels.Above(widths[0], stages, loss, p, t, p - t)
+    return _kernels.Above(widths[0], stages, loss, p - t, y, p, t)
 
 
 def inputs(rng, dtype):
