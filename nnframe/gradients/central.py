@@ -27,7 +27,7 @@ from nnframe.gradients.curves import StackedCurves, curves_pay
 from nnframe.gradients.entries import SharedEntries, StackedEntries
 from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
 from nnframe.gradients.selection import Blocks, Mask, Only, choose
-from nnframe.gradients.work import Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
+from nnframe.gradients.work import SUBTRACTED_STEP, Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
 from nnframe.losses.base import Loss
 
 
@@ -40,9 +40,10 @@ class CentralDifference(WorkingStrategy):
     Parameters
     ----------
     step : float, optional
-        h, the same for every entry; 1e-5 if not given, and for the parameters of layers without a `perturb`
-        1e-5 max(1, |entry|). As differences are propagated without cancellation, a small step
-        costs no digits, in float32 either. Layers without a `difference` are evaluated in float64. A layer that is
+        h, the same for every entry. If not given, 1e-8 where the layer, all above it and the loss are nnframe's own:
+        differences are then propagated without cancellation, so that a small step costs no digits, in float32 either,
+        and next to no kink of a ReLU lies within it. Else 1e-5, as layers without a `difference` are evaluated in
+        float64 and subtracted; for the parameters of layers without a `perturb` 1e-5 max(1, |entry|). A layer that is
         constant almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
     interpolate : bool
         Whether the weights of a linear layer may be answered together: all weights into a unit move the loss of a row
@@ -62,7 +63,7 @@ class CentralDifference(WorkingStrategy):
     """
 
     def __init__(self, step: float | None = None, *, interpolate: bool = True, only: Only | None = None) -> None:
-        self.step = as_step(step) or 1e-5
+        self.step = as_step(step) or SUBTRACTED_STEP
         self.scaled = step is None
         self.memory = Memory()
         self.interpolate = bool(interpolate)
@@ -100,7 +101,8 @@ class CentralDifference(WorkingStrategy):
             if whole is not None:
                 pieces.append(whole)
                 continue
-            entries = [StackedEntries(p, place, passed, self.step, _selected(p, masks), self.scaled) for p in selected]
+            h = self.step_for(place, passed)
+            entries = [StackedEntries(p, place, passed, h, _selected(p, masks), self.scaled) for p in selected]
             warn_of_price(place.link, sum(piece.evaluations for piece in entries), self.memory)
             pieces += entries
         return pieces
@@ -135,14 +137,14 @@ class CentralDifference(WorkingStrategy):
             if masks is not None:
                 bias = np.zeros(layer.out_features, bool) if layer.bias is None else masks[id(layer.bias)]
                 selected = np.concatenate([masks[id(layer.weight)], bias[:, None]], axis=1)
-            return FusedLinear(link, in_c, self.step, selected, self.interpolate)
+            return FusedLinear(link, in_c, self.step_for(place, passed), selected, self.interpolate)
         by_rows = all(couples_of(one, passed.run) != "batch" for one in above)
         if self.interpolate and masks is None and passed.loss.is_sum_over_rows and by_rows and curves_pay(link.x):
-            return StackedCurves(place, passed, self.step)
+            return StackedCurves(place, passed, self.step_for(place, passed))
         return None
 
     def __repr__(self) -> str:
-        parts = [f"step={self.step:g}"]
+        parts = [] if self.scaled else [f"step={self.step:g}"]
         if not self.interpolate:
             parts.append("interpolate=False")
         if self.only is not None:
