@@ -9,6 +9,7 @@
 #include "losses.inc.h"
 #include "propagation.inc.h"
 #include "difference.inc.h"
+#include "straight.inc.h"
 #include "curves.inc.h"
 #include "optimizer.inc.h"
 

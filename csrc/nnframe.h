@@ -173,8 +173,11 @@ typedef struct {
  * level, bend: (O, N), written for o in [first, first + units). doubtful: (O, N), 1 where the curve is farther off than
  * `tolerance` times the mean level of the unit (each times T): level and bend are 0 there. Where no bend of a unit is
  * larger than that, half of each is added to the level and it becomes 0. state: (O), the sum of NNF_HAS_DOUBTFUL and
- * NNF_HAS_BEND where they hold. A tolerance below 0 means the
- * quotient at T alone: that is the level then, the bend is 0 and no row is doubtful. */
+ * NNF_HAS_BEND where they hold. Rows are doubtful as well where an argument of a function with a kink or a jump may
+ * reach it, or one of a smooth function moves so far that more may happen between the samples: see shapes.h. A
+ * tolerance below 0 means the quotient at T alone: that is the level then, the bend is 0 and no row is doubtful.
+ * Units whose curves are shown by bounds to be constant to rounding are answered from one evaluation instead of six:
+ * straight.inc.h. */
 enum { NNF_NODES = 6, NNF_HAS_DOUBTFUL = 1, NNF_HAS_BEND = 2 };
 
 typedef struct {

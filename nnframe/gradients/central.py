@@ -30,6 +30,9 @@ from nnframe.gradients.selection import Blocks, Mask, Only, choose
 from nnframe.gradients.work import Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
 from nnframe.losses.base import Loss
 
+STEP = 1e-5  # where values are subtracted, which loses digits the smaller it is
+FINE = 1e-12  # where differences alone are propagated
+
 
 class CentralDifference(WorkingStrategy):
     """(L(w + h) - L(w - h)) / 2h for every entry w of every parameter, made fast by the structure of the network.
@@ -40,10 +43,12 @@ class CentralDifference(WorkingStrategy):
     Parameters
     ----------
     step : float, optional
-        h, the same for every entry; 1e-5 if not given, and for the parameters of layers without a `perturb`
-        1e-5 max(1, |entry|). As differences are propagated without cancellation, a small step
-        costs no digits, in float32 either. Layers without a `difference` are evaluated in float64. A layer that is
-        constant almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
+        h, the same for every entry. If not given, 1e-12 for linear layers with nothing but built-in layers and a
+        built-in loss above: differences are propagated without cancellation, so that a small step costs no digits, in
+        float32 either, and no kink and no truncation is felt. 1e-5 for all others, as layers without a `difference`
+        have two values subtracted, in float64; 1e-5 max(1, |entry|) for the parameters of layers without a `perturb`.
+        A layer that is constant almost everywhere, such as `Step`, needs a step large enough for its inputs to cross
+        its edges.
     interpolate : bool
         Whether the weights of a linear layer may be answered together: all weights into a unit move the loss of a row
         through one number, and that curve is sampled at six places instead of twice for each weight. Where the samples
@@ -62,7 +67,7 @@ class CentralDifference(WorkingStrategy):
     """
 
     def __init__(self, step: float | None = None, *, interpolate: bool = True, only: Only | None = None) -> None:
-        self.step = as_step(step) or 1e-5
+        self.step = as_step(step) or STEP
         self.scaled = step is None
         self.memory = Memory()
         self.interpolate = bool(interpolate)
@@ -135,7 +140,8 @@ class CentralDifference(WorkingStrategy):
             if masks is not None:
                 bias = np.zeros(layer.out_features, bool) if layer.bias is None else masks[id(layer.bias)]
                 selected = np.concatenate([masks[id(layer.weight)], bias[:, None]], axis=1)
-            return FusedLinear(link, in_c, self.step, selected, self.interpolate)
+            step = FINE if self.scaled and not in_c.columns else self.step
+            return FusedLinear(link, in_c, step, selected, self.interpolate)
         by_rows = all(couples_of(one, passed.run) != "batch" for one in above)
         if self.interpolate and masks is None and passed.loss.is_sum_over_rows and by_rows and curves_pay(link.x):
             return StackedCurves(place, passed, self.step)

@@ -17,7 +17,7 @@ from nnframe.core.chain import ForwardPass, Link
 from nnframe.core.local import run_differences
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.structure import couples_of
-from nnframe.gradients.curves import NODES, curves_pay, tolerance_below
+from nnframe.gradients.curves import NODES, tolerance_below
 from nnframe.gradients.work import Place
 from nnframe.kernels import _kernels
 from nnframe.layers.linear import Linear
@@ -73,7 +73,7 @@ class FusedLinear:
         count = self.weight.size + (0 if self.bias is None else self.bias.size)
         asked = count if selected is None else int(np.count_nonzero(selected))
         self.evaluations = 2 * asked
-        self.interpolate = interpolate and curves_pay(self.x, asked / count)
+        self.interpolate = interpolate
 
     def gradients(self) -> list[tuple[Parameter, Array]]:
         """Return each parameter with its gradient, where `run` has been."""
@@ -159,7 +159,7 @@ class FusedLinear:
 
     def _by_curves(self, units: range) -> None:
         x, y = self.x, self.link.y
-        largest = np.abs(x).max(axis=1, initial=0 if self.bias is None else 1)
+        largest = np.maximum(x.max(axis=1, initial=0), -x.min(axis=1, initial=0 if self.bias is None else -1))
         level, bend = np.empty((2, y.shape[1], len(x)), y.dtype)
         doubtful, state = np.empty(level.shape, bool), np.zeros(len(level), np.uint8)
         _kernels.difference_curves(
@@ -174,24 +174,31 @@ class FusedLinear:
             units=units,
         )
         some = slice(units.start, units.stop)
-        if (state[some] & HAS_DOUBTFUL).any():
-            self._by_weight(units, doubtful)
-        else:
-            self.weight[some] = 0
-            if self.bias is not None:
-                self.bias[some] = 0
-        self._add(some, level, x, np.ones_like(largest))
+        level *= level.dtype.type(self.scale)
+        kernels.batched_matmul(level[some], x, out=self.weight[some])
+        if self.bias is not None:
+            level[some].sum(axis=1, out=self.bias[some])
         bent = units.start + np.flatnonzero(state[some] & HAS_BEND)
         if len(bent):
-            inverse = np.divide(1, largest, out=np.zeros_like(largest), where=largest > 0)
-            self._add(bent, bend, x * (x * inverse[:, None]) ** 2, inverse**2)
+            self._add_bends(bent, bend[bent] * bend.dtype.type(self.scale), largest)
+        if (state[some] & HAS_DOUBTFUL).any():
+            self._add_doubtful(units, doubtful)
 
-    def _add(self, units: slice | npt.NDArray[np.intp], curves: Array, x: Array, ones: Array) -> None:
-        """Add curves @ x to the gradient of the weights into some units, and curves @ ones to that of their biases."""
-        curve = curves[units] * x.dtype.type(self.scale)
-        self.weight[units] += kernels.batched_matmul(curve, x)
+    def _add_bends(self, units: npt.NDArray[np.intp], bend: Array, largest: Array) -> None:
+        inverse = np.divide(1, largest, out=np.zeros_like(largest), where=largest > 0)
+        self.weight[units] += kernels.batched_matmul(bend, self.x * (self.x * inverse[:, None]) ** 2)
         if self.bias is not None:
-            self.bias[units] += (curve * ones).sum(axis=1)
+            self.bias[units] += (bend * inverse**2).sum(axis=1)
+
+    def _add_doubtful(self, units: range, doubtful: npt.NDArray[np.bool_]) -> None:
+        """Add what the rows in doubt are weight by weight."""
+        some = slice(units.start, units.stop)
+        weight = self.weight[some].copy()
+        bias = None if self.bias is None else self.bias[some].copy()
+        self._by_weight(units, doubtful)
+        self.weight[some] += weight
+        if self.bias is not None:
+            self.bias[some] += bias
 
     def _node_columns(self, largest: Array) -> Array:
         """Return (outputs, 6, N): what custom elementwise layers make of each output moved to the nodes."""
