@@ -1,6 +1,7 @@
 """What a central-difference gradient costs beside `Backprop`, by depth, selected entries and kind of network.
 
-Printed by speed.py."""
+Printed by speed.py.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ def taking(strategy: Any, model: nn.Layer, x: np.ndarray, t: np.ndarray) -> Call
     return lambda: strategy(model, loss, x, t)
 
 
-def compared(model: nn.Layer, x: np.ndarray, t: np.ndarray, rounds: int = 7) -> tuple[float, float, float]:
+def compared(model: nn.Layer, x: np.ndarray, t: np.ndarray, rounds: int = 15) -> tuple[float, float, float]:
     """Seconds of `CentralDifference` and of `Backprop`, and the largest difference over the largest entry."""
     strategies = {"central": nn.CentralDifference(), "backprop": nn.Backprop()}
     times = measure({name: taking(each, model, x, t) for name, each in strategies.items()}, rounds)

@@ -24,4 +24,5 @@ static const nnf_kernels FN(kernels) = {
     .all_finite = FN(all_finite),
     .difference_gradient = FN(difference_gradient),
     .difference_curves = FN(difference_curves),
+    .selected_products = FN(selected_products),
 };

@@ -289,7 +289,7 @@ static void FN(straight_unit)(void *context, intptr_t task) {
     const buffers_t buffers = {memory, memory + lines, memory + 2 * lines, NULL};
     if (!memory)
         plan->failed = 1;
-    else
+    else if (!plan->p->chosen || plan->p->chosen[plan->above->first + task])
         plan->straight[task] =
             (uint8_t)FN(straight_tiles)(plan, plan->above->first + task, &buffers, memory + 2 * lines + rows);
     free(memory);

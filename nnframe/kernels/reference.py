@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe.kernels.reference_activations import activation, activation_backward, activation_difference
-from nnframe.kernels.reference_differences import difference_curves, difference_gradient
+from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
 
 __all__ = [
     "activation",
@@ -24,6 +24,7 @@ __all__ = [
     "difference_gradient",
     "optimizer_update",
     "product",
+    "selected_products",
     "softmax",
     "softmax_cross_entropy",
 ]

@@ -6,6 +6,7 @@ value, to the loss of that row. S counts changes, N rows. All in float64, whatev
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -81,7 +82,7 @@ class _Between:
         """Look at changes d (S, N, width) of the argument x (N, width) of an activation or the loss."""
         self.beyond, self.growth = self.beyond * self.growth, 1.0
         size = np.abs(d).max(axis=0)
-        if shape.kink:
+        if shape.kink and x is not None:
             reached = 1.001 * (size + self.beyond)
             self.marks |= (~(reached < np.abs(x)) & (reached > 0)).any(axis=1)
         far = size.max(initial=0) + self.beyond
@@ -187,7 +188,7 @@ def difference_curves(
     doubtful: Flags,
     state: npt.NDArray[np.uint8],
     columns: Floats | None,
-    units: range,
+    units: Iterable[int],
 ) -> None:
     """Fill in (phi(t) - phi(-t)) / 2t as level + bend (t / distance)^2 for the outputs in `units`; see the border."""
     far = _wide(distance)
@@ -209,3 +210,8 @@ def difference_curves(
         has_bend = bool((np.abs(bent * far) > most).any())
         level[o], bend[o] = (flat, bent) if has_bend else (flat + bent / 2, 0)
         state[o] = HAS_DOUBTFUL * bool(doubtful[o].any()) + HAS_BEND * has_bend
+
+
+def selected_products(a: Floats, b: Floats, entries: npt.NDArray[np.intp], out: Floats) -> None:
+    """out[e] = (a @ b)[o, i] for entries[e] = o I + i."""
+    out[...] = (_wide(a) @ _wide(b)).reshape(-1)[entries]
