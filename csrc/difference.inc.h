@@ -180,41 +180,54 @@ static void FN(fill)(const difference_plan_t *plan, T *d, intptr_t at, intptr_t 
     }
 }
 
-/* The entries of a row that are selected, from `at` on, moved to the front of d: how many; input[] says which. */
-static intptr_t FN(pick)(const difference_plan_t *plan, intptr_t o, const int32_t *input, intptr_t count, T *d,
-                         intptr_t half, int32_t *picked) {
-    const uint8_t *wanted = plan->p->wanted ? plan->p->wanted + o * (plan->p->inputs + 1) : NULL;
-    intptr_t kept = 0;
-    for (intptr_t r = 0; r < count; r++) {
-        if (wanted && !wanted[input[r]]) continue;
-        d[kept] = d[r], d[half + kept] = d[half + r];
-        picked[kept++] = input[r];
-    }
-    return kept;
+/* The changes in d, count by +step and as many by -step, half apart, of the weights from input[] into unit o. */
+static void FN(run_tile)(const difference_plan_t *plan, buffers_t *buffers, intptr_t row, intptr_t o,
+                         const int32_t *input, intptr_t count, intptr_t half) {
+    const row_tile_t tile = {plan->above, row, 2 * half, plan->known + row};
+    const tile_of_changes_t changes = {tile.n, FN(activation_stage), FN(rank_one_loss), FN(loss_change), &tile};
+    FN(propagate)(plan->above, &changes, buffers, o);
+    for (intptr_t r = 0; r < count; r++)
+        buffers->sum[input[r]] += (double)buffers->change[r] - (double)buffers->change[half + r];
 }
 
 static void FN(one_row)(const difference_plan_t *plan, buffers_t *buffers, intptr_t block, intptr_t row, intptr_t o) {
     const intptr_t *start = plan->start + block * (plan->above->rows + 1) + row;
-    int32_t picked[NNF_MOST_HALF];
     for (intptr_t at = start[0]; at < start[1]; at += plan->half) {
-        const int32_t *input = plan->input + at;
-        intptr_t count = start[1] - at < plan->half ? start[1] - at : plan->half;
-        intptr_t half = (count + LANES - 1) / LANES * LANES;
+        const intptr_t count = start[1] - at < plan->half ? start[1] - at : plan->half;
+        const intptr_t half = (count + LANES - 1) / LANES * LANES;
         FN(fill)(plan, buffers->d, at, count, half, o);
-        if (plan->p->wanted) {
-            const intptr_t kept = FN(pick)(plan, o, input, count, buffers->d, half, picked), before = half;
-            if (kept == 0) continue;
-            half = (kept + LANES - 1) / LANES * LANES, count = kept, input = picked;
-            memmove(buffers->d + half, buffers->d + before, (size_t)half * sizeof(T));
-            for (intptr_t r = kept; r < half; r++)
-                buffers->d[r] = buffers->d[half + r] = 0;
-        }
-        const row_tile_t tile = {plan->above, row, 2 * half, plan->known + row};
-        const tile_of_changes_t changes = {tile.n, FN(activation_stage), FN(rank_one_loss), FN(loss_change), &tile};
-        FN(propagate)(plan->above, &changes, buffers, o);
-        for (intptr_t r = 0; r < count; r++)
-            buffers->sum[input[r]] += (double)buffers->change[r] - (double)buffers->change[half + r];
+        FN(run_tile)(plan, buffers, row, o, plan->input + at, count, half);
     }
+}
+
+/* As one_row, for the inputs in wanted[], the bias being input I. */
+static void FN(some_of_row)(const difference_plan_t *plan, buffers_t *buffers, intptr_t row, intptr_t o,
+                            const int32_t *wanted, intptr_t many) {
+    const nnf_difference *p = plan->p;
+    const T *x = (const T *)p->x + row * p->inputs, step = (T)p->step;
+    int32_t input[NNF_MOST_HALF];
+    T *d = buffers->d;
+    for (intptr_t at = 0; at < many;) {
+        intptr_t count = 0;
+        for (; at < many && count < plan->half; at++) {
+            d[count] = wanted[at] < p->inputs ? step * x[wanted[at]] : step;
+            input[count] = wanted[at];
+            count += d[count] != 0;
+        }
+        const intptr_t half = (count + LANES - 1) / LANES * LANES;
+        for (intptr_t r = 0; r < half; r++)
+            d[r] = r < count ? d[r] : 0, d[half + r] = -d[r];
+        if (count > 0) FN(run_tile)(plan, buffers, row, o, input, count, half);
+    }
+}
+
+/* Writes which inputs of unit o from `begin` on, and before `end`, are wanted: how many. */
+static intptr_t FN(list_wanted)(const nnf_difference *p, intptr_t o, intptr_t begin, intptr_t end, int32_t *to) {
+    const uint8_t *row = p->wanted + o * (p->inputs + 1), *at = row + begin;
+    intptr_t count = 0;
+    while (at < row + end && (at = memchr(at, 1, (size_t)(row + end - at))))
+        to[count++] = (int32_t)(at++ - row);
+    return count;
 }
 
 /* One task: the weights from one block of inputs into unit o. */
@@ -226,16 +239,23 @@ static void FN(one_unit)(void *context, intptr_t task) {
     const size_t line = 2 * (size_t)plan->half, rows = line * (size_t)plan->most_width;
     T *memory = malloc((2 * rows + line) * sizeof(T));
     double *sum = calloc((size_t)p->inputs + 1, sizeof(double));
-    const int any = !p->wanted || memchr(p->wanted + o * (p->inputs + 1), 1, (size_t)p->inputs + 1);
+    int32_t *wanted = malloc(((size_t)p->inputs + 1) * sizeof *wanted);
     buffers_t buffers = {memory, memory + rows, memory + 2 * rows, sum};
-    if (!memory || !sum)
+    if (!memory || !sum || !wanted)
         plan->failed = 1;
     else {
         const double factor = p->scale / (2 * p->step);
-        for (intptr_t row = 0;
-             row < plan->above->rows && any && !(row % NNF_ROWS_PER_POLL == NNF_ROWS_PER_POLL - 1 && nnf_should_stop());
-             row++)
-            if (!p->counted || p->counted[o * plan->above->rows + row]) FN(one_row)(plan, &buffers, block, row, o);
+        const int with_bias = p->grad_bias && block + 1 == plan->blocks;
+        const intptr_t many = p->wanted ? FN(list_wanted)(p, o, begin, end + with_bias, wanted) : 1;
+        for (intptr_t row = 0; row < plan->above->rows && many > 0 &&
+                               !(row % NNF_ROWS_PER_POLL == NNF_ROWS_PER_POLL - 1 && nnf_should_stop());
+             row++) {
+            if (p->counted && !p->counted[o * plan->above->rows + row]) continue;
+            if (p->wanted)
+                FN(some_of_row)(plan, &buffers, row, o, wanted, many);
+            else
+                FN(one_row)(plan, &buffers, block, row, o);
+        }
         T *grad = (T *)p->grad_weight + o * p->inputs;
         for (intptr_t i = begin; i < end; i++)
             grad[i] = (T)(sum[i] * factor);
@@ -243,6 +263,7 @@ static void FN(one_unit)(void *context, intptr_t task) {
     }
     free(memory);
     free(sum);
+    free(wanted);
 }
 
 /* ---- the plan ---- */
@@ -252,6 +273,7 @@ static void FN(find_entries)(const difference_plan_t *plan, intptr_t *start, int
     const nnf_difference *p = plan->p;
     const T *x = p->x;
     intptr_t at = 0;
+    if (p->wanted) return;
     for (intptr_t block = 0; block < plan->blocks; block++) {
         const intptr_t begin = block * p->inputs / plan->blocks, end = (block + 1) * p->inputs / plan->blocks;
         for (intptr_t row = 0; row < plan->above->rows; row++) {
@@ -301,7 +323,7 @@ static int FN(difference_gradient)(const nnf_difference *p, int (*poll)(void)) {
     if (p->above.units == 0) return 0;
     FN(size_tiles)(&plan);
     /* one more than can be needed: find_entries writes before it knows whether the entry stays */
-    const size_t rows = (size_t)p->above.rows, entries = rows * (size_t)(p->inputs + 1) + 1;
+    const size_t rows = (size_t)p->above.rows, entries = p->wanted ? 1 : rows * (size_t)(p->inputs + 1) + 1;
     intptr_t *start = malloc((size_t)plan.blocks * (rows + 1) * sizeof *start);
     int32_t *input = malloc(entries * sizeof *input);
     T *value = malloc(entries * sizeof *value);

@@ -10,6 +10,7 @@
 #include "propagation.inc.h"
 #include "loss_change.inc.h"
 #include "difference.inc.h"
+#include "straight.inc.h"
 #include "curves.inc.h"
 #include "optimizer.inc.h"
 
@@ -24,4 +25,5 @@ static const nnf_kernels FN(kernels) = {
     .all_finite = FN(all_finite),
     .difference_gradient = FN(difference_gradient),
     .difference_curves = FN(difference_curves),
+    .selected_products = FN(selected_products),
 };

@@ -38,7 +38,7 @@ class NodePerturbation(WorkingStrategy):
     Parameters
     ----------
     step : float, optional
-        h; if not given, 1e-8 where nothing is subtracted, else 1e-5, as for `CentralDifference`. Layers that are
+        h; if not given, 1e-12 where nothing is subtracted, else 1e-5, as for `CentralDifference`. Layers that are
         constant almost everywhere need a larger one.
     """
 

@@ -24,7 +24,7 @@ from nnframe.losses.base import Loss, as_labels, value_of
 PORTION_SECONDS = 0.1  # of work between two reports of progress
 SAMPLE_SECONDS = 0.03  # of work from which an estimate is made
 SUBTRACTED_STEP = 1e-5  # the default step where values are subtracted, in float64
-EXACT_STEP = 1e-8  # where nothing is: no digits are lost, and next to no kink lies within the step
+EXACT_STEP = 1e-12  # where nothing is: no digits are lost, and neither kinks nor truncation are felt
 DEAR = 100  # evaluations of one layer per gradient, from which on it is said what they are spent on
 
 Progress = Callable[[int, int], object]

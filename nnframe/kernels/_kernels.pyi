@@ -141,8 +141,10 @@ def difference_curves(
     doubtful: npt.NDArray[np.bool_],
     state: npt.NDArray[np.uint8],
     columns: _Floats | None = None,
+    chosen: npt.NDArray[np.bool_] | None = None,
     units: range | None = None,
 ) -> None: ...
+def selected_products(a: _Floats, b: _Floats, entries: npt.NDArray[np.intp], out: _Floats) -> None: ...
 def low_level_callable(f: Any) -> tuple[str, int, int]: ...
 def evaluate_moved(
     f: int, data: int, x: _Floats, index: npt.NDArray[np.intp], value: _Floats, out: _Floats

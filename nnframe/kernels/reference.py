@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe.kernels.reference_activations import activation, activation_backward, activation_difference
-from nnframe.kernels.reference_differences import difference_curves, difference_gradient
+from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "difference_gradient",
     "optimizer_update",
     "product",
+    "selected_products",
     "softmax",
     "softmax_cross_entropy",
 ]

@@ -153,6 +153,12 @@ CALLS = {
         ["level", "bend"],
         [],
     ),
+    "selected_products": (
+        lambda a: _kernels.selected_products(a["a"], a["b"], np.arange(0, OUTPUTS * INPUTS, 3), a["out"]),
+        {"out": (len(range(0, OUTPUTS * INPUTS, 3)),), "a": (OUTPUTS, ROWS), "b": (ROWS, INPUTS)},
+        ["out"],
+        [],
+    ),
     "evaluate_moved": (
         lambda a: _kernels.evaluate_moved(1, 0, a["x"], np.zeros(ROWS, np.intp), a["value"], a["out"]),
         {"out": (ROWS, 2), "x": (7,), "value": (ROWS, 2)},
