@@ -120,7 +120,7 @@ def numerical_gradient(
         evaluator = ev.make_evaluator(
             f, call.points, None if call.single else call.x, vectorized=vectorized, mapper=call.map
         )
-        known = call.look(evaluator, chosen is None or return_error)
+        known = call.look(evaluator, chosen is None or return_error, chosen is None)
         found = call.collect(known, chosen, step)
     return call.answer(found) if return_error else call.answer(found)[0]
 
@@ -158,7 +158,7 @@ def numerical_jacobian(
             mapper=call.map,
             read=as_values,
         )
-        known = call.look(evaluator, chosen is None or return_error)
+        known = call.look(evaluator, chosen is None or return_error, chosen is None)
         try:
             found = call.derive(known, chosen, step, 0)
         except BaseException as error:
@@ -274,11 +274,15 @@ class _Call:
             self.bar.__exit__(*what)
         self.workers.__exit__(*what)
 
-    def look(self, evaluator: ev.Evaluator, measure: bool) -> Known:
-        """Learn what there is to know of f before it is differentiated."""
+    def look(self, evaluator: ev.Evaluator, measure: bool, searching: bool = False) -> Known:
+        """Learn what there is to know of f before it is differentiated.
+
+        searching: by "auto", whose own evaluations tell most of it where x is one number.
+        """
+        later = searching and self.noise is None and sum(point.size for point in self.points) == 1
         self.bar = Progress(self.progress, self.total)
         evaluator.report = self.bar.__enter__()
-        known = look(evaluator, self.given, self.rooms, self.noise, measure)
+        known = look(evaluator, self.given, self.rooms, self.noise, measure, later)
         size = np.abs(known.base).max(initial=0.0)
         coarse = float(np.max(known.noise, initial=0.0) / size) if self.noise is not None and size > 0 else 0.0
         return known._replace(eps=min(max(known.eps, coarse), 0.1))
