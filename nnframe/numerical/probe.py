@@ -75,7 +75,9 @@ def look(
     base = _at(evaluator, [evaluator.start], given, " at x itself")[0]
     if evaluator.read is as_values:
         evaluator.read = functools.partial(as_values, like=base.shape)
-    rest = functools.partial(_look_closer, evaluator, base, given, rooms, noise, POINTS if measure or noise is True else 1)
+    rest = functools.partial(
+        _look_closer, evaluator, base, given, rooms, noise, POINTS if measure or noise is True else 1
+    )
     if not later:
         return rest()
     eps = _eps(evaluator, base)

@@ -74,7 +74,7 @@ class Search:
         self.here, self.here_floor = self.error.copy(), self.error.copy()  # both of the ladder that is climbed
         self.apart = np.zeros((n, m))  # how far the first two quotients of a ladder were from one another
         self.changes = np.zeros((n, 3, m))  # the last from one entry of the table's diagonal to the next
-        self.grain = grain_of(self.base)[0]  # what all values of f seem to be multiples of
+        self.grain = np.full(m, np.inf)  # what all values of f seem to differ by multiples of
         self.assumed = np.zeros((n, m))  # the noise of f that was reckoned with at the smallest distance
         self.bend = np.zeros((n, m))  # the second derivative, about
         self.last = self.h.copy()  # the smallest distance of the ladder
@@ -135,19 +135,24 @@ class Search:
             self.evaluator.lenient = False
 
     def _see(self, table: Doubles) -> None:
-        """Take from the first values of f what they show of its precision."""
+        """Take from values of f what they show of its precision."""
         self.seen = table.reshape(-1, *self.shape)
         if not self.count.any():
             self.known = self.known.with_values(self.seen)
-        self.grain = np.fmin(self.grain, grain_of(table).min(axis=(0, 1)))
-        self.noise = np.maximum(self.known.noise.reshape(1, -1), 0.3 * self.grain)
+        with np.errstate(invalid="ignore"):
+            self.grain = np.fmin(self.grain, grain_of(table - self.base).min(axis=(0, 1)))
+        self.noise = np.maximum(self.known.noise.reshape(1, -1), np.where(np.isinf(self.grain), 0, 0.3 * self.grain))
 
-    def _measure(self) -> Doubles:
-        """Learn what was only assumed of f's noise, and form the tables anew; return the bounds before the last rung."""
-        self.known = self.known.look() if self.known.look else self.known
-        self.evaluator, self.noise = self.known.evaluator, self.known.noise.reshape(1, -1)
-        at = np.flatnonzero(self.wanted)
-        before, rungs = self.error[at], int(self.count[at].max(initial=0))
+    def _measure(self) -> None:
+        """Learn what was only assumed of f: its noise, and whether it follows its argument."""
+        if self.known.look is not None:
+            self.known = self.known.look()
+            self.evaluator, self.noise = self.known.evaluator, self.known.noise.reshape(1, -1)
+
+    def _form_anew(self, at: Any) -> Doubles:
+        """Form the tables anew with what is now known of f's noise; return the bounds before their last rungs."""
+        before: Doubles = self.error[at]
+        rungs = int(self.count[at].max(initial=0))
         for each in (self.error, self.floor, self.here, self.here_floor):
             each[at] = np.inf
         for k in range(rungs):
@@ -163,6 +168,7 @@ class Search:
         self.last[at] = np.where(self.count[at] > 0, np.minimum(self.last[at], self.h[at]), self.h[at])
         known = np.isfinite(quotient).all(axis=1)
         self._restart(at[~known], self.last[at[~known]] / JUMP)
+        self.active[at[~known & (self.climbs[at] > 0)]] = False  # the ladder before has converged
         at, distance, quotient, rounding = at[known], distance[known], quotient[known], rounding[known]
         rungs = self.count[at]
         for k in np.unique(rungs):
@@ -208,16 +214,15 @@ class Search:
     def _shrunk(self, at: Any, k: int, change: Doubles, off: Doubles) -> Doubles:
         """Return what the next change of the table's diagonal will be, if these shrink as in the last three rungs.
 
-        The changes are divided differences times products of distances (Newton's form of the same polynomial). A
-        difference that shrank much more than before may have done so by luck: it counts as a tenth of what was to be
-        expected.
+        The changes are divided differences times products of distances (Newton's form of the same polynomial). One that
+        shrank more than those before may have done so by luck: it counts as what was to be expected.
         """
         before = self.changes[at]
         self.changes[at] = np.concatenate([before[:, 1:], change[:, None]], axis=1)
         if k < 3:
             return off
         t = (self.distance[at, : k + 1] / self.top[at, None]) ** self._power(at)[:, None]
-        a, b, c = before[:, 1] , before[:, 2] / t[:, k - 2, None], change / (t[:, k - 2] * t[:, k - 1])[:, None]
+        a, b, c = before[:, 1], before[:, 2] / t[:, k - 2, None], change / (t[:, k - 2] * t[:, k - 1])[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
             earlier, last = b / a, c / b
             new = SAFE * np.maximum(c, b * earlier) * np.maximum(last, earlier)
@@ -253,7 +258,8 @@ class Search:
         ended = (enough | stalled | (k + 1 == LEVELS)) & ~varies
         climbing = self.climbs[at] > 0
         if self.known.look is not None and (~enough & ~climbing & (ended | (self.calls[at] >= PATIENCE))).any():
-            self._decide(at, k, self._measure())
+            self._measure()
+            self._decide(at, k, self._form_anew(at))
             return
         rough = (floor > self.precise * best).any(axis=1) & enough & (self.climbs[at] < 3)
         higher = ended & rough & (self.top[at] * JUMP <= self.most[at])
@@ -302,7 +308,6 @@ class Search:
             self.climb_on()
             if self.order == 1:
                 self._guard()
-                self._allow_for_the_argument()
         except BaseException as error:
             known = self.best.reshape(-1, *self.shape)
             keep_partial(error, known if others is None else np.where(np.isfinite(known), known, others))
@@ -354,42 +359,59 @@ class Search:
                     self._guard_alike(at, central)
 
     def _guard_alike(self, at: Any, central: bool) -> None:
-        eps, start = self.known.eps, self.evaluator.start
+        """Compare f on a random direction with the derivatives."""
+        if len(self.x) == 1:
+            self._guard_alone(at, central)
+            return
+        eps = self.known.eps
         size = np.maximum(1, np.abs(self.x[at])).astype(np.float64)
         h = np.minimum(np.minimum(eps ** (1 / 3 if central else 1 / 2) * size, self.last[at] / 4), self.most[at])
-        direction = np.zeros(len(self.x))
-        direction[at] = h * (scattered_signs(len(self.x))[at] if central else self.sign[at])
-        pair = central and len(self.x) > 1
-        ends = [(self.x + sign * direction).astype(self.x.dtype) for sign in ((1, -1) if pair else (1, 0))]
-        moved = (ends[0].astype(np.float64) - ends[1].astype(np.float64))[at, None]
-        points = [[*start[: self.leaf], end.reshape(start[self.leaf].shape), *start[self.leaf + 1 :]] for end in ends]
-        self.evaluator.lenient = True
-        values = self.evaluator.at(points if pair else points[:1], " near x").reshape(1 + pair, -1)
-        self.evaluator.lenient = False
+        signs = scattered_signs(len(self.x))[at] if central else self.sign[at]
+        moved, values = self._moved_by(at, h * signs, (1, -1) if central else (1,))
         parts = self.best[at] * moved
-        bent = self.bend[at] * moved * moved / 2 if central and not pair else np.zeros_like(parts)
-        off = np.abs(values[0] - (values[1] if pair else self.base[0]) - (parts + bent).sum(axis=0))
-        allowed = (self.error[at] * np.abs(moved) + np.abs(bent) / 8).sum(axis=0)
+        off = np.abs(values[0] - (values[1] if central else self.base[0]) - parts.sum(axis=0))
+        allowed = (self.error[at] * np.abs(moved)).sum(axis=0)
         allowed = allowed + (1e-4 if central else 1e-3) * np.sqrt((parts**2).sum(axis=0))
         allowed = allowed + 20 * np.maximum(self.noise[0], 0.5 * eps * np.abs(values).max(axis=0))
-        self.residue = off
         if (off > allowed).any():
-            if self.known.look is not None:
-                self._measure()
             self._look_again(at, h, central)
 
-    def _allow_for_the_argument(self) -> None:
-        """Widen the bounds where f's noise was not measured: its argument may have been rounded within f as well.
+    def _guard_alone(self, at: Any, central: bool) -> None:
+        """Compare f so near to x that nothing should be left but its noise; by a single evaluation, as f(x) is known."""
+        eps, size = self.known.eps, np.abs(self.x[at])
+        h = np.minimum(np.maximum(eps ** (3 / 8) * self.last[at], 16 * np.spacing(size)), self.most[at])
+        moved, values = self._moved_by(at, h * self.sign[at], (1,))
+        change, bent = self.best[at] * moved, self.bend[at] * moved * moved / 2
+        off = np.abs(values - self.base - change - bent)
+        off = np.maximum(off - self.error[at] * np.abs(moved) - np.abs(bent) / 8, 0)
+        if self.known.look is not None:
+            self._widen(off)
+        noise = np.maximum(self.noise, eps * np.maximum(0.5 * np.abs(values), np.abs(self.x[at, None] * self.best[at])))
+        if (off > 1e-4 * np.abs(change) + 20 * noise).any():
+            self._look_again(at, h, central)
 
-        Not by more than what the last evaluation makes likely.
-        """
-        if self.known.look is None or not np.isfinite(self.error).all():
-            return
-        rounded = np.fmin(2 * self.residue, self.known.eps * np.abs(self.x[:, None] * self.best))
+    def _moved_by(self, at: Any, direction: Doubles, ends: tuple[int, ...]) -> tuple[Doubles, Doubles]:
+        """Return how far each entry is moved, from the second end or x to the first, and f at the ends, (E, m)."""
+        start, whole = self.evaluator.start, np.zeros(len(self.x))
+        whole[at] = direction
+        moved = [(self.x + sign * whole).astype(self.x.dtype) for sign in ends]
+        points = [[*start[: self.leaf], end.reshape(start[self.leaf].shape), *start[self.leaf + 1 :]] for end in moved]
+        self.evaluator.lenient = True
+        try:
+            values = self.evaluator.at(points, " near x").reshape(len(ends), -1)
+        finally:
+            self.evaluator.lenient = False
+        away = moved[0].astype(np.float64) - (moved[1] if len(ends) > 1 else self.x).astype(np.float64)
+        return away[at, None], values
+
+    def _widen(self, residue: Doubles) -> None:
+        """Let the bounds allow for a noise of f that shows in the last evaluation, where it was only assumed."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            self.error += np.where(rounded > 0, 2 * self.floor * rounded / self.assumed, 0)
+            times = np.where(residue > 0, residue / self.assumed, 0)
+            self.error += np.where(times > 1, 2 * self.floor * times, 0)
 
     def _look_again(self, at: Any, h: Doubles, central: bool) -> None:
+        self._measure()
         _, near, rounding = self._quotients(at, h, central)
         missed = ~(np.abs(near - self.best[at]) <= 1e-3 * np.abs(self.best[at]) + self.error[at] + 4 * rounding)
         some = at[missed.any(axis=1)]
