@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -277,14 +278,20 @@ class _Call:
     def look(self, evaluator: ev.Evaluator, measure: bool, searching: bool = False) -> Known:
         """Learn what there is to know of f before it is differentiated.
 
-        searching: by "auto", whose own evaluations tell most of it where x is one number.
+        searching: by "auto", whose own evaluations tell most of it where x is one number, or are confirmed (quick.py).
         """
-        later = searching and self.noise is None and sum(point.size for point in self.points) == 1
+        alone = searching and self.noise is None and sum(point.size for point in self.points) == 1
         self.bar = Progress(self.progress, self.total)
         evaluator.report = self.bar.__enter__()
-        known = look(evaluator, self.given, self.rooms, self.noise, measure, later)
+        about = evaluator, self.given, self.rooms, self.noise
+        if searching and isinstance(evaluator, ev.CompiledEvaluator) and self._many(0):
+            known = look(*about, False)._replace(look=functools.partial(look, *about, True))
+        else:
+            known = look(*about, measure, alone)
+        if self.noise is None:
+            return known
         size = np.abs(known.base).max(initial=0.0)
-        coarse = float(np.max(known.noise, initial=0.0) / size) if self.noise is not None and size > 0 else 0.0
+        coarse = float(np.max(known.noise, initial=0.0) / size) if size > 0 else 0.0
         return known._replace(eps=min(max(known.eps, coarse), 0.1))
 
     def collect(self, known: Known, chosen: fd.Scheme | None, step: Any) -> list[tuple[Any, Any]]:
@@ -304,12 +311,16 @@ class _Call:
     def derive(self, known: Known, chosen: fd.Scheme | None, step: Any, i: int) -> tuple[Any, Any]:
         """Return the derivatives for one array, (size, *shape of f's value), and their errors."""
         if chosen is None:
-            if quick.worth_it(known, self.points[i], self.with_error):
+            if not known.base.ndim and self._many(i):
                 found = quick.gradient(known, i, self.points[i], self.bounds[i], self.rooms[i], self.names[i])
                 return found, np.full_like(found, np.nan)
             return Search(known, i, self.rooms[i], self.names[i]).run()
         plan = fd.make_plan(self.points[i], chosen, step, self.bounds[i], self.names[i], known.eps)
         return fd.derivatives(known.evaluator, i, plan, known.base, known.noise)
+
+    def _many(self, i: int) -> bool:
+        """Whether there are many entries, and no bound for the error of each is asked for."""
+        return self.points[i].size >= quick.MANY and not self.with_error
 
     def answer(self, found: list[tuple[Any, Any]]) -> tuple[Any, Any]:
         """Return derivatives and errors, nested as x is."""

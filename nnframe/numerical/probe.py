@@ -139,6 +139,8 @@ def _check_repeats(evaluator: Evaluator, base: Doubles, again: Doubles, noise: A
     change = np.abs(base - again)
     if noise is not None:
         return change if noise is True else np.maximum(change, 4 * noise)
+    if not change.any():
+        return change
     eps = max(float(np.finfo(each.dtype).eps) for each in evaluator.start) if evaluator.start else 0.0
     allowed = 16 * max(eps, _eps(evaluator, base)) * np.maximum(np.abs(base), np.abs(again))
     if (change > allowed).any():

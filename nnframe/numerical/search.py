@@ -377,7 +377,7 @@ class Search:
             self._look_again(at, h, central)
 
     def _guard_alone(self, at: Any, central: bool) -> None:
-        """Compare f so near to x that nothing should be left but its noise; by a single evaluation, as f(x) is known."""
+        """Compare f so near to x that nothing but its noise should be left; by one evaluation, as f(x) is known."""
         eps, size = self.known.eps, np.abs(self.x[at])
         h = np.minimum(np.maximum(eps ** (3 / 8) * self.last[at], 16 * np.spacing(size)), self.most[at])
         moved, values = self._moved_by(at, h * self.sign[at], (1,))
