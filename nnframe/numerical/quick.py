@@ -64,8 +64,8 @@ def _confirmed(known: Known, leaf: int, group: Group, name: str, partial: Double
     residue, allowed = _along(known, leaf, group.indices, found, np.where(sure, width / (2 * CLOSER), 0.0))
     if residue > allowed:
         return found, np.zeros_like(sure)
-    if known.look is not None:  # f's noise was only assumed, and shows in the residue
-        sure &= (residue <= ROUNDED * np.abs(first)) | twice
+    if known.look is not None:  # f's noise was only assumed, and shows in the residue, by that of all quotients as well
+        sure &= (residue / np.sqrt(1 + len(sure) / (CLOSER**2 / 2)) <= ROUNDED * np.abs(first)) | twice
     return found, sure
 
 

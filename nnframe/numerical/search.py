@@ -384,11 +384,27 @@ class Search:
         change, bent = self.best[at] * moved, self.bend[at] * moved * moved / 2
         off = np.abs(values - self.base - change - bent)
         off = np.maximum(off - self.error[at] * np.abs(moved) - np.abs(bent) / 8, 0)
+        allowed = 1e-4 * np.abs(change)
         if self.known.look is not None:
-            self._widen(off)
-        noise = np.maximum(self.noise, eps * np.maximum(0.5 * np.abs(values), np.abs(self.x[at, None] * self.best[at])))
-        if (off > 1e-4 * np.abs(change) + 20 * noise).any():
+            argument = np.abs(self.x[at, None] * self.best[at])  # rounded within f, it may move f by eps times this
+            noise = np.maximum(self.noise, eps * np.maximum(0.5 * np.abs(values), argument))
+            if (off <= allowed + 20 * noise).all():
+                self._widen(off)
+                return
+            self._measure()
+            self._go_on(at)
+        if (off > allowed + 100 * np.maximum(self.noise, 0.5 * eps * np.abs(values))).any():
             self._look_again(at, h, central)
+
+    def _go_on(self, at: Any) -> None:
+        """Go on with a ladder that was taken for done before f's noise was known."""
+        self.active[at] = True
+        if self.climbs[at].any():
+            self.error[at], self.calls[at], self.climbs[at] = np.inf, 0, 0
+            self._restart(at, self.scale[at])
+        else:
+            self._decide(at, int(self.count[at].max()) - 1, self._form_anew(at))
+        self.climb_on()
 
     def _moved_by(self, at: Any, direction: Doubles, ends: tuple[int, ...]) -> tuple[Doubles, Doubles]:
         """Return how far each entry is moved, from the second end or x to the first, and f at the ends, (E, m)."""
