@@ -12,15 +12,15 @@ however small h is, and any number between them is right. Where the bound is too
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.gradients.check.noise import EPS, Doubles, Function, Indices, noise_of, put_back, sizes_of
+from nnframe.gradients.check.noise import EPS, Doubles, Function, Indices, Line, noise_of, put_back, sizes_of
 from nnframe.gradients.check.report import KINK, WRONG
-from nnframe.gradients.check.verdicts import Findings, Judged, Quotients
+from nnframe.gradients.check.verdicts import Findings, Judged, Quotients, clearly_right
 
 STEP = 2.0**-13  # of the size of what is moved
 OTHER_STEPS = (2.0**-5, 2.0**-10, 2.0**-15, 2.0**-20, 2.0**-27, 2.0**5, 2.0**10)  # times that, where it does not tell
@@ -30,7 +30,9 @@ BESIDE = 2.0**-24  # of the size: how far away points beside a kink are
 POINTS_BESIDE = 24
 LENGTHS = 2.0 ** -np.arange(2, 48, 2, dtype=np.float64)  # of the size, at which a number is given another chance
 MOST_QUOTIENTS = 32
-STACK_NUMBERS = 1 << 17  # held at a time: few enough to stay in the cache
+STACK_NUMBERS = 1 << 16  # in copies of what is moved, held at a time: few enough to stay in the cache
+OUTPUT_NUMBERS = 15 << 10  # of what comes out of them: 128 kB and more would be fresh memory at every call
+SIDES = np.array([1, -1, 0.5, -0.5])[:, None, None]  # of the step: where differences are taken
 
 
 class Subject(Function, Protocol):
@@ -93,7 +95,8 @@ class Differences:
 
     def __init__(self, subject: Subject, dy: Doubles, step: float | None, rng: np.random.Generator) -> None:
         self.subject, self.dy = subject, dy.reshape(-1)
-        self.noise = noise_of(subject, rng)
+        self.line = Line(subject.arrays, rng)
+        self.noise = noise_of(subject, self.line)
         largest = float(np.abs(subject.y[np.isfinite(subject.y)]).max(initial=0)) or 1.0
         typical = float(np.sort(self.noise, axis=None)[self.noise.size // 2]) / largest if self.noise.size else 0.0
         self.typical = typical  # noise, of the largest output
@@ -107,18 +110,24 @@ class Differences:
         tolerance: float | None = None,
         until: float = np.inf,
         rng: Any = None,
-        rounding: Doubles | None = None,
+        rounding: Callable[[], Mapping[str, Doubles]] = dict,
     ) -> Judged:
         """Compare a written gradient with differences, entry by entry, until a time of `time.perf_counter`.
 
-        rounding : how much the written numbers are rounded, of their shape
+        rounding : returns how much each array's written numbers are rounded; asked where not all is right
         """
-        flat = written.reshape(-1)
-        own = 4 * EPS * np.abs(flat) if rounding is None else rounding.reshape(-1)
-        found = Findings(flat, own, tolerance, self.step)
-        sizes = sizes_of(self.subject.arrays[name])
-        for sweep in self._chosen(name, until, rng):
-            found.add(self.step, sweep.entries, self.quotients(name, sweep, self.step * sizes, sides=False))
+        flat, sizes = written.reshape(-1), self.line.sizes[name]
+        first = [
+            (sweep.entries, self.quotients(name, sweep, self.step * sizes, sides=False))
+            for sweep in self._chosen(name, until, rng)
+        ]
+        right = clearly_right(written, first, tolerance)
+        if right is not None:
+            return right
+        own = rounding().get(name, 4 * EPS * np.abs(flat))
+        found = Findings(flat, own.reshape(-1), tolerance, self.step)
+        for entries, quotients in first:
+            found.add(self.step, entries, quotients)
         for factor in self._other_steps(sizes):
             for sweep in self._doubtful(name, found):
                 found.add(factor * self.step, sweep.entries, self.quotients(name, sweep, factor * self.step * sizes))
@@ -206,19 +215,13 @@ class Differences:
             between = (low - allowed <= written) & (written <= high + allowed)
         return np.flatnonzero(ties & between)
 
-    def _many(self, name: str) -> int:
-        """How many moves are evaluated at a time, four points each."""
-        return max(1, STACK_NUMBERS // (4 * max(1, self.dy.size, self.subject.arrays[name].size)))
-
     def _chosen(self, name: str, until: float, rng: np.random.Generator) -> Iterator[Sweep]:
-        """Cut sweeps into parts that fit in memory; in random order, for as long as there is time, if that is short."""
-        parts: list[Sweep] = []
-        many = 1 if np.isfinite(until) else self._many(name)
-        for sweep in self.subject.sweeps(name):
-            parts += [sweep.part(slice(first, first + many)) for first in range(0, len(sweep.entries), many)]
+        """Return all sweeps; where time is short their moves, one by one, in random order for as long as there is."""
+        sweeps = [sweep for sweep in self.subject.sweeps(name) if len(sweep.entries)]
         if not np.isfinite(until):
-            yield from parts
+            yield from sweeps
             return
+        parts = [sweep.part(slice(i, i + 1)) for sweep in sweeps for i in range(len(sweep.entries))]
         for i in rng.permutation(len(parts)):
             yield parts[i]
             if time.perf_counter() > until:
@@ -229,47 +232,60 @@ class Differences:
         return self._moves_of(name, found.doubtful) if found.doubtful.any() else []
 
     def _moves_of(self, name: str, chosen: npt.NDArray[np.bool_]) -> list[Sweep]:
-        again = []
-        for sweep in self.subject.sweeps(name):
-            some = np.flatnonzero(chosen[sweep.entries].any(axis=1))
-            many = self._many(name)
-            again += [sweep.part(some[first : first + many]) for first in range(0, len(some), many)]
-        return again
+        some = [(sweep, np.flatnonzero(chosen[sweep.entries].any(axis=1))) for sweep in self.subject.sweeps(name)]
+        return [sweep.part(moves) for sweep, moves in some if len(moves)]
 
     def quotients(self, name: str, sweep: Sweep, h: Doubles, sides: bool = True) -> Quotients:
         """Differences at h and h/2 for the moves of a sweep. Without sides: `low`, `high` and `bent` are not known."""
-        entries = sweep.entries
-        start, steps = self.subject.arrays[name].reshape(-1)[entries], h[entries]
-        ends = np.stack([start + steps, start - steps, start + steps / 2, start - steps / 2])
+        start, steps = self.subject.arrays[name].reshape(-1)[sweep.entries], h[sweep.entries]
         with np.errstate(all="ignore"):
-            y = moved(self.subject, name, np.concatenate([entries] * 4), ends.reshape(-1, entries.shape[1]))
-            y = y.reshape(4, len(entries), -1)
-            changes = y[0::2] - y[1::2]
-            changes *= self.dy
-            wide, near = (sweep.totals(changes[k]) / (ends[2 * k] - ends[2 * k + 1]) for k in (0, 1))
-            noise = sweep.totals(self.weighted_noise[None]) / (steps / 2)
-            size = sweep.totals(np.abs(changes[1])) / steps
-            value = (4 * near - wide) / 3
-            # nothing that moved so little may be below what is resolved: it tells nothing
-            noise = np.where((size == 0) & (steps < RESOLVED), np.inf, noise)
+            ends = start + SIDES * steps
+            totals = self._totals(name, sweep, ends, sides)
+            wide, near = totals[:2] / (ends[0::2] - ends[1::2])
+            apart = near - wide
+            value, size = near + apart / 3, totals[2] / steps
+            noise = 2 * sweep.totals(self.weighted_noise[None]) / steps
+            if steps.min(initial=np.inf) < RESOLVED:
+                # nothing that moved so little may be below what is resolved: it tells nothing
+                noise = np.where((size == 0) & (steps < RESOLVED), np.inf, noise)
             if not sides:
-                bound = np.abs(wide - near) + 4 * noise + 16 * EPS * size
+                bound = np.abs(apart) + 4 * noise + 16 * EPS * size
                 return Quotients(value, bound, size, value, value, np.zeros(value.shape, bool))
-            spreads = [self._sides(sweep, y[2 * k], y[2 * k + 1], steps / (k + 1)) for k in (0, 1)]
-            (low, high), size = spreads[1][:2], np.maximum(size, spreads[1][2])
-            bound = np.abs(wide - near) + 4 * noise + 16 * EPS * size
-            apart = high - low
-            bent = (apart > 0.7 * (spreads[0][1] - spreads[0][0])) & (apart > 8 * noise)
-            wider = np.where(apart > 8 * noise, 4 * noise, np.nan)  # nan where noise is all there is
-        return Quotients(value, bound, size, low - wider, high + wider, bent)
+            low, high, sizes = totals[3:].reshape(3, 2, *steps.shape) / (SIDES[0::2] * steps)
+            size = np.maximum(size, sizes[1] / 2)
+            bound = np.abs(apart) + 4 * noise + 16 * EPS * size
+            spread = high - low
+            bent = (spread[1] > 0.7 * spread[0]) & (spread[1] > 8 * noise)
+            wider = np.where(spread[1] > 8 * noise, 4 * noise, np.nan)  # nan where noise is all there is
+        return Quotients(value, bound, size, low[1] - wider, high[1] + wider, bent)
 
-    def _sides(self, sweep: Sweep, up: Doubles, down: Doubles, steps: Doubles) -> tuple[Doubles, Doubles, Doubles]:
-        """Return the least and the largest slope that a choice of sides gives, and what they are added up from."""
-        base = self.subject.y.reshape(-1)
-        above, below = (up - base) * self.dy, (base - down) * self.dy
-        low = sweep.totals(np.minimum(above, below)) / steps
-        high = sweep.totals(np.maximum(above, below)) / steps
-        return low, high, sweep.totals(np.abs(above) + np.abs(below)) / (2 * steps)
+    def _totals(self, name: str, sweep: Sweep, ends: Doubles, sides: bool) -> Doubles:
+        """Return sums of changes over the outputs of each entry (3 or 9, S, m).
+
+        Weighted by dy: the change from side to side of h, that of h/2, and its size. With sides too, for h and h/2
+        each: the least that a choice of sides gives, the largest, and both sizes.
+        """
+        largest = max(1, self.dy.size, self.subject.arrays[name].size)
+        many = max(1, min(STACK_NUMBERS // largest, OUTPUT_NUMBERS // max(1, self.dy.size)) // 4)
+        blocks = [slice(first, first + many) for first in range(0, len(sweep.entries), many)]
+        found = [self._totals_of(name, sweep, sweep.entries[some], ends[:, some], sides) for some in blocks]
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
+    def _totals_of(self, name: str, sweep: Sweep, entries: Indices, ends: Doubles, sides: bool) -> Doubles:
+        y = moved(self.subject, name, np.concatenate([entries] * 4), ends.reshape(-1, ends.shape[-1]))
+        y = y.reshape(4, len(entries), -1)
+        up, down = y[0::2], y[1::2]  # at h and at h/2
+        terms = np.empty((9 if sides else 3, *y.shape[1:]))
+        np.subtract(up, down, out=terms[:2])
+        terms[:2] *= self.dy
+        np.abs(terms[1], out=terms[2])
+        if sides:
+            base = self.subject.y.reshape(-1)
+            above, below = (up - base) * self.dy, (base - down) * self.dy
+            np.minimum(above, below, out=terms[3:5])
+            np.maximum(above, below, out=terms[5:7])
+            np.add(np.abs(above), np.abs(below), out=terms[7:9])
+        return sweep.totals(terms.reshape(-1, y.shape[-1])).reshape(len(terms), len(entries), -1)
 
 
 def moved(subject: Subject, name: str, entries: Indices, values: Doubles) -> Doubles:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -27,10 +28,10 @@ from nnframe.gradients.check.subjects import (
     FunctionSubject,
     LayerSubject,
     LossSubject,
-    Room,
     Subjects,
     is_torch_function,
     of_torch,
+    room,
 )
 from nnframe.losses.base import Loss
 
@@ -122,6 +123,9 @@ def check_entries(subject: Subjects, dy: Doubles, rng: np.random.Generator) -> l
     return _Checker(None, None, None, rng).compared(subject, dy).checks
 
 
+Roundings = Callable[[], dict[str, Doubles]]
+
+
 class Compared(NamedTuple):
     """The rows of a subject's arrays; what its backward returned, and copies of that; the differences."""
 
@@ -138,7 +142,6 @@ class _Checker:
         self, tolerance: float | None, step: float | None, seconds: float | None, rng: np.random.Generator
     ) -> None:
         self.tolerance, self.step, self.rng = tolerance, step, rng
-        self.room = Room()
         self.until = math.inf if seconds is None else time.perf_counter() + seconds
 
     # ---- models ----
@@ -149,7 +152,7 @@ class _Checker:
         double = model.astype(np.float64, memo)
         originals = {id(memo[id(tree)]): tree for _, tree in model.named_trees() if isinstance(tree, Layer)}
         checks: list[Check] = []
-        with Run(True, None, None, double) as run:
+        with Run(True, None, None, double) as run, room() as self.room:
             passed = run_forward(double, x, run)
             run.memory = Memory()
             links = list(_each(passed.links))
@@ -270,15 +273,15 @@ class _Checker:
             return Compared([rows.wrong(subject.title, "backward", rows.raised(error))], None, {}, None)
         gradients = {name: None if g is None else np.array(g, copy=True) for name, g in returned.items()}
         differences = Differences(subject, dy, self.step, self.rng)
-        rounding = self._rounding(subject, differences, gradients, dy)
+        rounding = functools.cache(lambda: self._rounding(subject, differences, gradients, dy))
         checks = []
         for i, name in enumerate(subject.arrays):
             last = self._share(len(subject.arrays) - i, until)
-            checks.append(self._array(differences, name, gradients[name], dy, last, rounding.get(name)))
+            checks.append(self._array(differences, name, gradients[name], dy, last, rounding))
         return Compared(checks, returned, gradients, differences)
 
     def _array(
-        self, differences: Differences, name: str, written: Any, dy: Doubles, until: float, rounding: Doubles | None
+        self, differences: Differences, name: str, written: Any, dy: Doubles, until: float, rounding: Roundings
     ) -> Check:
         subject: Any = differences.subject
         cause = rows.misshapen(written, subject.arrays[name])
