@@ -21,7 +21,7 @@ from nnframe.core.run import Run, read_only
 from nnframe.core.structure import Findings, Memory, ask
 from nnframe.gradients.check import promises, rows
 from nnframe.gradients.check.causes import Case, explain
-from nnframe.gradients.check.differences import Differences
+from nnframe.gradients.check.differences import Differences, Worst
 from nnframe.gradients.check.noise import EPS, Doubles, Line, put_back
 from nnframe.gradients.check.report import FLAT, KINK, RIGHT, UNCHECKED, VERDICTS, WRONG, Check, Report, plainly
 from nnframe.gradients.check.subjects import (
@@ -121,9 +121,6 @@ def check_gradients(
 def check_entries(subject: Subjects, dy: Doubles, rng: np.random.Generator) -> list[Check]:
     """Compare what a written backward makes of one dy, at the entries in `subject.sweeps` and nothing else."""
     return _Checker(None, None, None, rng).compared(subject, dy).checks
-
-
-Roundings = Callable[[], dict[str, Doubles]]
 
 
 class Compared(NamedTuple):
@@ -274,14 +271,21 @@ class _Checker:
         gradients = {name: None if g is None else np.array(g, copy=True) for name, g in returned.items()}
         differences = Differences(subject, dy, self.step, self.rng)
         rounding = functools.cache(lambda: self._rounding(subject, differences, gradients, dy))
+        clear: dict[str, Worst] = {}
+        if self._share(1, until) == math.inf:
+            fit = {n: np.asarray(gradients[n], np.float64) for n, a in subject.arrays.items() if rows.fits(gradients[n], a)}
+            clear = differences.clearly_right(fit, self.tolerance)
         checks = []
         for i, name in enumerate(subject.arrays):
+            if name in clear:
+                checks.append(rows.right(subject.title, name, gradients[name], clear[name]))
+                continue
             last = self._share(len(subject.arrays) - i, until)
-            checks.append(self._array(differences, name, gradients[name], dy, last, rounding))
+            checks.append(self._array(differences, name, gradients[name], dy, last, rounding().get(name)))
         return Compared(checks, returned, gradients, differences)
 
     def _array(
-        self, differences: Differences, name: str, written: Any, dy: Doubles, until: float, rounding: Roundings
+        self, differences: Differences, name: str, written: Any, dy: Doubles, until: float, rounding: Doubles | None
     ) -> Check:
         subject: Any = differences.subject
         cause = rows.misshapen(written, subject.arrays[name])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nnframe.gradients.check.differences import Worst
 from nnframe.gradients.check.noise import Doubles
 from nnframe.gradients.check.report import RIGHT, UNCHECKED, VERDICTS, WRONG, Check
 from nnframe.gradients.check.subjects import Overwritten
@@ -36,6 +37,15 @@ def summarized(title: str, name: str, written: Doubles, judged: Judged) -> Check
     )  # fmt: skip
 
 
+def right(title: str, name: str, written: Any, worst: Worst) -> Check:
+    """Return the row of an array of which every entry is right."""
+    entry = tuple(int(i) for i in np.unravel_index(worst.entry, written.shape))
+    return Check(
+        title, name, VERDICTS[RIGHT], worst.error, entry, float(written[entry]), worst.numerical, worst.bound,
+        {VERDICTS[RIGHT]: written.size}, written.size, written.size,
+    )  # fmt: skip
+
+
 def wrong(title: str, what: str, cause: str) -> Check:
     """Return the row of something that is wrong as a whole."""
     return Check(title, what, VERDICTS[WRONG], np.inf, cause=cause)
@@ -58,6 +68,11 @@ def unlike(title: str, what: str, found: Doubles, right: Doubles, allowed: Any, 
         float(found[worst]), float(right[worst]), float(np.broadcast_to(allowed, off.shape)[worst]),
         {words: count for words, count in counts.items() if count}, off.size, off.size, cause,
     )  # fmt: skip
+
+
+def fits(written: Any, array: Doubles) -> bool:
+    """Whether something can be the gradient of an array."""
+    return isinstance(written, np.ndarray) and written.dtype.kind in "fiub" and written.shape == array.shape
 
 
 def misshapen(written: Any, array: Doubles) -> str:

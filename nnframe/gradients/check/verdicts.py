@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.gradients.check.noise import EPS, Doubles, Indices
+from nnframe.gradients.check.noise import Doubles, Indices
 from nnframe.gradients.check.report import FLAT, KINK, RIGHT, UNCHECKED, WRONG
 
 CLEAR = 1e-4  # of what an entry is added up from: bounds below need no other step
@@ -146,27 +146,3 @@ class Findings:
     def bent(self) -> npt.NDArray[np.bool_]:
         """Whether the slopes of both sides stay apart at some step."""
         return np.asarray(np.any([level.bent for level in self.levels.values()], axis=0))
-
-
-def clearly_right(
-    written: Doubles, found: list[tuple[Indices, Quotients]], tolerance: float | None
-) -> Judged | None:
-    """Return the verdict where all entries are right by the first step alone, as `Findings` says it; else None.
-
-    found : some entries, and what one step says of them
-    """
-    flat = written.reshape(-1)
-    value, bound, size = known = np.full((3, flat.size), np.nan)
-    for entries, quotients in found:
-        for kept, new in zip(known, quotients, strict=False):
-            kept[entries] = new
-    with np.errstate(all="ignore"):
-        off = np.abs(flat - value)
-        allowed = bound + 4 * EPS * np.abs(flat)
-        if tolerance is not None:
-            allowed = np.maximum(allowed, tolerance * size)
-        right = (off <= allowed) & (bound <= CLEAR * size) & (off < np.inf)
-        if not right.all() and not (right | ((off == 0) & (size == 0) & (flat == 0))).all():
-            return None
-    parts = (part.reshape(written.shape) for part in known)
-    return Judged(np.zeros(written.shape, np.int8), *parts, flat.size)
