@@ -31,7 +31,6 @@ POINTS_BESIDE = 24
 LENGTHS = 2.0 ** -np.arange(2, 48, 2, dtype=np.float64)  # of the size, at which a number is given another chance
 MOST_QUOTIENTS = 32
 STACK_NUMBERS = 1 << 16  # in copies of what is moved, held at a time: few enough to stay in the cache
-OUTPUT_NUMBERS = 15 << 10  # of what comes out of them: 128 kB and more would be fresh memory at every call
 SIDES = np.array([1, -1, 0.5, -0.5])[:, None, None]  # of the step: where differences are taken
 
 
@@ -87,7 +86,7 @@ class Changes(NamedTuple):
     steps (k,) : h
     widths (2, k) : from side to side, of h and of h/2
     totals (3 or 9, k) : sums over outputs, see `_totals`
-    noise (k,) : of such a sum
+    noise (k,) : of such a sum, over h
     """
 
     steps: Doubles
@@ -132,14 +131,14 @@ class Differences:
 
         `judge` says the same of them, array by array; here they are looked at in one go.
         """
-        sweeps = {name: self.subject.sweeps(name) for name in written}
-        every = [(name, sweep) for name, own in sweeps.items() for sweep in own if sweep.entries.size]
-        if not every:
-            return {}
-        changes = [self._changes(name, sweep, self.step * self.line.sizes[name], False) for name, sweep in every]
-        together = Changes(*(np.concatenate(parts, axis=-1) for parts in zip(*changes, strict=True)))
-        numbers = np.concatenate([written[name].reshape(-1)[sweep.entries.reshape(-1)] for name, sweep in every])
-        value, bound, size, *_ = _quotients(together)
+        found, end = dict[str, Worst](), 0
+        sweeps = [(name, one) for name in written for one in self.subject.sweeps(name) if one.entries.size]
+        if not sweeps:
+            return found
+        changes = [self._changes(name, one, self.step * self.line.sizes[name], sides=False) for name, one in sweeps]
+        value, bound, size, *_ = _quotients(Changes(*(np.concatenate(c, axis=-1) for c in zip(*changes, strict=True))))
+        entries = {name: _joined([one.entries.reshape(-1) for of, one in sweeps if of == name]) for name, _ in sweeps}
+        numbers = np.concatenate([written[name].reshape(-1)[some] for name, some in entries.items()])
         with np.errstate(all="ignore"):
             off = np.abs(numbers - value)
             allowed = bound + 4 * EPS * np.abs(numbers)
@@ -148,14 +147,12 @@ class Differences:
             right = (off <= allowed) & (off < np.inf) & (bound <= CLEAR * size)
             right |= (off == 0) & (size == 0) & (numbers == 0)  # nothing moves, and that is what was written
             error = off / np.maximum(size, 1e-300)
-        found, end = {}, 0
-        for name, own in sweeps.items():
-            count = sum(sweep.entries.size for sweep in own)
-            some, end = slice(end, end + count), end + count
-            if count == written[name].size and right[some].all():
-                at = some.start + int(error[some].argmax())
-                entry = np.concatenate([sweep.entries.reshape(-1) for sweep in own])[at - some.start]
-                found[name] = Worst(int(entry), float(error[at]), float(value[at]), float(bound[at]))
+        for name, some in entries.items():
+            first, end = end, end + len(some)
+            if len(some) == written[name].size and right[first:end].all():
+                i = int(error[first:end].argmax())
+                at = first + i
+                found[name] = Worst(int(some[i]), float(error[at]), float(value[at]), float(bound[at]))
         return found
 
     def judge(
@@ -293,7 +290,7 @@ class Differences:
         with np.errstate(all="ignore"):
             ends = start + SIDES * steps
             totals = self._totals(name, sweep, ends, sides)
-            noise = np.broadcast_to(sweep.totals(self.weighted_noise[None]), steps.shape)
+            noise = sweep.totals(self.weighted_noise[None]) / steps
             widths = ends[0::2] - ends[1::2]
         count = steps.size
         return Changes(steps.reshape(-1), widths.reshape(2, count), totals.reshape(-1, count), noise.reshape(-1))
@@ -305,7 +302,7 @@ class Differences:
         each: the least that a choice of sides gives, the largest, and both sizes.
         """
         largest = max(1, self.dy.size, self.subject.arrays[name].size)
-        many = max(1, min(STACK_NUMBERS // largest, OUTPUT_NUMBERS // max(1, self.dy.size)) // 4)
+        many = max(1, STACK_NUMBERS // (4 * largest))
         blocks = [slice(first, first + many) for first in range(0, len(sweep.entries), many)]
         found = [self._totals_of(name, sweep, sweep.entries[some], ends[:, some], sides) for some in blocks]
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
@@ -327,12 +324,16 @@ class Differences:
         return sweep.totals(terms.reshape(-1, y.shape[-1])).reshape(len(terms), len(entries), -1)
 
 
+def _joined(parts: list[Indices]) -> Indices:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
 def _quotients(c: Changes) -> Quotients:
     with np.errstate(all="ignore"):
         wide, near = c.totals[:2] / c.widths
         apart = near - wide
         value, size = near + apart / 3, c.totals[2] / c.steps
-        noise = 2 * c.noise / c.steps
+        noise = 2 * c.noise
         if c.steps.min(initial=np.inf) < RESOLVED:
             # nothing that moved so little may be below what is resolved: it tells nothing
             noise = np.where((size == 0) & (c.steps < RESOLVED), np.inf, noise)

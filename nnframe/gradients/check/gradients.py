@@ -178,17 +178,17 @@ class _Checker:
         return now + max(0.0, last - now) / parts
 
     def _link(self, link: Link, run: Run, until: float) -> list[Check]:
-        title = named(link.layer, run.root)
-        broken = self._ask(link, run, title)
+        broken = self._ask(link, run)
         if not link.traits.backward:
+            title = named(link.layer, run.root)
             return [*broken, Check(title, "", VERDICTS[UNCHECKED], cause="no backward is written")]
         try:
             subject = LayerSubject(link, run, self.room)
         except LayerError as error:
-            return [*broken, rows.wrong(title, "forward", str(error))]
+            return [*broken, rows.wrong(named(link.layer, run.root), "forward", str(error))]
         return [*broken, *self.subject(subject, until=until)]
 
-    def _ask(self, link: Link, run: Run, title: str) -> list[Check]:
+    def _ask(self, link: Link, run: Run) -> list[Check]:
         """Find out what a layer written outside nnframe is; a broken law is a row of its own."""
         if not link.traits.own or link.inner:
             return []
@@ -204,13 +204,14 @@ class _Checker:
             unknown.contradicted = 2  # no patterns are looked for
             run.memory.known[id(link.layer)] = unknown
             claims = "couples" in str(error)
-            return [rows.wrong(title, "couples" if claims else "forward", str(error))]
+            return [rows.wrong(named(link.layer, run.root), "couples" if claims else "forward", str(error))]
         return []
 
     def _whole(self, passed: ForwardPass) -> list[Check]:
         """Compare the whole model's gradient with the loss along one random direction."""
         model: Any = passed.model
-        arrays = {name: p.value for name, p in model.named_parameters() if p.trainable}
+        trained = {name: p for name, p in model.named_parameters() if p.trainable}
+        arrays = {name: p.value for name, p in trained.items()}
         moves_x = isinstance(passed.x, np.ndarray) and passed.x.dtype.kind == "f"
         if moves_x:
             arrays["x"] = np.array(passed.x)
@@ -221,7 +222,7 @@ class _Checker:
             dx = backward_through(passed.links, dy, None, input_gradient=moves_x)
         except LayerError as error:
             return [rows.wrong("the whole model", "", str(error))]
-        gradients = {name: p.grad for name, p in model.named_parameters() if p.trainable}
+        gradients = {name: p.grad for name, p in trained.items()}
         if dx is not None and moves_x:
             gradients["x"] = dx
         line = Line(arrays, self.rng)
@@ -273,7 +274,9 @@ class _Checker:
         rounding = functools.cache(lambda: self._rounding(subject, differences, gradients, dy))
         clear: dict[str, Worst] = {}
         if self._share(1, until) == math.inf:
-            fit = {n: np.asarray(gradients[n], np.float64) for n, a in subject.arrays.items() if rows.fits(gradients[n], a)}
+            fit = {
+                n: np.asarray(gradients[n], np.float64) for n, a in subject.arrays.items() if rows.fits(gradients[n], a)
+            }
             clear = differences.clearly_right(fit, self.tolerance)
         checks = []
         for i, name in enumerate(subject.arrays):

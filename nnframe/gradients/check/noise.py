@@ -66,16 +66,18 @@ class Line:
         self.arrays, self.way = arrays, dict[str, Doubles]()
         self.sizes = {name: sizes_of(array) for name, array in arrays.items()}
         for name, array in arrays.items():
-            random = rng.uniform(-1, 1, array.shape)
+            random = 2 * rng.random(array.shape) - 1
             self.way[name] = self.sizes[name].reshape(array.shape) * (random + np.copysign(0.5, random))
 
     def values(self, value: Callable[[], Any], distances: Any) -> list[Any]:
         """Return what `value` gives at some distances along the line."""
         found = []
         with put_back(self.arrays) as start, np.errstate(all="ignore"):
-            for distance in distances:
-                for name, array in self.arrays.items():
-                    array[...] = start[name] + distance * self.way[name]
+            moves = [(array, self.way[name], start[name]) for name, array in self.arrays.items()]
+            for distance in map(float, distances):
+                for array, way, before in moves:
+                    np.multiply(way, distance, out=array)
+                    array += before
                 found.append(value())
         return found
 
@@ -113,6 +115,6 @@ def _fourth_differences(function: Function, line: Line, spacing: float) -> Doubl
     """Noise after Moré and Wild, "Estimating computational noise" (2011): fourth differences over sqrt(70)."""
     points = line.values(lambda: function.value().copy(), spacing * np.arange(1, 7))
     with np.errstate(all="ignore"):
-        p = np.stack([function.y, *points])
+        p = np.array([function.y, *points])
         fourth = np.abs(p[:3] - 4 * p[1:4] + 6 * p[2:5] - 4 * p[3:6] + p[4:]).max(axis=0) / np.sqrt(70)
     return np.asarray(np.where(np.isfinite(fourth), fourth, 0.0))

@@ -76,7 +76,8 @@ class LayerSubject:
         self.link, self.run = link, run
         self.title = named(link.layer, run.root)
         memo: dict[int, Any] = {}
-        self.layer: Any = link.layer.astype(np.float64, memo)
+        # moving parameters does no harm to a plain layer, as they are put back: other layers may keep what they see
+        self.layer: Any = link.layer if link.traits.plain else link.layer.astype(np.float64, memo)
         self.several = isinstance(link.x, tuple)
         parts = link.x if self.several else (link.x,)
         self.parts = [np.array(part, np.float64 if part.dtype.kind == "f" else None, order="C") for part in parts]
@@ -86,7 +87,7 @@ class LayerSubject:
         self.originals: dict[str, Parameter] = {}
         for name, parameter in link.layer.named_parameters():
             if parameter.trainable:
-                self.originals[name], self.parameters[name] = parameter, memo[id(parameter)]
+                self.originals[name], self.parameters[name] = parameter, memo.get(id(parameter), parameter)
         self.arrays |= {name: parameter.value for name, parameter in self.parameters.items()}
         self.rows = len(self.parts[0])
         self.is_linear = isinstance(link.layer, Linear) and link.traits.stage
@@ -116,7 +117,7 @@ class LayerSubject:
             return None
         x = self.parts[0]
         stack = self.room.moved_copies(x, entries, values)
-        rows = np.concatenate([row_numbers(len(x), self.run)] * len(entries))
+        rows = repeated(row_numbers(len(x), self.run), len(entries))
         y = np.asarray(self.run.evaluate(self.layer, stack.reshape(-1, *x.shape[1:]), rows), np.float64)
         y = y.copy() if np.may_share_memory(y, stack) else y  # a layer may hand on what it is given
         return y.reshape(len(entries), -1)
@@ -138,7 +139,7 @@ class LayerSubject:
                 stack = self.room.moved_copies(parameter.value, entries, values)
                 getattr(self._wide, own).value = stack.reshape(count * outputs, *parameter.value.shape[1:])
             elif parameter is not None:
-                getattr(self._wide, own).value = np.concatenate([parameter.value] * count)
+                getattr(self._wide, own).value = repeated(parameter.value, count)
         y = self._wide.forward(self.given).reshape(self.rows, count, outputs)
         return y.transpose(1, 0, 2).reshape(count, -1)  # type: ignore[no-any-return]
 
@@ -239,6 +240,13 @@ class LayerSubject:
             yield
         finally:
             self.run.frame = before
+
+
+def repeated(array: Any, count: int) -> Any:
+    """Return an array so many times, one after another along its first axis."""
+    many = np.empty((count, *array.shape), array.dtype)
+    many[...] = array
+    return many.reshape(-1, *array.shape[1:])
 
 
 def _silent(entries: Indices, outputs: int) -> list[Sweep]:
