@@ -138,7 +138,7 @@ class Differences:
         changes = [self._changes(name, one, self.step * self.line.sizes[name], sides=False) for name, one in sweeps]
         value, bound, size, *_ = _quotients(Changes(*(np.concatenate(c, axis=-1) for c in zip(*changes, strict=True))))
         entries = {name: _joined([one.entries.reshape(-1) for of, one in sweeps if of == name]) for name, _ in sweeps}
-        numbers = np.concatenate([written[name].reshape(-1)[some] for name, some in entries.items()])
+        numbers = np.concatenate([written[n].reshape(-1)[some] for n, some in entries.items()], dtype=np.float64)
         with np.errstate(all="ignore"):
             off = np.abs(numbers - value)
             allowed = bound + 4 * EPS * np.abs(numbers)

@@ -274,10 +274,8 @@ class _Checker:
         rounding = functools.cache(lambda: self._rounding(subject, differences, gradients, dy))
         clear: dict[str, Worst] = {}
         if self._share(1, until) == math.inf:
-            fit = {
-                n: np.asarray(gradients[n], np.float64) for n, a in subject.arrays.items() if rows.fits(gradients[n], a)
-            }
-            clear = differences.clearly_right(fit, self.tolerance)
+            fitting = {name: gradients[name] for name, a in subject.arrays.items() if rows.fits(gradients[name], a)}
+            clear = differences.clearly_right(fitting, self.tolerance)
         checks = []
         for i, name in enumerate(subject.arrays):
             if name in clear:
