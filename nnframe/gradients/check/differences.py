@@ -12,7 +12,7 @@ however small h is, and any number between them is right. Where the bound is too
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -126,7 +126,7 @@ class Differences:
         self.step = step or max(STEP, typical ** (1 / 3))
         self.weighted_noise = np.abs(self.dy) * self.noise.reshape(-1)
 
-    def clearly_right(self, written: dict[str, Doubles], tolerance: float | None) -> dict[str, Worst]:
+    def clearly_right(self, written: Mapping[str, Any], tolerance: float | None) -> dict[str, Worst]:
         """Return those arrays of which all entries are right by the first step alone, with the worst entry of each.
 
         `judge` says the same of them, array by array; here they are looked at in one go.

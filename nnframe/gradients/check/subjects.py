@@ -203,7 +203,7 @@ class LayerSubject:
         input where one is given.
         """
         layer, t = self.layer, self.link.traits
-        given = read_only(self.x if x is None else x)
+        given = self.given if x is None else read_only(x)
         for name, parameter in self.parameters.items():
             parameter.grad[...] = 0 if start is None else start[name]
         with self.outside_frames():
