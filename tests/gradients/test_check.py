@@ -284,3 +284,60 @@ def test_what_is_computed_in_float32_is_no_false_alarm(rng):
 
     report = nn.check_gradients(Single(), rng.standard_normal((6, 4)))
     assert report, str(report)
+
+
+@pytest.mark.parametrize("equal", [3, 20])
+def test_a_sort_of_equal_values_is_right_in_any_order(equal):
+    class Sort(nn.Layer):
+        def forward(self, x):
+            return np.sort(x, axis=1)
+
+        def backward(self, x, y, dy):
+            ranks = np.argsort(np.argsort(x, axis=1, kind="stable"), axis=1, kind="stable")
+            return self.factor * np.take_along_axis(dy, ranks, axis=1)
+
+    layer, x = Sort(), np.zeros((2, equal))
+    layer.factor = 1.0
+    for seed in range(4):
+        report = nn.check_gradients(layer, x, rng=seed)
+        assert report, f"seed {seed}: {report}"
+    layer.factor = 5.0
+    assert not nn.check_gradients(layer, x, rng=0)
+
+
+def test_a_gradient_in_float32_of_a_forward_in_float64_is_wrong(rng):
+    class Cached(nn.Layer):
+        """Exact to seven digits."""
+
+        def __init__(self):
+            self.scale = nn.Parameter(rng.standard_normal(4), np.float64)
+
+        def forward(self, x):
+            return np.tanh(x * self.scale.value)
+
+        def backward(self, x, y, dy):
+            inner = (dy * (1 - y * y)).astype(np.float32).astype(x.dtype)
+            self.scale.grad += (inner * x).sum(axis=0)
+            return inner * self.scale.value
+
+    for layer in (Cached(), nn.Sequential(Cached(), nn.Linear(4, 2, rng=0))):
+        report = nn.check_gradients(layer, rng.standard_normal((6, 4)))
+        assert not report
+        assert {check.what for check in report.wrong} == {"x", "scale"}
+        assert "float32" in report.cause
+
+
+def test_stairs_are_the_function_unless_they_are_as_fine_as_rounding(rng):
+    class StraightThrough(nn.Layer):
+        def forward(self, x):
+            return np.round(x * self.levels) / self.levels
+
+        def backward(self, x, y, dy):
+            return self.factor * dy
+
+    layer, x = StraightThrough(), rng.standard_normal((4, 3))
+    for levels, factor, right in ((2, 1, False), (8, 1, False), (64, 1, False), (2.0**26, 1, True), (8, 0, True)):
+        layer.levels, layer.factor = levels, factor
+        assert bool(nn.check_gradients(layer, x)) is right, levels
+    layer.levels, layer.factor = 2.0**26, 2  # stairs that are climbed twice as fast
+    assert not nn.check_gradients(layer, x)

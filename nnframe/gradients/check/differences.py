@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nnframe.gradients.check.lengths import LENGTHS, Lengths
 from nnframe.gradients.check.noise import EPS, Doubles, Function, Indices, Line, noise_of, put_back, sizes_of
 from nnframe.gradients.check.report import KINK, WRONG
 from nnframe.gradients.check.verdicts import CLEAR, Findings, Judged, Quotients
@@ -27,8 +28,8 @@ OTHER_STEPS = (2.0**-5, 2.0**-10, 2.0**-15, 2.0**-20, 2.0**-27, 2.0**5, 2.0**10)
 UPWARDS = 2.0**8  # and further up, where all numbers are small
 RESOLVED = 2.0**-22  # steps at which nothing moves below this may be lost beside larger numbers
 BESIDE = 2.0**-24  # of the size: how far away points beside a kink are
-POINTS_BESIDE = 24
-LENGTHS = 2.0 ** -np.arange(2, 48, 2, dtype=np.float64)  # of the size, at which a number is given another chance
+POINTS_BESIDE = 400  # at most, as long as some entries are outside what all have shown
+MOVES_BESIDE = 20_000  # and no more than these, beyond the first 24 points
 MOST_QUOTIENTS = 32
 STACK_NUMBERS = 1 << 16  # in copies of what is moved, held at a time: few enough to stay in the cache
 SIDES = np.array([1, -1, 0.5, -0.5])[:, None, None]  # of the step: where differences are taken
@@ -193,28 +194,27 @@ class Differences:
         return factors
 
     def at_fault(self, name: str, written: Doubles, judged: Judged, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-        """Which wrong entries are what quotients of some length converge to after all: the differences are at fault.
-
-        Taylor's remainder f(x + h) - f(x) - h g falls faster than h where g is the derivative; over what lengths a
-        function is smooth, differences may not have seen. Of many entries some are looked at.
-        """
+        """Which wrong entries may be right after all, as differences over other lengths show; of many some are seen."""
         wrong = np.flatnonzero(judged.verdicts.reshape(-1) == WRONG)
         some = np.sort(rng.choice(wrong, min(MOST_QUOTIENTS, len(wrong)), replace=False))
-        sizes, start = sizes_of(self.subject.arrays[name]), self.subject.arrays[name].reshape(-1)
-        distances = np.concatenate([LENGTHS, -LENGTHS])
         found = np.zeros(written.size, bool)
-        base = self.subject.y.reshape(-1)
         for i in some:
-            ends = (start[i] + sizes[i] * distances)[:, None]
-            with np.errstate(all="ignore"):
-                change = (moved(self.subject, name, np.full(ends.shape, i), ends) - base) @ self.dy
-                near = np.abs(change / (ends[:, 0] - start[i]) - written.reshape(-1)[i])
-                near = near <= 0.1 * abs(written.reshape(-1)[i] - judged.numerical.reshape(-1)[i])
-            both = near[: len(LENGTHS)] & near[len(LENGTHS) :]
-            found[i] = bool((both[2:] & both[1:-1] & both[:-2]).any())
+            found[i] = self._lengths(name, i).excuse(written.reshape(-1)[i], judged.numerical.reshape(-1)[i])
         if len(some) < len(wrong) and found[some].mean() > 0.9:
             found[wrong] = True
         return found.reshape(written.shape)
+
+    def _lengths(self, name: str, i: int) -> Lengths:
+        """Return the changes of the output where one entry is moved by ever smaller lengths."""
+        array, base = self.subject.arrays[name], self.subject.y.reshape(-1)
+        x, size = array.reshape(-1)[i], sizes_of(array)[i]
+        ends = (x + size * np.concatenate([LENGTHS, -LENGTHS]))[:, None]
+        with np.errstate(all="ignore"):
+            y = moved(self.subject, name, np.full(ends.shape, i), ends)
+            up, down = np.split((y - base) @ self.dy, 2)
+            above, below = np.split(ends[:, 0] - x, 2)
+            reach = float(np.nanmax(np.abs(y[np.isfinite(y)]), initial=np.abs(base).max(initial=0)))
+        return Lengths((above - below) / 2, up, -down, x, size, reach, float(np.max(self.noise, initial=0)))
 
     def taylor(self, name: str, entry: tuple[int, ...], written: float, numerical: float) -> str:
         """Say how |f(x + h) - f(x) - h g| falls with h: as h^2 where g is the derivative, as h where it is not."""
@@ -238,28 +238,29 @@ class Differences:
     ) -> Indices:
         """Return which entries at kinks are between the slopes at points nearby.
 
-        Where several values are equal, these are more than the two that an entry's own sides have.
+        Where several values are equal, these are more than the two that an entry's own sides have: as many as orders.
         """
         low, high = np.full((2, sizes.size), np.nan)
         rng = np.random.Generator(np.random.PCG64(ties.size))
-        y = self.subject.y
+        y, allowed, left = self.subject.y, 1e-3 * judged_size, ties.copy()
         try:
             with put_back(self.subject.arrays) as start:
-                for _ in range(POINTS_BESIDE):
+                for _ in range(min(POINTS_BESIDE, max(24, MOVES_BESIDE // int(ties.sum())))):
                     for one, array in self.subject.arrays.items():
                         away = BESIDE * sizes_of(start[one]).reshape(array.shape)
                         array[...] = start[one] + away * rng.uniform(-1, 1, array.shape)
                     self.subject.y = self.subject.value()
-                    for sweep in self._moves_of(name, ties):
+                    for sweep in self._moves_of(name, left):
                         at = sweep.entries.reshape(-1)
                         value = self.quotients(name, sweep, BESIDE * 2.0**-8 * sizes, sides=False).value.reshape(-1)
                         low[at], high[at] = np.fmin(low[at], value), np.fmax(high[at], value)
+                    with np.errstate(invalid="ignore"):
+                        left &= ~((low - allowed <= written) & (written <= high + allowed))
+                    if not left.any():
+                        break
         finally:
             self.subject.y = y
-        allowed = 1e-3 * judged_size
-        with np.errstate(invalid="ignore"):
-            between = (low - allowed <= written) & (written <= high + allowed)
-        return np.flatnonzero(ties & between)
+        return np.flatnonzero(ties & ~left)
 
     def _chosen(self, name: str, until: float, rng: np.random.Generator) -> Iterator[Sweep]:
         """Return all sweeps; where time is short their moves, one by one, in random order for as long as there is."""
