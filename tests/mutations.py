@@ -502,6 +502,34 @@ MUTATIONS: list[Mutation] = [
         "differences are twice as large in the NumPy twin",
         "tests/kernels/test_differences.py",
     ),
+    Mutation(
+        "nnframe/gradients/check/differences.py",
+        "if len(some) == written[name].size and right[first:end].all():",
+        "if len(some) == written[name].size and right[first:end].any():",
+        "an array is clearly right where one of its entries is",
+        "tests/gradients/test_check.py",
+    ),
+    Mutation(
+        "nnframe/gradients/check/differences.py",
+        "right = (off <= allowed) & (off < np.inf) & (bound <= CLEAR * size)",
+        "right = (off <= allowed) & (off < np.inf)",
+        "a bound that says nothing makes an array clearly right",
+        "tests/gradients/test_check.py",
+    ),
+    Mutation(
+        "nnframe/gradients/check/promises.py",
+        "    return not any(_apart(g, _reversed_rows(known[n])",
+        "    return True or not any(_apart(g, _reversed_rows(known[n])",
+        "what comes out for rows in another order is not looked at",
+        "tests/gradients/test_check.py",
+    ),
+    Mutation(
+        "nnframe/gradients/check/subjects.py",
+        "        lent = _rooms.pop()",
+        "        lent = _rooms[-1]",
+        "a check inside another one writes into its memory",
+        "tests/gradients/test_check.py",
+    ),
 ]
 
 

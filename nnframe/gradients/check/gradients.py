@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from nnframe.core.run import Run, read_only
 from nnframe.core.structure import Findings, Memory, ask
 from nnframe.gradients.check import promises, rows
 from nnframe.gradients.check.causes import Case, explain
-from nnframe.gradients.check.differences import Differences
+from nnframe.gradients.check.differences import Differences, Worst
 from nnframe.gradients.check.noise import EPS, Doubles, Line
 from nnframe.gradients.check.report import FLAT, KINK, RIGHT, UNCHECKED, VERDICTS, WRONG, Check, Report, plainly
 from nnframe.gradients.check.rounding import rounded_to_float32, rounding_of, unresolved
@@ -28,10 +29,10 @@ from nnframe.gradients.check.subjects import (
     FunctionSubject,
     LayerSubject,
     LossSubject,
-    Room,
     Subjects,
     is_torch_function,
     of_torch,
+    room,
 )
 from nnframe.gradients.check.verdicts import Judged
 from nnframe.losses.base import Loss
@@ -145,7 +146,6 @@ class _Checker:
         self, tolerance: float | None, step: float | None, seconds: float | None, rng: np.random.Generator
     ) -> None:
         self.tolerance, self.step, self.rng = tolerance, step, rng
-        self.room = Room()
         self.until = math.inf if seconds is None else time.perf_counter() + seconds
 
     # ---- models ----
@@ -156,7 +156,7 @@ class _Checker:
         double = model.astype(np.float64, memo)
         originals = {id(memo[id(tree)]): tree for _, tree in model.named_trees() if isinstance(tree, Layer)}
         checks: list[Check] = []
-        with Run(True, None, None, double) as run:
+        with Run(True, None, None, double) as run, room() as self.room:
             passed = run_forward(double, x, run)
             run.memory = Memory()
             links = list(_each(passed.links))
@@ -185,17 +185,17 @@ class _Checker:
         return now + max(0.0, last - now) / parts
 
     def _link(self, link: Link, run: Run, until: float) -> list[Check]:
-        title = named(link.layer, run.root)
-        broken = self._ask(link, run, title)
+        broken = self._ask(link, run)
         if not link.traits.backward:
+            title = named(link.layer, run.root)
             return [*broken, Check(title, "", VERDICTS[UNCHECKED], cause="no backward is written")]
         try:
             subject = LayerSubject(link, run, self.room)
         except LayerError as error:
-            return [*broken, rows.wrong(title, "forward", str(error))]
+            return [*broken, rows.wrong(named(link.layer, run.root), "forward", str(error))]
         return [*broken, *self.subject(subject, until=until)]
 
-    def _ask(self, link: Link, run: Run, title: str) -> list[Check]:
+    def _ask(self, link: Link, run: Run) -> list[Check]:
         """Find out what a layer written outside nnframe is; a broken law is a row of its own."""
         if not link.traits.own or link.inner:
             return []
@@ -211,13 +211,14 @@ class _Checker:
             unknown.contradicted = 2  # no patterns are looked for
             run.memory.known[id(link.layer)] = unknown
             claims = "couples" in str(error)
-            return [rows.wrong(title, "couples" if claims else "forward", str(error))]
+            return [rows.wrong(named(link.layer, run.root), "couples" if claims else "forward", str(error))]
         return []
 
     def _whole(self, passed: ForwardPass) -> list[Check]:
         """Compare the whole model's gradient with the loss along one random direction."""
         model: Any = passed.model
-        arrays = {name: p.value for name, p in model.named_parameters() if p.trainable}
+        trained = {name: p for name, p in model.named_parameters() if p.trainable}
+        arrays = {name: p.value for name, p in trained.items()}
         moves_x = isinstance(passed.x, np.ndarray) and passed.x.dtype.kind == "f"
         if moves_x:
             arrays["x"] = np.array(passed.x)
@@ -228,7 +229,7 @@ class _Checker:
             dx = backward_through(passed.links, dy, None, input_gradient=moves_x)
         except LayerError as error:
             return [rows.wrong("the whole model", "", str(error))]
-        gradients = {name: p.grad for name, p in model.named_parameters() if p.trainable}
+        gradients = {name: p.grad for name, p in trained.items()}
         if dx is not None and moves_x:
             gradients["x"] = dx
         line = Line(arrays, self.rng)
@@ -277,12 +278,19 @@ class _Checker:
             return Compared([rows.wrong(subject.title, "backward", rows.raised(error))], None, {}, None)
         gradients = {name: None if g is None else np.array(g, copy=True) for name, g in returned.items()}
         differences = Differences(subject, dy, self.step, self.rng)
-        rounding = rounding_of(subject, gradients, dy, differences.typical, self.rng)
-        single = rounded_to_float32(subject, gradients, rounding, dy, self.rng)
+        rounding = functools.cache(lambda: rounding_of(subject, gradients, dy, differences.typical, self.rng))
+        single = rounded_to_float32(subject, gradients, rounding, dy, differences.line, self.rng)
+        clear: dict[str, Worst] = {}
+        if self._share(1, until) == math.inf:
+            fitting = {name: gradients[name] for name, a in subject.arrays.items() if rows.fits(gradients[name], a)}
+            clear = differences.clearly_right(fitting, self.tolerance)
         checks = []
         for i, name in enumerate(subject.arrays):
+            if name in clear and name not in single:
+                checks.append(rows.right(subject.title, name, gradients[name], clear[name]))
+                continue
             last = self._share(len(subject.arrays) - i, until)
-            known = rounding.get(name), single.get(name)
+            known = rounding().get(name), single.get(name)
             checks.append(self._array(differences, name, gradients[name], dy, last, known))
         return Compared(checks, returned, gradients, differences)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -66,40 +67,47 @@ def unresolved(subject: Subjects, name: str, written: Doubles, dy: Doubles, rng:
 
 
 def rounded_to_float32(
-    subject: Subjects, gradients: dict[str, Any], rounding: dict[str, Doubles], dy: Doubles, rng: np.random.Generator
+    subject: Subjects,
+    gradients: dict[str, Any],
+    rounding: Callable[[], dict[str, Doubles]],
+    dy: Doubles,
+    line: Line,
+    rng: np.random.Generator,
 ) -> dict[str, Mask]:
     """Which numbers are rounded to float32 (or less), though forward is not; by the array that they are in.
 
     A gradient is linear in dy: where dy moves, each number moves that is not 0, unless it is rounded. For a loss it is
     y that moves.
 
-    rounding : how much the numbers are rounded by their last digits: what is lost in it says nothing
+    rounding : returns how much the numbers are rounded by their last digits: what is lost in it says nothing
+    line : along which the arrays are moved
     """
     doubles = {name: g for name, g in gradients.items() if g is not None and np.asarray(g).dtype == np.float64}
     if not doubles or min(np.size(g) for g in doubles.values()) == 0:
         return {}
     is_loss = isinstance(subject, LossSubject)
-    least = {name: RESOLVED * rounding[name] for name in doubles}
-    if is_loss:  # 1 - p has lost digits by itself where it is small
-        least = {"y": np.full(subject.arrays["y"].shape, 1e-3 / max(1, len(subject.arrays["y"])))}
     way = Line({"dy": dy}, rng).way["dy"]
-    line = Line(subject.arrays, rng)
 
-    def beside(distance: float) -> tuple[Doubles, dict[str, Any]]:
-        def both() -> tuple[Doubles, dict[str, Any]]:
-            moved = dy if is_loss else dy + distance * way
-            return subject.value().copy(), dict(subject.backward(moved))
-
-        found: list[tuple[Doubles, dict[str, Any]]] = line.values(both, [distance])
-        return found[0]
+    def beside(distance: float) -> dict[str, Any]:
+        moved = dy if is_loss else dy + distance * way
+        found: dict[str, Any] = line.values(lambda: dict(subject.backward(moved)), [distance])[0]
+        return found
 
     try:
-        y, near = beside(BELOW_FLOAT32)
-        still = {name: (g == near[name]) & (np.abs(g) > least[name]) for name, g in doubles.items()}
+        near = beside(BELOW_FLOAT32)
+        still = {name: g == near[name] for name, g in doubles.items()}
         some = [name for name in still if _most(still[name], doubles[name] != 0)]
+        if not some:
+            return {}
+        for name in some:
+            # of a loss 1 - p has lost digits by itself where it is small
+            least = 1e-3 / max(1, len(doubles[name])) if is_loss else RESOLVED * rounding()[name]
+            still[name] &= np.abs(doubles[name]) > least
+        y = line.values(lambda: subject.value().copy(), [BELOW_FLOAT32])[0]
+        some = [name for name in some if _most(still[name], doubles[name] != 0)]
         if not some or _most(subject.y == y, subject.y != 0):
             return {}
-        _, far = beside(ABOVE_FLOAT32)
+        far = beside(ABOVE_FLOAT32)
         changes = {name: np.abs(far[name] - doubles[name]) for name in some}
     except Exception:  # what it does for one x, it may refuse for another
         return {}
