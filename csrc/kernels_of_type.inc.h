@@ -12,6 +12,7 @@
 #include "difference.inc.h"
 #include "straight.inc.h"
 #include "curves.inc.h"
+#include "selected.inc.h"
 #include "optimizer.inc.h"
 
 static const nnf_kernels FN(kernels) = {

@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
+from hypothesis import settings
 
 import nnframe as nn
 from nnframe.kernels import _kernels
+
+settings.register_profile("same", derandomize=True)  # every run of a test draws the same
+settings.load_profile("same")
 
 
 @pytest.fixture(params=_kernels.simd_available())

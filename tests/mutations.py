@@ -113,6 +113,20 @@ MUTATIONS: list[Mutation] = [
     ),
     # ---- what is asked of layers ----
     Mutation(
+        "nnframe/core/tree.py",
+        "            found = Survey()\n            found.of(tree)\n            kinds = found.kinds[id(tree)]",
+        "            self.of(tree)\n            kinds = self.kinds[id(tree)]",
+        "a layer made anew in each run is taken for another one that had its id",
+        "tests/layers/test_walks.py",
+    ),
+    Mutation(
+        "nnframe/core/inquiry.py",
+        "1e-12 * np.abs(np.where(np.isfinite(base), base, 0.0))[still]",
+        "1e-12 * np.abs(base[still])",
+        "an output that was infinite may be anything",
+        "tests/gradients/test_claims.py -k infinite",
+    ),
+    Mutation(
         "nnframe/core",
         '            if not self._parts_agree():\n                return "batch"\n',
         "",
@@ -136,7 +150,7 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/core",
-        "np.maximum(1e-12 * np.abs(base[still]), allowed * _size(base))",
+        "np.maximum(own, allowed * _size(base))",
         "1e-12 * _size(base)",
         "what others move by little is lost beside larger outputs",
         "tests/gradients/test_claims.py -k little",

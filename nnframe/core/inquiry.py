@@ -218,7 +218,8 @@ class Inquiry:
             return False
         still = ~mask if mask.shape == base.shape else ~mask.reshape(len(mask), -1).any(axis=1)
         # each by itself: what moves may be small beside others
-        return _same(base[still], y[still], np.maximum(1e-12 * np.abs(base[still]), allowed * _size(base)))
+        own = 1e-12 * np.abs(np.where(np.isfinite(base), base, 0.0))[still]
+        return _same(base[still], y[still], np.maximum(own, allowed * _size(base)))
 
     def _keeps_far(self, mask: npt.NDArray[np.bool_], allowed: float) -> bool:
         """See the same with rows moved as far as numbers are large, or by 1; a layer may not take those."""

@@ -150,7 +150,7 @@ def cross_entropy_differences(y: Floats, q: Doubles, dy: Floats) -> Doubles:
         far = ~(np.abs(dy).max(axis=-1, initial=0) <= 1)
         if far.any():
             row = np.nonzero(far)[-1]
-            change[far] = cross_entropy_rows(y[row] + dy[far], q[row])[0] - cross_entropy_rows(y[row], q[row])[0]
+            change[far] = cross_entropy_rows(y[row] + dy[far], q[row]) - cross_entropy_rows(y[row], q[row])
     return change
 
 

@@ -5,7 +5,7 @@ q (N, C) holds the targets: a row's loss is sum_c q_c (log(sum_k exp(x_k)) - x_c
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,30 +54,54 @@ def softmax_cross_entropy(
 ) -> tuple[npt.NDArray[np.float64], Floats]:
     """Losses (N,) and gradient (N, C) of each row; `t` holds class indices (N,) or targets (N, C)."""
     q = cross_entropy_targets(x.shape[1], t, weight, smoothing, ignored)
-    losses, gradient = cross_entropy_rows(x, q)
-    return losses, gradient.astype(x.dtype, copy=False)
+    return cross_entropy_rows(x, q), cross_entropy_gradient(x, q).astype(x.dtype, copy=False)
 
 
-def cross_entropy_rows(
-    x: Floats, q: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """sum_c q_c (log(sum_k exp(x_k)) - x_c) of each row, (N,), and its gradient (N, C), without cancellation.
+class _Seen(NamedTuple):
+    """A row's logits seen from the largest of them, in float64: 1 - p of this class is what the others add up to.
 
-    The sum runs over all classes but that with the largest logit: 1 - p of this one is what the others add up to.
+    lead : (N,), its class
+    behind : (N, C), x_c less the largest
+    e : (N, C), exp of that
+    rest : (N,), the sum of e over all classes but the lead
+    total : (N,), sum of q
     """
+
+    lead: npt.NDArray[np.intp]
+    behind: npt.NDArray[np.float64]
+    e: npt.NDArray[np.float64]
+    rest: npt.NDArray[np.float64]
+    total: npt.NDArray[np.float64]
+
+
+def _seen_from_lead(x: Floats, q: npt.NDArray[np.float64]) -> _Seen:
     every, lead = np.arange(len(x)), x.argmax(axis=1)
     with np.errstate(invalid="ignore"):
         behind = x.astype(np.float64) - x.max(axis=1, keepdims=True).astype(np.float64)
         e = np.exp(behind)
-        others, q_others = e.copy(), q.copy()
+        others = e.copy()
         others[every, lead] -= 1  # 0, or NaN
-        q_others[every, lead] = 0
-        rest, total = others.sum(axis=1), q.sum(axis=1)
+    return _Seen(lead, behind, e, others.sum(axis=1), q.sum(axis=1))
+
+
+def cross_entropy_rows(x: Floats, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """sum_c q_c (log(sum_k exp(x_k)) - x_c) of each row, (N,), without cancellation."""
+    _, behind, _, rest, total = _seen_from_lead(x, q)
+    with np.errstate(invalid="ignore"):
         weighted = np.where(q > 0, q * behind, 0)  # 0 * -inf counts for nothing
-        losses = total * np.log1p(rest) - weighted.sum(axis=1)
-        gradient = total[:, None] * e / (1 + rest[:, None]) - q
+        losses: npt.NDArray[np.float64] = total * np.log1p(rest) - weighted.sum(axis=1)
+    losses[total == 0] = 0
+    return losses
+
+
+def cross_entropy_gradient(x: Floats, q: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """sum(q) p - q, the gradient of `cross_entropy_rows`, (N, C), without cancellation."""
+    lead, _, e, rest, total = _seen_from_lead(x, q)
+    every, q_others = np.arange(len(x)), q.copy()
+    q_others[every, lead] = 0
+    with np.errstate(invalid="ignore"):
+        gradient: npt.NDArray[np.float64] = total[:, None] * e / (1 + rest[:, None]) - q
         near_one = q_others.sum(axis=1) - total * rest / (1 + rest)
         gradient[every, lead] = np.where(rest < 1, near_one, gradient[every, lead])
-    empty = total == 0
-    losses[empty], gradient[empty] = 0, 0
-    return losses, gradient
+    gradient[total == 0] = 0
+    return gradient

@@ -64,7 +64,7 @@ class CrossEntropyLoss(Loss):
         return labels
 
     def rows(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
-        return cross_entropy_rows(y, self.targets(y, t))[0]
+        return cross_entropy_rows(y, self.targets(y, t))
 
     def divisor(self, y: Array, t: npt.NDArray[Any]) -> float:
         """Return what the mean divides by: N, or with class indices the sum of the weights of those that count."""

@@ -5,6 +5,7 @@ import pytest
 
 import nnframe as nn
 from nnframe.core.chain import run_forward
+from nnframe.core.inquiry import Inquiry
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory, couples_of
 
@@ -88,3 +89,14 @@ def test_what_moves_others_by_little_is_coupled(layer, x, expected):
         (link,) = run_forward(layer, x, run_).links
         run_.memory = Memory()
         assert couples_of(link, run_) == expected
+
+
+def test_an_output_that_is_no_longer_infinite_has_moved():
+    class Inverse(nn.Layer):
+        def forward(self, x):
+            return 1 / (x - x.mean(axis=0))
+
+    with Run(True) as run_, np.errstate(all="ignore"):
+        (link,) = run_forward(Inverse(), np.zeros((4, 1)), run_).links
+        inquiry = Inquiry(link, run_)
+        assert not inquiry.keeps(np.array([[True], [True], [False], [False]]))

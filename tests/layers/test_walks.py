@@ -1,6 +1,9 @@
 """What a walk through a model finds is kept until something may have changed: then it is found anew."""
 
+import copy
+
 import numpy as np
+import pytest
 
 import nnframe as nn
 
@@ -104,3 +107,45 @@ def test_ids_reach_a_layer_that_takes_numbers_as_numbers(rng):
     x, t = rng.integers(0, 10, (5, 3)), rng.integers(0, 2, 5)
     model = Mixed()
     assert float(nn.Backprop()(model, nn.CrossEntropyLoss(), x, t)) == nn.CrossEntropyLoss()(model(x), t)
+
+
+class Doubled(nn.Layer):
+    def forward(self, x):
+        return 2 * x
+
+    def backward(self, x, y, dy):
+        return 2 * dy
+
+
+class Inside(nn.Layer):
+    def __init__(self):
+        self.body = nn.Tanh()
+
+    def forward(self, x):
+        return self.body(x)
+
+
+@pytest.mark.parametrize("strategy", [nn.Backprop, nn.CentralDifference])
+@pytest.mark.parametrize("kinds", [(nn.ReLU, Doubled), (Doubled, Inside), (nn.Tanh, Inside)])
+def test_a_layer_that_is_made_in_each_run_is_none_that_had_its_id(strategy, kinds, rng):
+    class Making(nn.Layer):
+        def __init__(self):
+            self.first = nn.Linear(4, 5, dtype=np.float64, rng=0)
+            self.last = nn.Linear(5, 3, dtype=np.float64, rng=1)
+
+        def forward(self, x):
+            return self.last(made[-1]()(self.first(x)))
+
+    model, loss = Making(), nn.MSELoss()
+    x, t = rng.standard_normal((6, 4)), rng.standard_normal((6, 3))
+    take, found, made = strategy(), [], []
+    for kind in kinds * 4:
+        made.append(kind)
+        take(model, loss, x, t)
+        found.append([p.grad.copy() for p in model.parameters()])
+    for kind, gradients in zip(kinds * 4, found, strict=True):
+        made.append(kind)
+        again = copy.deepcopy(model)
+        strategy()(again, loss, x, t)
+        for one, parameter in zip(gradients, again.parameters(), strict=True):
+            np.testing.assert_allclose(one, parameter.grad, rtol=1e-6, atol=1e-9, err_msg=kind.__name__)
