@@ -43,8 +43,8 @@ MUTATIONS: list[Mutation] = [
     # ---- those that once survived the whole suite ----
     Mutation(
         "nnframe/gradients",
-        "        if self.selected is not None:\n            self.weight[",
-        "        if False:\n            self.weight[",
+        "        gradient[units.start : units.stop] = 0\n",
+        "",
         "what only= leaves out is not zeroed",
         "tests/gradients/test_selected_entries.py",
     ),
@@ -171,7 +171,7 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/core",
-        "    if COUPLES.index(found.couples) > COUPLES.index(claim):",
+        "    if COUPLES.index(found.couples) > allowed and COUPLES.index(inquiry.couples(ROUNDED)) > allowed:",
         "    if False:",
         "a wrong claim is believed",
         "tests/gradients/test_claims.py",

@@ -21,8 +21,8 @@ class Blocks:
     """Blocks of coordinates, another at each step: block coordinate descent.
 
     The gradient of all other entries is 0, so that plain `SGD` leaves them where they are (an optimizer with momentum
-    does not). A step costs a forward pass and what `size` entries do; to choose many of them at random takes some time
-    as well.
+    does not). Little is saved where the full gradient is cheap: of networks of nnframe's own layers a block costs about
+    as much as all entries, and up to 1.7 times as much where it is large; weight by weight it is a twentieth.
 
     Parameters
     ----------
