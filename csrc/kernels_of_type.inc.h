@@ -7,6 +7,7 @@
 #include "matmul_tile.inc.h"
 #include "matmul.inc.h"
 #include "losses.inc.h"
+#include "network.inc.h"
 #include "propagation.inc.h"
 #include "difference.inc.h"
 #include "curves.inc.h"
@@ -21,6 +22,8 @@ static const nnf_kernels FN(kernels) = {
     .activation_difference = FN(activation_difference),
     .update = FN(update),
     .all_finite = FN(all_finite),
+    .network_memory = FN(network_memory),
+    .network = FN(network),
     .difference_gradient = FN(difference_gradient),
     .difference_curves = FN(difference_curves),
 };

@@ -116,6 +116,27 @@ class Above:
         residual: _Floats,
     ) -> None: ...
 
+class Network:
+    inputs: int
+    outputs: int
+    stages: tuple[tuple[Any, Any], ...]
+    def __init__(self, inputs: int, stages: list[tuple[Any, Any]], dtype: npt.DTypeLike) -> None: ...
+    def forward(self, x: npt.ArrayLike, values: list[_Floats]) -> _Floats: ...
+    def gradient(
+        self,
+        x: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        values: list[_Floats],
+        gradients: list[_Floats | None],
+        *,
+        loss: str,
+        reduction: str = "mean",
+        weight: npt.ArrayLike | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
+        outputs: list[_Floats] | None = None,
+    ) -> tuple[float, Any, npt.NDArray[Any]]: ...
+
 def difference_gradient(
     above: Above,
     x: _Floats,

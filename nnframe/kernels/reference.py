@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nnframe.kernels.reference_activations import activation, activation_backward, activation_difference
 from nnframe.kernels.reference_differences import difference_curves, difference_gradient
+from nnframe.kernels.reference_network import network_forward, network_gradient
 
 __all__ = [
     "activation",
@@ -22,6 +23,8 @@ __all__ = [
     "cross_entropy_targets",
     "difference_curves",
     "difference_gradient",
+    "network_forward",
+    "network_gradient",
     "optimizer_update",
     "product",
     "softmax",

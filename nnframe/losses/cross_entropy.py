@@ -150,6 +150,10 @@ class CrossEntropyLoss(Loss):
             "residual": kernels.softmax_cross_entropy(y, t, reduction="sum", label_smoothing=smoothing)[1],
         }
 
+    def in_network(self) -> dict[str, Any]:
+        """Return the description of this loss for `core.network`."""
+        return {"loss": "cross_entropy", **self.options()}
+
     def __repr__(self) -> str:
         default = {"reduction": "mean", "weight": None, "label_smoothing": 0.0, "ignore_index": None}
         given = {name: value for name, value in self.options().items() if value is not default[name]}

@@ -50,3 +50,7 @@ class MSELoss(Loss):
     def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any]:
         """Return the description of this loss for C: see `kernels._kernels.Above`."""
         return {"loss": "squared_error", "probabilities": None, "targets": None, "residual": y - t}
+
+    def in_network(self) -> dict[str, Any]:
+        """Return the description of this loss for `core.network`."""
+        return {"loss": "squared_error", "reduction": self.reduction}
