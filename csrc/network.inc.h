@@ -29,7 +29,7 @@
 typedef struct {
     intptr_t inputs;            /* width of the stage below */
     intptr_t y;                 /* its output, among the values of a tile or of all rows */
-    intptr_t slope;             /* activation of a tile: f'(x); -1: not needed */
+    intptr_t slope;             /* activation of a tile: f'(x); -1 without a loss */
     intptr_t weight, bias;      /* linear: its gradients among the sums of a task; -1: not wanted */
     intptr_t lanes, bias_lanes; /* and among its sums of lanes; -1: the weight's are not in lanes */
 } place_t;
@@ -374,12 +374,12 @@ static void FN(tiles_task)(void *context, intptr_t task) {
     atomic_store(&plan->taken[slot], 0);
 }
 
-/* grad[i] = the sum over tasks of sum[task][i] */
+/* grad[i] = the sum over tasks of sum[task][i]; 0 without any */
 static void FN(add_tasks)(const network_plan_t *plan, intptr_t at, intptr_t n, T *grad) {
     const T *sum = plan->sum + at;
     for (intptr_t i = 0; i < n; i += LANES) {
         const intptr_t lanes = n - i < LANES ? n - i : LANES;
-        V total = v_load_n(sum + i, lanes);
+        V total = plan->tasks ? v_load_n(sum + i, lanes) : v_set1(0);
         for (intptr_t task = 1; task < plan->tasks; task++)
             total = total + v_load_n(sum + task * plan->sums + i, lanes);
         v_store_n(grad + i, total, lanes);
@@ -517,6 +517,7 @@ static int FN(gradient_by_layers)(const network_plan_t *plan, int (*poll)(void))
         if (!p->stage[i].y) FN(forward_layer)(plan, i);
         answer = FN(asked)(poll, &polled);
     }
+    *p->total = 0;
     if (answer || p->loss == NNF_NO_LOSS) return answer;
     *p->total =
         FN(loss_of_rows)(p, 0, p->rows, FN(rows_of)(plan, last), plan->lowest <= last ? dz : NULL, plan->losses);
@@ -571,7 +572,7 @@ static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_
             place.y = y = at;
             at += FN(whole_lines)(s->width * rows);
         }
-        if (!s->weight && tiles && plan->lowest < i) {
+        if (!s->weight && tiles && p->loss != NNF_NO_LOSS) {
             place.slope = at;
             at += s->width * rows;
         }

@@ -146,7 +146,7 @@ typedef enum {
  *
  * Gradients are overwritten. Nothing that is written shares memory with anything else. Stopped by poll, gradients and y
  * hold anything. Sums over rows run in an order that depends on sizes alone: same bits for any number of threads, and
- * with AVX2 as with AVX-512. */
+ * with AVX2 as with AVX-512 (but for a softmax of more than NNF_FEW_CLASSES classes). */
 typedef struct {
     intptr_t rows, inputs, stages; /* stages >= 1 */
     const nnf_stage *stage;

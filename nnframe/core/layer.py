@@ -138,7 +138,7 @@ class Layer(Tree):
         network = network_of(self) if self._traits.order else None
         if network is None:
             return run_layer(self, at_the_door(self, x))
-        given = at_the_door(self, x, network.dtype)
+        given = x if network.takes(x) else at_the_door(self, x, network.dtype)
         return network.forward(given) if network.takes(given) else run_layer(self, given)
 
     @property

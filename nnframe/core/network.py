@@ -18,8 +18,10 @@ from nnframe.core.run import Run, at_the_door
 from nnframe.core.structure import Memory
 from nnframe.core.tree import Survey, Tree, survey
 from nnframe.kernels import _kernels
+from nnframe.kernels._kernels import gradients_of, values_of
 
-PASSES = ("forward", "backward", "backward_parameters")
+PASSES = frozenset({"forward", "backward", "backward_parameters", "order"})
+PASSES_OF_LOSSES = frozenset({"prepare", "forward", "backward", "forward_backward"})
 
 
 class Network:
@@ -32,13 +34,15 @@ class Network:
         Weights and biases, from the input up.
     dtype : dtype
         Theirs.
+    takes : callable
+        Whether an array is rows of what the lowest layer takes, at least one; anything else is left to the layers.
     trained : bool
         Whether all of them are trainable.
     differentiable : bool
         Whether the backward pass of each layer was written.
     """
 
-    __slots__ = ("compiled", "differentiable", "dtype", "parameters", "trained")
+    __slots__ = ("compiled", "differentiable", "dtype", "parameters", "takes", "trained")
 
     def __init__(self, layers: list[Any], parameters: list[Parameter], inputs: int) -> None:
         stages: list[tuple[Any, Any]] = []
@@ -49,30 +53,32 @@ class Network:
             stages.append((first, second))
         self.parameters, self.dtype = parameters, parameters[0].value.dtype
         self.compiled = _kernels.Network(inputs, stages, self.dtype)
+        self.takes = self.compiled.takes
         self.trained = all(parameter.trainable for parameter in parameters)
         self.differentiable = all(layer._traits.backward for layer in layers)
 
-    def takes(self, x: Any) -> bool:
-        """Whether x, converted already, is rows of what the lowest layer takes; anything else is left to the layers."""
-        return type(x) is np.ndarray and x.ndim == 2 and x.shape[1] == self.compiled.inputs and x.dtype == self.dtype
-
     def forward(self, x: Array) -> Array:
         """Return the output."""
-        return self.compiled.forward(x, [parameter.value for parameter in self.parameters])
+        return self.compiled.forward(x, values_of(self.parameters))
 
     def gradient(
         self, loss: Any, x: Array, t: npt.ArrayLike, outputs: list[Array] | None = None
-    ) -> tuple[float, Array, npt.NDArray[Any]]:
-        """Overwrite the gradient of each parameter; returns the loss, the output and the labels as they were taken."""
-        gradients: list[Any] = [parameter.grad for parameter in self.parameters]
-        if not self.trained:
-            gradients = [parameter.grad if parameter.trainable else None for parameter in self.parameters]
-        values = [parameter.value for parameter in self.parameters]
-        found = self.compiled.gradient(x, t, values, gradients, outputs=outputs, **loss.in_network())
-        if not self.trained:
-            for parameter in self.parameters:
-                if not parameter.trainable:
-                    parameter.grad.fill(0)
+    ) -> tuple[float, Array, npt.NDArray[Any]] | None:
+        """Overwrite the gradient of each parameter; returns the loss, the output and the labels as they were taken.
+
+        None where the loss does not take the labels.
+        """
+        parameters, described = self.parameters, loss.in_network(t)
+        if described is None:
+            return None
+        values, gradients = values_of(parameters), gradients_of(parameters)
+        if self.trained:
+            return self.compiled.gradient(x, t, values, gradients, *described, outputs=outputs)
+        some: list[Any] = [parameter.grad if parameter.trainable else None for parameter in parameters]
+        found = self.compiled.gradient(x, t, values, some, *described, outputs=outputs)
+        for parameter in parameters:
+            if not parameter.trainable:
+                parameter.grad.fill(0)
         return found
 
 
@@ -84,11 +90,13 @@ def network_of(model: Tree) -> Network | None:
     if model._own_children:
         return None
     found = survey(model)
-    networks = found.networks
-    if () not in networks:
+    try:
+        return found.networks[()]  # type: ignore[no-any-return]
+    except KeyError:
         layers: list[Any] = []
-        networks[()] = _network(layers, model, found) if found.fixed and _gather(model, layers) else None
-    return networks[()]  # type: ignore[no-any-return]
+        network = _network(layers, model, found) if found.fixed and _gather(model, layers) else None
+        found.networks[()] = network
+        return network
 
 
 def network_of_links(passed: ForwardPass) -> tuple[Network, Array, list[Array]] | None:
@@ -114,7 +122,7 @@ def network_of_links(passed: ForwardPass) -> tuple[Network, Array, list[Array]] 
 
 def _gather(layer: Any, layers: list[Any]) -> bool:
     """Append the layers of a chain that says its order; returns whether each is one that C knows."""
-    if layer._traits.order and not any(name in vars(layer) for name in (*PASSES, "order")):
+    if layer._traits.order and PASSES.isdisjoint(vars(layer)):
         return all([_gather(child, layers) for child in layer.order()])  # noqa: C419 - all of them are gathered
     layers.append(layer)
     return _is_known(layer)
@@ -122,8 +130,8 @@ def _gather(layer: Any, layers: list[Any]) -> bool:
 
 def _is_known(layer: Any) -> bool:
     """Whether a layer is one of nnframe's own that describes itself."""
-    t, own = layer._traits, vars(layer)
-    return t.plain and t.stage and hasattr(layer, "in_network") and not any(name in own for name in PASSES)
+    t = layer._traits
+    return t.plain and t.stage and hasattr(layer, "in_network") and PASSES.isdisjoint(vars(layer))
 
 
 def _network(layers: list[Any], model: Tree, found: Survey) -> Network | None:
@@ -147,10 +155,8 @@ def _network(layers: list[Any], model: Tree, found: Survey) -> Network | None:
 
 def is_known_loss(loss: Any) -> bool:
     """Whether a loss is one of nnframe's own that describes itself."""
-    t, own = getattr(loss, "_traits", None), getattr(loss, "__dict__", {})
-    if t is None or t.own or not hasattr(loss, "in_network"):
-        return False
-    return not any(name in own for name in ("prepare", "forward", "backward", "forward_backward"))
+    t = getattr(loss, "_traits", None)
+    return t is not None and t.in_network and not t.own and PASSES_OF_LOSSES.isdisjoint(loss.__dict__)
 
 
 # ---- gradients ----
@@ -159,14 +165,16 @@ def is_known_loss(loss: Any) -> bool:
 class NetworkPass(ForwardPass):
     """A forward pass that C has taken. Its links are found when they are asked for, by running the layers."""
 
-    def __init__(self, model: Any, memory: Memory, x: Any, parameters: list[Parameter], output: Array) -> None:
-        self.model, self.memory, self.x, self.parameters = model, memory, x, parameters
-        self._output = output
-        self._again: ForwardPass | None = None
+    output: Array = None  # type: ignore[assignment]
+    again: ForwardPass | None = None
+
+    def __init__(self, model: Any, memory: Memory, x: Any, loss: Any) -> None:
+        self.model, self.memory, self.x, self.loss = model, memory, x, loss
 
     @property
-    def output(self) -> Array:
-        return self._output
+    def parameters(self) -> list[Parameter]:  # type: ignore[override]
+        """Those of the model."""
+        return survey(self.model).of(self.model)
 
     @property
     def run(self) -> Run:  # type: ignore[override]
@@ -179,7 +187,7 @@ class NetworkPass(ForwardPass):
         return self._layer_by_layer().links
 
     def _layer_by_layer(self) -> ForwardPass:
-        if self._again is None:
+        if self.again is None:
             with Run(True, self.memory, root=self.model) as run:
                 again = run_forward(self.model, self.x, run)
             bound = 1e-3 if self.output.dtype == np.float32 else 1e-10
@@ -189,8 +197,8 @@ class NetworkPass(ForwardPass):
                     f"{type(self.model).__name__}: expected parameters and x as they were in this forward pass, got "
                     "others; ask for its links before the optimizer's step"
                 )
-            self._again = again
-        return self._again
+            self.again = again
+        return self.again
 
     def observe(self) -> None:
         """Do nothing: none of the layers that C knows keeps anything."""
@@ -203,12 +211,15 @@ def gradient_in_one_call(model: Any, loss: Any, x: Any, t: npt.ArrayLike, memory
     network = network_of(model)
     if network is None or not network.differentiable:
         return None
-    x = at_the_door(model, x, network.dtype)  # type: ignore[arg-type]
-    if not network.takes(x) or not len(x):
+    if not network.takes(x):
+        x = at_the_door(model, x, network.dtype)  # type: ignore[arg-type]
+        if not network.takes(x):
+            return None
+    found = network.gradient(loss, x, t)
+    if found is None:
         return None
-    value, output, labels = network.gradient(loss, x, t)
-    passed = NetworkPass(model, memory, x, survey(model).of(model), output)
-    passed.loss, passed.labels, passed.value = loss, labels, value
+    passed = NetworkPass(model, memory, x, loss)
+    passed.value, passed.output, passed.labels = found
     return passed
 
 
@@ -216,10 +227,12 @@ def gradient_of_chain(passed: ForwardPass, loss: Any, t: npt.ArrayLike) -> bool:
     """Overwrite the gradients after a forward pass, in one call, and measure it; whether that could be done."""
     if not is_known_loss(loss) or not len(passed.output):
         return False
-    found = network_of_links(passed)
+    chain = network_of_links(passed)
+    if chain is None:
+        return False
+    network, x, outputs = chain
+    found = network.gradient(loss, x, t, outputs)
     if found is None:
         return False
-    network, x, outputs = found
-    passed.value, _, labels = network.gradient(loss, x, t, outputs)
-    passed.loss, passed.labels = loss, labels
+    passed.loss, passed.value, passed.labels = loss, found[0], found[2]
     return True

@@ -1,5 +1,26 @@
 # The border of csrc/network.inc.h: a whole network in one call. Included by _kernels.pyx.
 
+def values_of(list parameters not None):
+    """`value` of each Parameter. In Python it takes three times as long."""
+    return [parameter.value for parameter in parameters]
+
+
+def gradients_of(list parameters not None):
+    """`grad` of each Parameter."""
+    return [parameter.grad for parameter in parameters]
+
+
+def are_trainable(list parameters not None):
+    """Whether each Parameter is."""
+    for parameter in parameters:
+        if not parameter.trainable:
+            return False
+    return True
+
+
+cdef size_t MOST_KEPT = 1 << 26    # bytes that a network keeps between two calls, for each thread that calls it
+
+
 cdef class Workspace:
     """What one call needs: the description of the network, and memory that the next call uses again."""
 
@@ -51,7 +72,8 @@ cdef class Network:
     cdef readonly intptr_t inputs, outputs
     cdef readonly tuple stages
     cdef int typenum
-    cdef intptr_t arrays    # weights and biases
+    cdef bytes kinds        # of each stage: how many arrays it has, 0 for an activation
+    cdef intptr_t arrays    # of all of them
     cdef double work        # elementary operations per row
     cdef Workspace plain    # with what is the same in each call
     cdef list spare         # workspaces that no call uses
@@ -59,12 +81,13 @@ cdef class Network:
     def __cinit__(self, intptr_t inputs, list stages not None, dtype):
         cdef intptr_t i, width = inputs
         cdef nnf_stage *stage
+        cdef list kinds = []
         if inputs < 1 or not stages:
             raise ValueError(f"inputs, stages: expected at least one of each, got {inputs} and {got(stages)}")
         self.typenum = np.dtype(dtype).num
         if self.typenum != cnp.NPY_FLOAT32 and self.typenum != cnp.NPY_FLOAT64:
             raise TypeError(f"dtype: expected float32 or float64, got {dtype}")
-        self.inputs, self.arrays, self.work, self.spare = inputs, 0, 0, []
+        self.inputs, self.work, self.spare = inputs, 0, []
         self.plain = Workspace(len(stages))
         memset(self.plain.stage, 0, len(stages) * sizeof(nnf_stage))
         for i in range(len(stages)):
@@ -73,14 +96,16 @@ cdef class Network:
             if isinstance(first, str):
                 stage.activation, stage.alpha = as_activation(first), as_number(second, f"stages[{i}], alpha")
                 self.work += 60 * width
+                kinds.append(0)
             else:
                 if first < 1:
                     raise ValueError(f"stages[{i}]: expected at least one output, got {first}")
                 self.work += 6.0 * width * first
                 width = first
-                self.arrays += 1 + as_flag(second, f"stages[{i}], has_bias")
+                kinds.append(1 + as_flag(second, f"stages[{i}], has_bias"))
             stage.width = width
         self.outputs, self.stages = width, tuple(stages)
+        self.kinds, self.arrays = bytes(kinds), sum(kinds)
 
     def forward(self, x, list values not None):
         """Return y (N, outputs) for x (N, inputs); values: of each linear stage the weight, and the bias if any."""
@@ -93,11 +118,17 @@ cdef class Network:
             y[...] = reference.network_forward(rows, self.stages, kept)[-1]
         else:
             self.run(w)
-        self.spare.append(w)
+        self.give_back(w)
         return y
 
-    def gradient(self, x, labels, list values not None, list gradients not None, *, loss, reduction="mean", weight=None,
-                 label_smoothing=0.0, ignore_index=None, list outputs=None):
+    def takes(self, x):
+        """Whether x is an array (N, inputs) of this dtype, N > 0."""
+        return (cnp.PyArray_CheckExact(x) and cnp.PyArray_NDIM(<array>x) == 2
+                and cnp.PyArray_DIM(<array>x, 1) == self.inputs and cnp.PyArray_DIM(<array>x, 0) > 0
+                and cnp.PyArray_TYPE(<array>x) == self.typenum)
+
+    def gradient(self, x, labels, list values not None, list gradients not None, loss, reduction="mean", weight=None,
+                 label_smoothing=0.0, ignore_index=None, *, list outputs=None):
         """Forward, the loss, backward: overwrite the gradients of weights and biases.
 
         Parameters
@@ -154,7 +185,7 @@ cdef class Network:
         w.c.scale = 1.0 / divisor if divisor > 0 else 0.0
         w.c.loss = kind
         cdef list known = self.describe_outputs(w, outputs)
-        cdef list written = self.describe_gradients(w, gradients, rows, values, labels)
+        cdef list written = self.describe_gradients(w, gradients, x, values, labels, outputs)
         if reference is not None:
             self.by_reference(w, rows, t, weights, kept, gradients, y)
         else:
@@ -163,7 +194,7 @@ cdef class Network:
                 if written[i] is not gradients[i]:
                     write_back(written[i], gradients[i])
         cdef double value = w.total * w.c.scale if divisor > 0 else float("nan")
-        self.spare.append(w)
+        self.give_back(w)
         return value, None if outputs is not None else y, t
 
     # ---- arguments ----
@@ -181,6 +212,12 @@ cdef class Network:
         except IndexError:
             return Workspace(len(self.stages))
 
+    cdef int give_back(self, Workspace w) except -1:
+        """Keep a workspace for the next call, but not what an unusually large call needed."""
+        if w.size <= MOST_KEPT:
+            self.spare.append(w)
+        return 0
+
     cdef array output(self, Workspace w, array rows):
         """A new array for the output."""
         cdef cnp.npy_intp shape[2]
@@ -193,24 +230,23 @@ cdef class Network:
         """Set the stages; returns the arrays that C reads, which must live as long."""
         cdef list kept = []
         cdef intptr_t i, at = 0, inputs = self.inputs
+        cdef const unsigned char *arrays = self.kinds
         cdef nnf_stage *stage
+        cdef array found
         if len(values) != self.arrays:
             raise ValueError(f"values: expected {self.arrays} arrays, got {len(values)}")
         for i in range(len(self.stages)):
             stage = &w.stage[i]
             stage[0] = self.plain.stage[i]
-            first, second = self.stages[i]
-            if isinstance(first, str):
-                continue
-            found = self.as_weight(values[at], "values", at, stage.width, inputs)
-            stage.weight = cnp.PyArray_DATA(<array>found)
-            kept.append(found)
-            at += 1
-            if second:
-                found = self.as_weight(values[at], "values", at, stage.width, 0)
-                stage.bias = cnp.PyArray_DATA(<array>found)
+            if arrays[i] > 0:
+                found = self.as_weight(values[at], at, stage.width, inputs)
+                stage.weight = cnp.PyArray_DATA(found)
                 kept.append(found)
-                at += 1
+            if arrays[i] > 1:
+                found = self.as_weight(values[at + 1], at + 1, stage.width, 0)
+                stage.bias = cnp.PyArray_DATA(found)
+                kept.append(found)
+            at += arrays[i]
             inputs = stage.width
         return kept
 
@@ -231,36 +267,35 @@ cdef class Network:
             kept.append(found)
         return kept
 
-    cdef array as_weight(self, object given, str name, intptr_t i, intptr_t width, intptr_t inputs):
+    cdef array as_weight(self, object given, intptr_t i, cnp.npy_intp width, cnp.npy_intp inputs):
         """A weight as C reads it; a bias if inputs is 0."""
-        cdef array x = as_contiguous(as_floats(given, name, self.typenum))
+        cdef array x = as_contiguous(as_floats(given, "values", self.typenum))
         cdef cnp.npy_intp shape[2]
         shape[0], shape[1] = width, inputs
         if not has_shape(x, 2 if inputs else 1, shape):
             expected = f"({width}, {inputs})" if inputs else f"({width},)"
-            raise ValueError(f"{name}[{i}]: expected shape {expected}, got {np.shape(x)}")
+            raise ValueError(f"values[{i}]: expected shape {expected}, got {np.shape(x)}")
         return x
 
-    cdef list describe_gradients(self, Workspace w, list gradients, object x, list values, object labels):
+    cdef list describe_gradients(self, Workspace w, list gradients, object x, list values, object labels, list outputs):
         """Set where the stages write their gradients; returns the arrays that C writes to."""
         cdef list written = []
         cdef intptr_t i, at = 0, inputs = self.inputs
+        cdef const unsigned char *arrays = self.kinds
         cdef nnf_stage *stage
         if len(gradients) != self.arrays:
             raise ValueError(f"gradients: expected {self.arrays} arrays, got {len(gradients)}")
         for i in range(len(self.stages)):
             stage = &w.stage[i]
-            if stage.weight == NULL:
-                continue
-            written.append(self.as_gradient(gradients[at], at, stage.width, inputs))
-            stage.grad_weight = <void *>address(written[at])
-            at += 1
-            if stage.bias != NULL:
-                written.append(self.as_gradient(gradients[at], at, stage.width, 0))
-                stage.grad_bias = <void *>address(written[at])
-                at += 1
+            if arrays[i] > 0:
+                written.append(self.as_gradient(gradients[at], at, stage.width, inputs))
+                stage.grad_weight = <void *>address(written[at])
+            if arrays[i] > 1:
+                written.append(self.as_gradient(gradients[at + 1], at + 1, stage.width, 0))
+                stage.grad_bias = <void *>address(written[at + 1])
+            at += arrays[i]
             inputs = stage.width
-        self.refuse_shared(gradients, values, x, labels)
+        self.refuse_shared(gradients, values, x, labels, outputs or [])
         return written
 
     cdef object as_gradient(self, object given, intptr_t i, cnp.npy_intp width, cnp.npy_intp inputs):
@@ -270,10 +305,10 @@ cdef class Network:
         shape[0], shape[1] = width, inputs
         return in_c_order(as_writeable(given, f"gradients[{i}]", 2 if inputs else 1, shape, self.typenum))
 
-    cdef int refuse_shared(self, list gradients, list values, object x, object labels) except -1:
+    cdef int refuse_shared(self, list gradients, list values, object x, object labels, list outputs) except -1:
         cdef piece few[64]
         cdef piece *pieces = few
-        cdef intptr_t i, count = 0, most = 2 * self.arrays + 2
+        cdef intptr_t i, count = 0, most = 2 * self.arrays + 2 + len(outputs)
         if most > 64:
             pieces = <piece *>malloc(most * sizeof(piece))
             if pieces == NULL:
@@ -286,11 +321,16 @@ cdef class Network:
                 if cnp.PyArray_Check(values[i]):
                     set_piece(&pieces[count], values[i], False, 1, i)
                     count += 1
-            set_piece(&pieces[count], x, False, 2, 0)
-            count += 1
+            if cnp.PyArray_Check(x):
+                set_piece(&pieces[count], x, False, 2, 0)
+                count += 1
             if cnp.PyArray_Check(labels):
                 set_piece(&pieces[count], labels, False, 3, 0)
                 count += 1
+            for i in range(len(outputs)):
+                if cnp.PyArray_Check(outputs[i]):
+                    set_piece(&pieces[count], outputs[i], False, 4, i)
+                    count += 1
             return refuse_shared(pieces, count, NETWORK_ARRAYS)
         finally:
             if pieces != few:
@@ -340,4 +380,4 @@ cdef array as_values(object labels, array y):
     return as_contiguous(as_floats(t, "labels"))
 
 
-cdef tuple NETWORK_ARRAYS = ("gradients[{}]", "values[{}]", "x", "labels")
+cdef tuple NETWORK_ARRAYS = ("gradients[{}]", "values[{}]", "x", "labels", "outputs[{}]")

@@ -150,9 +150,11 @@ class CrossEntropyLoss(Loss):
             "residual": kernels.softmax_cross_entropy(y, t, reduction="sum", label_smoothing=smoothing)[1],
         }
 
-    def in_network(self) -> dict[str, Any]:
-        """Return the description of this loss for `core.network`."""
-        return {"loss": "cross_entropy", **self.options()}
+    def in_network(self, t: npt.ArrayLike) -> tuple[object, ...] | None:
+        """Describe this loss for C, see `kernels._kernels.Network.gradient`; None for labels that `prepare` refuses."""
+        if self.ignore_index is not None and np.ndim(t) == 2:
+            return None
+        return "cross_entropy", self.reduction, self.weight, self.label_smoothing, self.ignore_index
 
     def __repr__(self) -> str:
         default = {"reduction": "mean", "weight": None, "label_smoothing": 0.0, "ignore_index": None}

@@ -51,6 +51,6 @@ class MSELoss(Loss):
         """Return the description of this loss for C: see `kernels._kernels.Above`."""
         return {"loss": "squared_error", "probabilities": None, "targets": None, "residual": y - t}
 
-    def in_network(self) -> dict[str, Any]:
-        """Return the description of this loss for `core.network`."""
-        return {"loss": "squared_error", "reduction": self.reduction}
+    def in_network(self, t: npt.ArrayLike) -> tuple[object, ...]:
+        """Return the description of this loss for C: see `kernels._kernels.Network.gradient`."""
+        return "squared_error", self.reduction
