@@ -7,6 +7,8 @@
 #include "matmul_tile.inc.h"
 #include "matmul.inc.h"
 #include "losses.inc.h"
+#include "network_plan.inc.h"
+#include "network_tile.inc.h"
 #include "network.inc.h"
 #include "propagation.inc.h"
 #include "difference.inc.h"
