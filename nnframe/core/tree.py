@@ -211,11 +211,15 @@ class Survey:
         return mine
 
     def kinds_of(self, tree: Tree) -> int:
-        """Return what a tree holds itself; one that was made in the meantime is looked at now."""
+        """Return what a tree holds itself.
+
+        One that was made in the meantime is looked at now, and not remembered: the next one may have its id.
+        """
         kinds = self.kinds.get(id(tree))
         if kinds is None:
-            self.of(tree)
-            kinds = self.kinds[id(tree)]
+            found = Survey()
+            found.of(tree)
+            kinds = found.kinds[id(tree)]
         return kinds
 
     def _items(self, items: Any, mine: list[Parameter]) -> int:
