@@ -254,8 +254,10 @@ def random_layer(seed: int) -> tuple[Chain, Array]:
     if rng.random() < 0.04:
         parts.append(rounded())
     for _ in range(int(rng.integers(1, 5))):
-        # two kinks at one point may leave no kink, where no choice of slopes is right any more
-        more, width = random_part(width, rng, kinks=not (on_grid and any(part.name in KINKS for part in parts)))
+        # two kinks at one point may leave no kink, where no choice of slopes is right any more: so it is after another
+        # kink, and after a mean is taken off, where two numbers are 0 and move in opposite directions
+        tied = on_grid and any(part.name in (*KINKS, "centred") for part in parts)
+        more, width = random_part(width, rng, kinks=not tied)
         parts += more
     if rng.random() < 0.15:
         parts.append(shifted(float(rng.choice([1e-12, 1e-6, 1e6])), 0.0))

@@ -22,6 +22,7 @@ import numpy as np
 from accuracy_tables import accuracy
 from checker_tables import checking, mistakes, right
 from composition_tables import composition, structure
+from depth_tables import depth, selected
 from gradient_tables import agreement, compiled, deep, dense, gradient, interrupts, large, training
 from limits import peak
 from network_tables import tiles
@@ -354,7 +355,7 @@ def start(full: bool) -> str:
 TABLES = {
     "start": start, "gradient": gradient, "dense": dense, "deep": deep, "agreement": agreement, "compiled": compiled,
     "accuracy": accuracy, "mistakes": mistakes, "right": right, "checking": checking,
-    "composition": composition, "structure": structure,
+    "composition": composition, "structure": structure, "depth": depth, "selected": selected,
     "large": large, "training": training, "interrupts": interrupts, "matmul": matmul, "scaling": scaling,
     "softmax": softmax, "activation": activation, "step": step, "tiles": tiles, "calls": calls,
     "optimizer": optimizer, "avx2": avx2,

@@ -2,7 +2,11 @@
  *
  * As in difference.inc.h a column of changes travels upwards, but here the changes of a tile are six for each row of
  * the mini-batch (NODES), and rows are the vector's lanes: the inputs and outputs of the layers above, the
- * probabilities and the labels are read as vectors, from transposed copies.
+ * probabilities and the labels are read as vectors, from transposed copies. What straight.inc.h has answered already is
+ * left out.
+ *
+ * Six samples see no jump or kink that lies between them. So rows in which an argument reaches one are doubtful
+ * whatever the samples say, and so are those in which one moves so far that more may happen in between.
  */
 
 #undef curve_plan_t
@@ -18,16 +22,52 @@ typedef struct {
     T *probability, *label, *residual; /* (width, padded) */
     double *inverse;                   /* (padded): 1 / (2 distance), or 0 */
     T *distance;                       /* (padded) */
-    intptr_t rows, most_width;         /* of a tile; of what stands above */
+    entropy_row_t *known;              /* (padded), for a cross-entropy */
+    bound_t *bounds;
+    const uint8_t *straight;   /* (units): 1 where nothing is left to do */
+    intptr_t rows, most_width; /* of a tile; of what stands above */
     _Atomic int failed;
 } curve_plan_t;
 
-/* The changes of some rows, from `at` on. factor: room for MOST_TERMS * widest numbers. */
+/* The changes of some rows, from `at` on. factor: room for `widest` numbers. marks: (rows), not 0 where a
+ * row is doubtful whatever its samples say. */
 typedef struct {
     const curve_plan_t *plan;
     intptr_t at, rows;
-    T *factor;
+    T *factor, *marks;
+    reach_t *reach;
 } rows_tile_t;
+
+/* ---- what lies between the samples ---- */
+
+/* Marks the rows in which a change leaves the range where a few terms say all, of lines with NODES changes each. */
+static void FN(mark_far)(const bound_t *bound, const reach_t *reach, const T *d, intptr_t lines, intptr_t rows,
+                         T *marks) {
+    const double second = bound->shape.second, limit = 0.5 / (2 * second > 1 ? 2 * second : 1) - reach->beyond;
+    const V most = v_set1((T)(limit > 0 ? limit : 0)), zero = v_set1(0), one = v_set1(1);
+    for (intptr_t line = 0; line < lines * NNF_NODES; line++)
+        for (intptr_t n = 0; n < rows; n += LANES) {
+            const V size = FN(vector_absolute)(v_load(d + line * rows + n));
+            v_store(marks + n, v_load(marks + n) + v_select(size <= most, zero, one));
+        }
+}
+
+/* What comes to an activation or the loss, seen before it is changed there. */
+static void FN(look_between)(const rows_tile_t *tile, intptr_t stage, intptr_t first, intptr_t lines, const T *d) {
+    const curve_plan_t *plan = tile->plan;
+    const bound_t *bound = plan->bounds + stage;
+    const intptr_t rows = tile->rows, line = NNF_NODES * rows;
+    reach_t *reach = tile->reach;
+    if (plan->p->tolerance < 0) return;
+    FN(come_to)(bound, reach);
+    if (bound->shape.kink)
+        for (intptr_t k = 0; k < lines; k++)
+            FN(mark_reached)(d + k * line, NNF_NODES, NULL, plan->x[stage] + (first + k) * plan->padded + tile->at,
+                             reach->beyond, rows, tile->marks);
+    if (bound->shape.second > 0) FN(mark_far)(bound, reach, d, lines, rows, tile->marks);
+    FN(bend_at)(bound, (double)FN(largest)(d, lines * line), reach);
+    if (reach->lost) reach->beyond = HUGE_VAL, reach->lost = 0;
+}
 
 /* d (lines, NODES, rows): lines first .. first + lines - 1 of a stage, for the rows from `at` on. */
 NNF_INLINE void FN(curve_of_activation)(nnf_activation f, const curve_plan_t *plan, intptr_t stage, intptr_t first,
@@ -51,6 +91,7 @@ NNF_INLINE void FN(curve_of_activation)(nnf_activation f, const curve_plan_t *pl
 
 static void FN(activation_curve)(const void *context, intptr_t stage, intptr_t first, intptr_t lines, T *d) {
     const rows_tile_t *tile = context;
+    FN(look_between)(tile, stage, first, lines, d);
     switch (tile->plan->above->stage[stage].activation) {
 #define NNF_ACTIVATION(id, ...)                                                                                        \
     case NNF_##id:                                                                                                     \
@@ -62,19 +103,57 @@ static void FN(activation_curve)(const void *context, intptr_t stage, intptr_t f
 
 /* ---- losses: as in difference.inc.h, for vectors of rows ---- */
 
-NNF_INLINE void FN(cross_entropy_rows)(const T *p, const T *t, intptr_t stride, intptr_t classes, const T *d, T *change,
-                                       intptr_t rows, int small) {
-    const intptr_t line = NNF_NODES * rows;
-    for (intptr_t g = 0; g < NNF_NODES; g++)
-        for (intptr_t n = 0; n < rows; n += LANES) {
-            V sum = v_set1(0), labelled = v_set1(0);
-            for (intptr_t k = 0; k < classes; k++) {
-                const V v = v_load(d + k * line + g * rows + n);
-                sum = sum + v_load(p + k * stride + n) * (small ? v_expm1_small(v) : v_expm1(v));
-                labelled = labelled + v_load(t + k * stride + n) * v;
-            }
-            v_store(change + g * rows + n, v_log1p(sum) - labelled);
+/* Of LANES rows: the number of each one's lead, `line` numbers from one class to the next, `row` from row to row. */
+NNF_INLINE V FN(gathered)(const entropy_row_t *known, const T *from, intptr_t line, intptr_t row) {
+    T lanes[LANES];
+    for (intptr_t r = 0; r < LANES; r++)
+        lanes[r] = from[known[r].lead * line + r * row];
+    return v_load(lanes);
+}
+
+NNF_INLINE V FN(totals)(const entropy_row_t *known) {
+    T lanes[LANES];
+    for (intptr_t r = 0; r < LANES; r++)
+        lanes[r] = known[r].total;
+    return v_load(lanes);
+}
+
+/* As entropy_change in difference.inc.h, for vectors of rows. */
+NNF_INLINE void FN(entropy_lines_of_rows)(const entropy_t *numbers, const entropy_row_t *known, intptr_t lines,
+                                          const T *d, T *change, intptr_t rows, int small) {
+    for (intptr_t n = 0; n < rows; n += LANES) {
+        const entropy_t at = {numbers->p + n, numbers->q + n, numbers->r + n, numbers->stride};
+        const V total = FN(totals)(known + n);
+        for (intptr_t r = n; r < NNF_NODES * rows; r += rows) {
+            const V lead = FN(gathered)(known + n, d + r, NNF_NODES * rows, 1);
+            v_store(change + r, FN(entropy_of_lines)(&at, lines, d + r, NNF_NODES * rows, lead, total, 1, small));
         }
+    }
+}
+
+NNF_INLINE void FN(entropy_one_of_rows)(const entropy_t *at, const entropy_row_t *known, intptr_t first, const T *d,
+                                        T *change, intptr_t rows, int small) {
+    for (intptr_t n = 0; n < rows; n += LANES) {
+        T p[LANES], q[LANES], sign[LANES];
+        for (intptr_t r = 0; r < LANES; r++) {
+            const int leads = known[n + r].lead == first;
+            p[r] = leads ? known[n + r].rest : at->p[n + r];
+            q[r] = leads ? known[n + r].others : at->q[n + r];
+            sign[r] = leads ? -1 : 1;
+        }
+        const V total = FN(totals)(known + n);
+        for (intptr_t r = n; r < NNF_NODES * rows; r += rows)
+            v_store(change + r, FN(entropy_of_one)(v_load(p), v_load(q), v_load(at->r + n), v_load(sign), total,
+                                                   v_load(d + r), small));
+    }
+}
+
+NNF_INLINE void FN(entropy_curve)(const entropy_t *at, const entropy_row_t *known, intptr_t first, intptr_t lines,
+                                  intptr_t width, const T *d, T *change, intptr_t rows, int small) {
+    if (lines == width)
+        FN(entropy_lines_of_rows)(at, known, lines, d, change, rows, small);
+    else
+        FN(entropy_one_of_rows)(at, known, first, d, change, rows, small);
 }
 
 static void FN(squared_error_rows)(const T *residual, intptr_t stride, intptr_t width, const T *d, T *change,
@@ -91,18 +170,10 @@ static void FN(squared_error_rows)(const T *residual, intptr_t stride, intptr_t 
         }
 }
 
-static void FN(wide_cross_entropy_rows)(const curve_plan_t *plan, intptr_t at, intptr_t first, intptr_t lines,
-                                        intptr_t width, const T *d, T *change, intptr_t rows) {
-    for (intptr_t n = 0; n < rows; n++) {
-        const intptr_t where = (at + n) * width + first;
-        const T *p = (const T *)plan->above->p + where, *t = (const T *)plan->above->t + where;
-        for (intptr_t r = n; r < NNF_NODES * rows; r += rows)
-            if (at + n >= plan->above->rows)
-                change[r] = 0;
-            else
-                FN(wide_cross_entropy)(p, t, lines, lines < width ? 1 - (double)*p : 0, d + r, NNF_NODES * rows,
-                                       change + r, 1);
-    }
+static void FN(far_curve)(const curve_plan_t *plan, intptr_t at, intptr_t first, intptr_t lines, const T *d, T *change,
+                          intptr_t rows) {
+    for (intptr_t n = 0; n < rows && at + n < plan->above->rows; n++)
+        FN(entropy_far)(plan->above, at + n, first, lines, d + n, NNF_NODES * rows, change + n, NNF_NODES, rows);
 }
 
 static void FN(loss_curve)(const void *context, intptr_t first, intptr_t lines, intptr_t width, const T *d, T *change) {
@@ -110,52 +181,34 @@ static void FN(loss_curve)(const void *context, intptr_t first, intptr_t lines, 
     const curve_plan_t *plan = tile->plan;
     const intptr_t at = tile->at, rows = tile->rows;
     const intptr_t where = first * plan->padded + at;
-    if (plan->above->loss == NNF_SQUARED_ERROR) {
+    if (plan->above->loss == NNF_SQUARED_ERROR) { /* of the second degree: samples say all */
         FN(squared_error_rows)(plan->residual + where, plan->padded, lines, d, change, rows);
         return;
     }
-    const T most = FN(largest)(d, lines * NNF_NODES * rows), *p = plan->probability + where, *t = plan->label + where;
-    if (most <= (T)NNF_SMALL)
-        FN(cross_entropy_rows)(p, t, plan->padded, lines, d, change, rows, 1);
+    FN(look_between)(tile, plan->above->stages, first, lines, d);
+    const entropy_t numbers = {plan->probability + where, plan->label + where, plan->residual + where, plan->padded};
+    const entropy_row_t *known = plan->known + at;
+    const T most = FN(largest)(d, lines * NNF_NODES * rows);
+    if (2 * most <= (T)NNF_SMALL)
+        FN(entropy_curve)(&numbers, known, first, lines, width, d, change, rows, 1);
     else if (most <= 1)
-        FN(cross_entropy_rows)(p, t, plan->padded, lines, d, change, rows, 0);
+        FN(entropy_curve)(&numbers, known, first, lines, width, d, change, rows, 0);
     else
-        FN(wide_cross_entropy_rows)(plan, at, first, lines, width, d, change, rows);
+        FN(far_curve)(plan, at, first, lines, d, change, rows);
 }
 
 /* ---- the last linear layer and the loss, for a column: as rank_one_loss ---- */
 
-/* Moments of the weights w[k * stride] for each of LANES rows: moment[j] = sum_k p_k w_k^j / j!, slope = sum_k
- * residual_k w_k. factor: (terms, classes), w_k^j / j!. */
-NNF_INLINE V FN(moments_of_rows)(const T *p, const T *residual, intptr_t stride, intptr_t classes, int terms,
-                                 const T *factor, V *moment) {
-    V slope = v_set1(0);
-    for (int j = 1; j <= terms; j++)
-        moment[j] = v_set1(0);
-    for (intptr_t k = 0; k < classes; k++) {
-        const V probability = v_load(p + k * stride);
-        for (int j = 1; j <= terms; j++)
-            moment[j] = moment[j] + probability * v_set1(factor[(j - 1) * classes + k]);
-        slope = slope + v_load(residual + k * stride) * v_set1(factor[k]);
-    }
-    return slope;
-}
-
-static void FN(cross_entropy_of_column_rows)(const curve_plan_t *plan, intptr_t at, intptr_t classes, int terms,
-                                             const T *factor, const T *d, T *change, intptr_t rows) {
+static void FN(entropy_of_column_rows)(const curve_plan_t *plan, intptr_t at, intptr_t classes, int terms,
+                                       const T *factor, const T *d, T *change, intptr_t rows) {
     for (intptr_t n = 0; n < rows; n += LANES) {
+        const entropy_row_t *known = plan->known + at + n;
+        const entropy_t numbers = {plan->probability + at + n, NULL, plan->residual + at + n, plan->padded};
         V moment[MOST_TERMS + 1];
-        const V slope = FN(moments_of_rows)(plan->probability + at + n, plan->residual + at + n, plan->padded, classes,
-                                            terms, factor, moment);
-        for (intptr_t r = n; r < NNF_NODES * rows; r += rows) {
-            const V v = v_load(d + r);
-            V higher = moment[terms];
-            for (int j = terms - 1; j >= 2; j--)
-                higher = higher * v + moment[j];
-            higher = higher * v * v;
-            const V sum = moment[1] * v + higher;
-            v_store(change + r, slope * v + (higher - sum * sum * FN(log1p_rest)(sum)));
-        }
+        const V total = FN(totals)(known), lead = FN(gathered)(known, factor, 1, 0);
+        const V slope = FN(entropy_moments)(&numbers, classes, factor, 1, lead, terms, moment, 1);
+        for (intptr_t r = n; r < NNF_NODES * rows; r += rows)
+            v_store(change + r, FN(entropy_series)(moment, terms, slope, total, v_load(d + r)));
     }
 }
 
@@ -180,24 +233,23 @@ static int FN(column_curve)(const void *context, const nnf_stage *s, intptr_t in
     const intptr_t at = tile->at, rows = tile->rows;
     T *factor = tile->factor;
     const T *weight = (const T *)s->weight + o;
-    double most = 0;
+    double most = -HUGE_VAL, least = HUGE_VAL;
     for (intptr_t k = 0; k < s->width; k++) {
         factor[k] = weight[k * inputs];
-        most = fabs((double)factor[k]) > most ? fabs((double)factor[k]) : most;
+        most = (double)factor[k] > most ? (double)factor[k] : most;
+        least = (double)factor[k] < least ? (double)factor[k] : least;
     }
     if (plan->above->loss == NNF_SQUARED_ERROR) {
         FN(squared_error_of_column_rows)(plan, at, s->width, factor, d, change, rows);
         return 1;
     }
-    const double bound = most * (double)FN(largest)(d, NNF_NODES * rows);
+    const double bound = (most - least) * (double)FN(largest)(d, NNF_NODES * rows);
     if (!(bound <= NNF_SMALL)) return 0;
-    const int terms = FN(terms_for)(bound);
-    for (intptr_t k = 0; k < s->width; k++) {
-        double power = (double)factor[k];
-        for (int j = 2; j <= terms; j++)
-            factor[(j - 1) * s->width + k] = (T)(power *= (double)factor[k] / j);
-    }
-    FN(cross_entropy_of_column_rows)(plan, at, s->width, terms, factor, d, change, rows);
+    FN(come_to)(plan->bounds + plan->above->stages, tile->reach);
+    if (!(tile->reach->beyond <= 0.4))
+        for (intptr_t n = 0; n < rows; n++)
+            tile->marks[n] = 1;
+    FN(entropy_of_column_rows)(plan, at, s->width, FN(terms_for)(bound), factor, d, change, rows);
     return 1;
 }
 
@@ -218,8 +270,10 @@ static void FN(fill_nodes)(const curve_plan_t *plan, T *d, intptr_t at, intptr_t
         }
 }
 
-/* (phi(t) - phi(-t)) / 2t at the nodes, and from it level, bend, and the error in the middle. */
-static void FN(fit)(const curve_plan_t *plan, const T *change, intptr_t at, intptr_t rows, T *level, T *bend, T *off) {
+/* (phi(t) - phi(-t)) / 2t at the nodes, and from it level, bend, and the error in the middle; that of marked rows is
+ * infinite. */
+static void FN(fit)(const curve_plan_t *plan, const T *change, const T *marks, intptr_t at, intptr_t rows, T *level,
+                    T *bend, T *off) {
     const intptr_t count = plan->above->rows - at < rows ? plan->above->rows - at : rows;
     for (intptr_t n = 0; n < count; n++) {
         const double inverse = plan->inverse[at + n];
@@ -230,7 +284,7 @@ static void FN(fit)(const curve_plan_t *plan, const T *change, intptr_t at, intp
         const double bent = (value[0] - value[2]) / 0.75, flat = value[0] - bent;
         level[at + n] = (T)flat;
         bend[at + n] = (T)bent;
-        off[at + n] = (T)fabs(value[1] - (flat + 0.64 * bent));
+        off[at + n] = marks[n] > 0 && inverse > 0 ? (T)HUGE_VAL : (T)fabs(value[1] - (flat + 0.64 * bent));
     }
 }
 
@@ -266,23 +320,26 @@ static void FN(unit_curve)(void *context, intptr_t task) {
     const nnf_above *above = plan->above;
     const intptr_t o = above->first + task, at_unit = o * above->rows;
     const size_t line = NNF_NODES * (size_t)plan->rows, lines = line * (size_t)plan->most_width;
-    const size_t factors = MOST_TERMS * (size_t)plan->most_width;
-    T *memory = malloc((2 * lines + line + factors + (size_t)above->rows) * sizeof(T));
+    const size_t factors = (size_t)plan->most_width;
+    if (plan->straight[task]) return;
+    T *memory = malloc((2 * lines + line + factors + (size_t)above->rows + (size_t)plan->rows) * sizeof(T));
     if (!memory) {
         plan->failed = 1;
         return;
     }
     buffers_t buffers = {memory, memory + lines, memory + 2 * lines, NULL};
-    T *factor = memory + 2 * lines + line, *off = factor + factors;
+    T *factor = memory + 2 * lines + line, *off = factor + factors, *marks = off + above->rows;
     T *level = (T *)plan->p->level + at_unit, *bend = (T *)plan->p->bend + at_unit;
     for (intptr_t at = 0; at < above->rows && !(at > 0 && nnf_should_stop()); at += plan->rows) {
         const intptr_t rows = plan->padded - at < plan->rows ? plan->padded - at : plan->rows;
         FN(fill_nodes)(plan, buffers.d, at, o, rows);
-        const rows_tile_t tile = {plan, at, rows, factor};
+        memset(marks, 0, (size_t)rows * sizeof(T));
+        reach_t reach = FN(reach_of)(above, o);
+        const rows_tile_t tile = {plan, at, rows, factor, marks, &reach};
         const tile_of_changes_t changes = {NNF_NODES * rows, FN(activation_curve), FN(column_curve), FN(loss_curve),
                                            &tile};
         FN(propagate)(above, &changes, &buffers, o);
-        FN(fit)(plan, buffers.change, at, rows, level, bend, off);
+        FN(fit)(plan, buffers.change, marks, at, rows, level, bend, off);
     }
     plan->p->state[o] = FN(judge)(plan, level, bend, off, plan->p->doubtful + at_unit);
     free(memory);
@@ -290,55 +347,128 @@ static void FN(unit_curve)(void *context, intptr_t task) {
 
 /* ---- the plan ---- */
 
-/* from (N, width) -> to (width, padded), filled up with zeros; returns what follows `to`. NULL gives NULL and takes no
- * room. */
-static T *FN(transposed)(const curve_plan_t *plan, const void *from, intptr_t width, T *room, T **to) {
+/* As `transposed`, but NULL gives NULL and takes no room. */
+static T *FN(transposed_or_null)(const curve_plan_t *plan, const void *from, intptr_t width, T *room, T **to) {
     *to = from ? room : NULL;
-    if (!from) return room;
-    FN(pack_transposed)(width, plan->above->rows, from, width, room, plan->padded);
-    for (intptr_t k = 0; k < width; k++)
-        for (intptr_t n = plan->above->rows; n < plan->padded; n++)
-            room[k * plan->padded + n] = 0;
-    return room + width * plan->padded;
+    return from ? FN(transposed)(plan->above->rows, plan->padded, from, width, room) : room;
 }
 
-static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
+static void FN(fill_curves)(curve_plan_t *plan, T *room) {
+    const nnf_above *above = plan->above;
+    intptr_t width = above->outputs;
+    for (intptr_t i = 0; i < above->stages; i++) {
+        width = above->stage[i].width;
+        room = FN(transposed_or_null)(plan, above->stage[i].x, width, room, plan->x + i);
+        room = FN(transposed_or_null)(plan, above->stage[i].y, width, room, plan->y + i);
+    }
+    room = FN(transposed_or_null)(plan, above->p, width, room, &plan->probability);
+    room = FN(transposed_or_null)(plan, above->t, width, room, &plan->label);
+    room = FN(transposed_or_null)(plan, above->residual, width, room, &plan->residual);
+    plan->distance = room;
+    for (intptr_t n = 0; n < plan->padded; n++) {
+        room[n] = n < above->rows ? ((const T *)plan->p->distance)[n] : 0;
+        plan->inverse[n] = room[n] > 0 ? 0.5 / (double)room[n] : 0;
+    }
+}
+
+/* Samples the curves of the units that are not straight. */
+static int FN(sampled_curves)(const nnf_curves *p, const uint8_t *straight, int (*poll)(void)) {
     const nnf_above *above = &p->above;
-    curve_plan_t plan = {.p = p, .above = above};
-    if (above->rows == 0 || above->units == 0) return 0;
+    curve_plan_t plan = {.p = p, .above = above, .straight = straight};
     plan.padded = (above->rows + LANES - 1) / LANES * LANES;
     plan.most_width = FN(widest)(above);
-    plan.rows = NNF_TILE_BYTES / (intptr_t)sizeof(T) / (2 * NNF_NODES * plan.most_width) / LANES * LANES;
-    plan.rows = plan.rows < LANES ? LANES : plan.rows > NNF_MOST_HALF / 4 ? NNF_MOST_HALF / 4 : plan.rows;
+    plan.rows =
+        NNF_TILE_BYTES / (intptr_t)sizeof(T) / (2 * NNF_NODES * plan.most_width) / NNF_CURVE_ROWS * NNF_CURVE_ROWS;
+    plan.rows = plan.rows < NNF_CURVE_ROWS      ? NNF_CURVE_ROWS
+                : plan.rows > NNF_MOST_HALF / 4 ? NNF_MOST_HALF / 4
+                                                : plan.rows;
     intptr_t width = above->outputs, numbers = 1;
     for (intptr_t i = 0; i < above->stages; i++) {
         width = above->stage[i].width;
         numbers += above->stage[i].weight ? 0 : 2 * width;
     }
     numbers += 3 * width;
-    T *memory = malloc((size_t)numbers * (size_t)plan.padded * sizeof(T)), *room = memory;
-    T **stages = malloc(2 * (size_t)(above->stages + 1) * sizeof *stages);
+    const size_t stages = (size_t)above->stages + 1;
+    T *memory = malloc((size_t)numbers * (size_t)plan.padded * sizeof(T));
+    T **arrays = malloc(2 * stages * sizeof *arrays);
     plan.inverse = malloc((size_t)plan.padded * sizeof(double));
+    plan.known = FN(entropy_rows)(above, plan.padded);
+    plan.bounds = malloc(stages * sizeof *plan.bounds);
     int answer = NNF_NO_MEMORY;
-    if (memory && stages && plan.inverse) {
-        plan.x = stages, plan.y = stages + above->stages;
-        for (intptr_t i = 0; i < above->stages; i++) {
-            room = FN(transposed)(&plan, above->stage[i].x, above->stage[i].width, room, plan.x + i);
-            room = FN(transposed)(&plan, above->stage[i].y, above->stage[i].width, room, plan.y + i);
-        }
-        room = FN(transposed)(&plan, above->p, width, room, &plan.probability);
-        room = FN(transposed)(&plan, above->t, width, room, &plan.label);
-        room = FN(transposed)(&plan, above->residual, width, room, &plan.residual);
-        plan.distance = room;
-        for (intptr_t n = 0; n < plan.padded; n++)
-            room[n] = n < above->rows ? ((const T *)p->distance)[n] : 0;
-        for (intptr_t n = 0; n < plan.padded; n++)
-            plan.inverse[n] = room[n] > 0 ? 0.5 / (double)room[n] : 0;
+    if (memory && arrays && plan.inverse && plan.known && plan.bounds) {
+        plan.x = arrays, plan.y = arrays + stages;
+        FN(bounds_of)(above, plan.bounds);
+        FN(fill_curves)(&plan, memory);
         answer = nnf_parallel_polled(above->units, FN(unit_curve), &plan, poll);
         if (plan.failed && !answer) answer = NNF_NO_MEMORY;
     }
     free(memory);
-    free(stages);
+    free(arrays);
     free(plan.inverse);
+    free(plan.known);
+    free(plan.bounds);
     return answer;
+}
+
+static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
+    const intptr_t units = p->above.units;
+    if (p->above.rows == 0 || units == 0) return 0;
+    uint8_t *straight = calloc((size_t)units, 1);
+    int answer = straight ? 0 : NNF_NO_MEMORY;
+    if (!answer && !p->columns) answer = FN(straight_curves)(p, straight, poll);
+    for (intptr_t i = 0; straight && p->chosen && i < units; i++)
+        straight[i] |= !p->chosen[p->above.first + i];
+    if (!answer && memchr(straight, 0, (size_t)units)) answer = FN(sampled_curves)(p, straight, poll);
+    free(straight);
+    return answer;
+}
+
+/* ---- products of some entries: what curves are multiplied with where few weights are selected ---- */
+
+#undef selected_plan_t
+#define selected_plan_t FN(selected_plan_t)
+
+typedef struct {
+    const nnf_selected *p;
+    const T *b; /* transposed: (I, padded) */
+    intptr_t padded;
+} selected_plan_t;
+
+/* Sums n in NNF_CURVE_ROWS parts, whatever the number of lanes. */
+static T FN(dot)(const T *a, const T *b, intptr_t n) {
+    V part[NNF_CURVE_ROWS / LANES];
+    T parts[NNF_CURVE_ROWS];
+    double sum = 0;
+    for (intptr_t j = 0; j < NNF_CURVE_ROWS / LANES; j++)
+        part[j] = v_set1(0);
+    for (intptr_t i = 0; i < n; i += NNF_CURVE_ROWS)
+        for (intptr_t j = 0, at = i; j < NNF_CURVE_ROWS / LANES && at < n; j++, at += LANES)
+            part[j] = part[j] + (n - at < LANES ? v_load_n(a + at, n - at) : v_load(a + at)) * v_load(b + at);
+    for (intptr_t j = 0; j < NNF_CURVE_ROWS / LANES; j++)
+        v_store(parts + j * LANES, part[j]);
+    for (int j = 0; j < NNF_CURVE_ROWS; j++)
+        sum += (double)parts[j];
+    return (T)sum;
+}
+
+static void FN(selected_task)(void *context, intptr_t task) {
+    const selected_plan_t *plan = context;
+    const nnf_selected *p = plan->p;
+    const intptr_t first = task * NNF_SELECTED_TASK, left = p->count - first;
+    const intptr_t last = first + (left < NNF_SELECTED_TASK ? left : NNF_SELECTED_TASK);
+    for (intptr_t e = first; e < last; e++) {
+        const intptr_t o = p->entry[e] / p->inputs, i = p->entry[e] - o * p->inputs;
+        ((T *)p->out)[e] = FN(dot)((const T *)p->a + o * p->rows, plan->b + i * plan->padded, p->rows);
+    }
+}
+
+static int FN(selected_products)(const nnf_selected *p) {
+    selected_plan_t plan = {.p = p, .padded = (p->rows + LANES - 1) / LANES * LANES};
+    T *b = malloc(((size_t)p->inputs * (size_t)plan.padded + 1) * sizeof(T));
+    if (!b) return NNF_NO_MEMORY;
+    FN(transposed)(p->rows, plan.padded, p->b, p->inputs, b);
+    plan.b = b;
+    nnf_parallel((p->count + NNF_SELECTED_TASK - 1) / NNF_SELECTED_TASK, FN(selected_task), &plan);
+    free(b);
+    return 0;
 }

@@ -15,6 +15,8 @@
 typedef struct {
     const nnf_difference *p;
     const nnf_above *above;
+    /* of each row, for a cross-entropy */
+    const entropy_row_t *known;
     intptr_t blocks;       /* the inputs of a unit are cut into so many tasks */
     const intptr_t *start; /* (blocks, N + 1): where a block's entries of row n begin in input and value */
     const int32_t *input;  /* which weight of the unit: i, or I for its bias */
@@ -28,6 +30,7 @@ typedef struct {
 typedef struct {
     const nnf_above *above;
     intptr_t row, n;
+    const entropy_row_t *known;
 } row_tile_t;
 
 /* ---- elementwise layers ---- */
@@ -63,29 +66,21 @@ static void FN(activation_stage)(const void *context, intptr_t stage, intptr_t f
 
 /* ---- losses ---- */
 
-/* change[r] = log1p(sum_k p_k expm1(d_k)) - sum_k t_k d_k, d (classes, n) */
-NNF_INLINE void FN(cross_entropy_loop)(const T *p, const T *t, intptr_t classes, const T *d, T *change, intptr_t n,
-                                       int small) {
-    for (intptr_t r = 0; r < n; r += LANES) {
-        V sum = v_set1(0), labelled = v_set1(0);
-        for (intptr_t k = 0; k < classes; k++) {
-            const V v = v_load(d + k * n + r);
-            sum = sum + v_set1(p[k]) * (small ? v_expm1_small(v) : v_expm1(v));
-            if (t[k] != 0) labelled = labelled + v_set1(t[k]) * v;
-        }
-        v_store(change + r, v_log1p(sum) - labelled);
+/* d (lines, n), of which `small` says that all are at most NNF_SMALL / 2. */
+NNF_INLINE void FN(entropy_change)(const entropy_t *at, const entropy_row_t *row, intptr_t first, intptr_t lines,
+                                   intptr_t width, const T *d, T *change, intptr_t n, int small) {
+    const V total = v_set1(row->total);
+    if (lines == width) {
+        for (intptr_t r = 0; r < n; r += LANES)
+            v_store(change + r,
+                    FN(entropy_of_lines)(at, lines, d + r, n, v_load(d + row->lead * n + r), total, 0, small));
+        return;
     }
-}
-
-static void FN(cross_entropy_change)(const T *p, const T *t, intptr_t classes, double rest, const T *d, T *change,
-                                     intptr_t n) {
-    const T most = FN(largest)(d, classes * n);
-    if (most <= (T)NNF_SMALL)
-        FN(cross_entropy_loop)(p, t, classes, d, change, n, 1);
-    else if (most <= 1)
-        FN(cross_entropy_loop)(p, t, classes, d, change, n, 0);
-    else
-        FN(wide_cross_entropy)(p, t, classes, rest, d, n, change, n);
+    const int leads = row->lead == first;
+    const V p = v_set1(leads ? row->rest : *at->p), q = v_set1(leads ? row->others : *at->q), r_one = v_set1(*at->r);
+    const V sign = v_set1(leads ? -1 : 1);
+    for (intptr_t r = 0; r < n; r += LANES)
+        v_store(change + r, FN(entropy_of_one)(p, q, r_one, sign, total, v_load(d + r), small));
 }
 
 /* change[r] = sum_k d_k (2 residual_k + d_k), d (width, n) */
@@ -105,44 +100,21 @@ static void FN(loss_change)(const void *context, intptr_t first, intptr_t lines,
     const row_tile_t *tile = context;
     const nnf_above *p = tile->above;
     const intptr_t at = tile->row * width + first, n = tile->n;
-    if (p->loss == NNF_CROSS_ENTROPY) {
-        const T *probability = (const T *)p->p + at;
-        const double rest = lines < width ? 1 - (double)*probability : 0;
-        FN(cross_entropy_change)(probability, (const T *)p->t + at, lines, rest, d, change, n);
-    } else
+    if (p->loss == NNF_SQUARED_ERROR) {
         FN(squared_error_change)((const T *)p->residual + at, lines, d, change, n);
+        return;
+    }
+    const entropy_t numbers = {(const T *)p->p + at, (const T *)p->t + at, (const T *)p->residual + at, 1};
+    const T most = FN(largest)(d, lines * n);
+    if (2 * most <= (T)NNF_SMALL)
+        FN(entropy_change)(&numbers, tile->known, first, lines, width, d, change, n, 1);
+    else if (most <= 1)
+        FN(entropy_change)(&numbers, tile->known, first, lines, width, d, change, n, 0);
+    else
+        FN(entropy_far)(p, tile->row, first, lines, d, n, change, n, 1);
 }
 
 /* ---- the last linear layer and the loss, for a column ---- */
-
-/* moment[j] = sum_k p_k w_k^j / j! for j = 1 .. terms; returns sum_k residual_k w_k. */
-static double FN(moments)(const T *p, const T *residual, const T *weight, intptr_t stride, intptr_t classes, int terms,
-                          T *moment) {
-    double sums[MOST_TERMS + 1] = {0}, slope = 0;
-    for (intptr_t k = 0; k < classes; k++) {
-        const double w = (double)weight[k * stride];
-        double power = (double)p[k];
-        for (int j = 1; j <= terms; j++)
-            sums[j] += power *= w / j;
-        slope += (double)residual[k] * w;
-    }
-    for (int j = 1; j <= terms; j++)
-        moment[j] = (T)sums[j];
-    return slope;
-}
-
-static void FN(cross_entropy_of_column)(const T *moment, int terms, T slope, const T *d, T *change, intptr_t n) {
-    const V first = v_set1(moment[1]), v_slope = v_set1(slope);
-    for (intptr_t r = 0; r < n; r += LANES) {
-        const V v = v_load(d + r);
-        V higher = v_set1(moment[terms]);
-        for (int j = terms - 1; j >= 2; j--)
-            higher = higher * v + v_set1(moment[j]);
-        higher = higher * v * v;
-        const V sum = first * v + higher;
-        v_store(change + r, v_slope * v + (higher - sum * sum * FN(log1p_rest)(sum)));
-    }
-}
 
 /* sum_k w_k d (2 residual_k + w_k d) */
 static void FN(squared_error_of_column)(const T *residual, const T *weight, intptr_t stride, intptr_t width, const T *d,
@@ -172,17 +144,21 @@ static int FN(rank_one_loss)(const void *context, const nnf_stage *s, intptr_t i
         FN(squared_error_of_column)(residual, weight, inputs, s->width, d, change, n);
         return 1;
     }
-    T most = 0, moment[MOST_TERMS + 1];
+    const T lead = weight[tile->known->lead * inputs];
+    T most = 0;
     for (intptr_t k = 0; k < s->width; k++) {
-        const T w = weight[k * inputs];
+        const T w = weight[k * inputs] - lead;
         most = w > most ? w : -w > most ? -w : most;
     }
     const double bound = (double)most * (double)FN(largest)(d, n);
     if (!(bound <= NNF_SMALL)) return 0;
     const int terms = FN(terms_for)(bound);
-    const double slope =
-        FN(moments)((const T *)p->p + row * s->width, residual, weight, inputs, s->width, terms, moment);
-    FN(cross_entropy_of_column)(moment, terms, (T)slope, d, change, n);
+    const entropy_t at = {(const T *)p->p + row * s->width, NULL, residual, 1};
+    V moment[MOST_TERMS + 1];
+    const V total = v_set1(tile->known->total);
+    const V slope = FN(entropy_moments)(&at, s->width, weight, inputs, v_set1(lead), terms, moment, 0);
+    for (intptr_t r = 0; r < n; r += LANES)
+        v_store(change + r, FN(entropy_series)(moment, terms, slope, total, v_load(d + r)));
     return 1;
 }
 
@@ -204,41 +180,54 @@ static void FN(fill)(const difference_plan_t *plan, T *d, intptr_t at, intptr_t 
     }
 }
 
-/* The entries of a row that are selected, from `at` on, moved to the front of d: how many; input[] says which. */
-static intptr_t FN(pick)(const difference_plan_t *plan, intptr_t o, const int32_t *input, intptr_t count, T *d,
-                         intptr_t half, int32_t *picked) {
-    const uint8_t *wanted = plan->p->wanted ? plan->p->wanted + o * (plan->p->inputs + 1) : NULL;
-    intptr_t kept = 0;
-    for (intptr_t r = 0; r < count; r++) {
-        if (wanted && !wanted[input[r]]) continue;
-        d[kept] = d[r], d[half + kept] = d[half + r];
-        picked[kept++] = input[r];
-    }
-    return kept;
+/* The changes in d, count by +step and as many by -step, half apart, of the weights from input[] into unit o. */
+static void FN(run_tile)(const difference_plan_t *plan, buffers_t *buffers, intptr_t row, intptr_t o,
+                         const int32_t *input, intptr_t count, intptr_t half) {
+    const row_tile_t tile = {plan->above, row, 2 * half, plan->known + row};
+    const tile_of_changes_t changes = {tile.n, FN(activation_stage), FN(rank_one_loss), FN(loss_change), &tile};
+    FN(propagate)(plan->above, &changes, buffers, o);
+    for (intptr_t r = 0; r < count; r++)
+        buffers->sum[input[r]] += (double)buffers->change[r] - (double)buffers->change[half + r];
 }
 
 static void FN(one_row)(const difference_plan_t *plan, buffers_t *buffers, intptr_t block, intptr_t row, intptr_t o) {
     const intptr_t *start = plan->start + block * (plan->above->rows + 1) + row;
-    int32_t picked[NNF_MOST_HALF];
     for (intptr_t at = start[0]; at < start[1]; at += plan->half) {
-        const int32_t *input = plan->input + at;
-        intptr_t count = start[1] - at < plan->half ? start[1] - at : plan->half;
-        intptr_t half = (count + LANES - 1) / LANES * LANES;
+        const intptr_t count = start[1] - at < plan->half ? start[1] - at : plan->half;
+        const intptr_t half = (count + LANES - 1) / LANES * LANES;
         FN(fill)(plan, buffers->d, at, count, half, o);
-        if (plan->p->wanted) {
-            const intptr_t kept = FN(pick)(plan, o, input, count, buffers->d, half, picked), before = half;
-            if (kept == 0) continue;
-            half = (kept + LANES - 1) / LANES * LANES, count = kept, input = picked;
-            memmove(buffers->d + half, buffers->d + before, (size_t)half * sizeof(T));
-            for (intptr_t r = kept; r < half; r++)
-                buffers->d[r] = buffers->d[half + r] = 0;
-        }
-        const row_tile_t tile = {plan->above, row, 2 * half};
-        const tile_of_changes_t changes = {tile.n, FN(activation_stage), FN(rank_one_loss), FN(loss_change), &tile};
-        FN(propagate)(plan->above, &changes, buffers, o);
-        for (intptr_t r = 0; r < count; r++)
-            buffers->sum[input[r]] += (double)buffers->change[r] - (double)buffers->change[half + r];
+        FN(run_tile)(plan, buffers, row, o, plan->input + at, count, half);
     }
+}
+
+/* As one_row, for the inputs in wanted[], the bias being input I. */
+static void FN(some_of_row)(const difference_plan_t *plan, buffers_t *buffers, intptr_t row, intptr_t o,
+                            const int32_t *wanted, intptr_t many) {
+    const nnf_difference *p = plan->p;
+    const T *x = (const T *)p->x + row * p->inputs, step = (T)p->step;
+    int32_t input[NNF_MOST_HALF];
+    T *d = buffers->d;
+    for (intptr_t at = 0; at < many;) {
+        intptr_t count = 0;
+        for (; at < many && count < plan->half; at++) {
+            d[count] = wanted[at] < p->inputs ? step * x[wanted[at]] : step;
+            input[count] = wanted[at];
+            count += d[count] != 0;
+        }
+        const intptr_t half = (count + LANES - 1) / LANES * LANES;
+        for (intptr_t r = 0; r < half; r++)
+            d[r] = r < count ? d[r] : 0, d[half + r] = -d[r];
+        if (count > 0) FN(run_tile)(plan, buffers, row, o, input, count, half);
+    }
+}
+
+/* Writes which inputs of unit o from `begin` on, and before `end`, are wanted: how many. */
+static intptr_t FN(list_wanted)(const nnf_difference *p, intptr_t o, intptr_t begin, intptr_t end, int32_t *to) {
+    const uint8_t *row = p->wanted + o * (p->inputs + 1), *at = row + begin;
+    intptr_t count = 0;
+    while (at < row + end && (at = memchr(at, 1, (size_t)(row + end - at))))
+        to[count++] = (int32_t)(at++ - row);
+    return count;
 }
 
 /* One task: the weights from one block of inputs into unit o. */
@@ -250,16 +239,23 @@ static void FN(one_unit)(void *context, intptr_t task) {
     const size_t line = 2 * (size_t)plan->half, rows = line * (size_t)plan->most_width;
     T *memory = malloc((2 * rows + line) * sizeof(T));
     double *sum = calloc((size_t)p->inputs + 1, sizeof(double));
-    const int any = !p->wanted || memchr(p->wanted + o * (p->inputs + 1), 1, (size_t)p->inputs + 1);
+    int32_t *wanted = malloc(((size_t)p->inputs + 1) * sizeof *wanted);
     buffers_t buffers = {memory, memory + rows, memory + 2 * rows, sum};
-    if (!memory || !sum)
+    if (!memory || !sum || !wanted)
         plan->failed = 1;
     else {
         const double factor = p->scale / (2 * p->step);
-        for (intptr_t row = 0;
-             row < plan->above->rows && any && !(row % NNF_ROWS_PER_POLL == NNF_ROWS_PER_POLL - 1 && nnf_should_stop());
-             row++)
-            if (!p->counted || p->counted[o * plan->above->rows + row]) FN(one_row)(plan, &buffers, block, row, o);
+        const int with_bias = p->grad_bias && block + 1 == plan->blocks;
+        const intptr_t many = p->wanted ? FN(list_wanted)(p, o, begin, end + with_bias, wanted) : 1;
+        for (intptr_t row = 0; row < plan->above->rows && many > 0 &&
+                               !(row % NNF_ROWS_PER_POLL == NNF_ROWS_PER_POLL - 1 && nnf_should_stop());
+             row++) {
+            if (p->counted && !p->counted[o * plan->above->rows + row]) continue;
+            if (p->wanted)
+                FN(some_of_row)(plan, &buffers, row, o, wanted, many);
+            else
+                FN(one_row)(plan, &buffers, block, row, o);
+        }
         T *grad = (T *)p->grad_weight + o * p->inputs;
         for (intptr_t i = begin; i < end; i++)
             grad[i] = (T)(sum[i] * factor);
@@ -267,6 +263,7 @@ static void FN(one_unit)(void *context, intptr_t task) {
     }
     free(memory);
     free(sum);
+    free(wanted);
 }
 
 /* ---- the plan ---- */
@@ -276,6 +273,7 @@ static void FN(find_entries)(const difference_plan_t *plan, intptr_t *start, int
     const nnf_difference *p = plan->p;
     const T *x = p->x;
     intptr_t at = 0;
+    if (p->wanted) return;
     for (intptr_t block = 0; block < plan->blocks; block++) {
         const intptr_t begin = block * p->inputs / plan->blocks, end = (block + 1) * p->inputs / plan->blocks;
         for (intptr_t row = 0; row < plan->above->rows; row++) {
@@ -325,17 +323,19 @@ static int FN(difference_gradient)(const nnf_difference *p, int (*poll)(void)) {
     if (p->above.units == 0) return 0;
     FN(size_tiles)(&plan);
     /* one more than can be needed: find_entries writes before it knows whether the entry stays */
-    const size_t rows = (size_t)p->above.rows, entries = rows * (size_t)(p->inputs + 1) + 1;
+    const size_t rows = (size_t)p->above.rows, entries = p->wanted ? 1 : rows * (size_t)(p->inputs + 1) + 1;
     intptr_t *start = malloc((size_t)plan.blocks * (rows + 1) * sizeof *start);
     int32_t *input = malloc(entries * sizeof *input);
     T *value = malloc(entries * sizeof *value);
+    entropy_row_t *known = FN(entropy_rows)(plan.above, plan.above->rows);
     int answer = NNF_NO_MEMORY;
-    if (start && input && value) {
+    if (start && input && value && known) {
         FN(find_entries)(&plan, start, input, value);
-        plan.start = start, plan.input = input, plan.value = value;
+        plan.start = start, plan.input = input, plan.value = value, plan.known = known;
         answer = nnf_parallel_polled(p->above.units * plan.blocks, FN(one_unit), &plan, poll);
         if (plan.failed && !answer) answer = NNF_NO_MEMORY;
     }
+    free(known);
     free(start);
     free(input);
     free(value);

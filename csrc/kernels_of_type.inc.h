@@ -11,7 +11,9 @@
 #include "network_tile.inc.h"
 #include "network.inc.h"
 #include "propagation.inc.h"
+#include "loss_change.inc.h"
 #include "difference.inc.h"
+#include "straight.inc.h"
 #include "curves.inc.h"
 #include "optimizer.inc.h"
 
@@ -28,4 +30,5 @@ static const nnf_kernels FN(kernels) = {
     .network = FN(network),
     .difference_gradient = FN(difference_gradient),
     .difference_curves = FN(difference_curves),
+    .selected_products = FN(selected_products),
 };

@@ -4,63 +4,29 @@
  * cache. With few classes a row would leave most lanes of a vector empty; then LANES rows are transposed in registers
  * and go side by side, one row per lane, labels included. A NaN needs no care: it may slip past the maximum, but not
  * past the sum of the exponentials.
+ *
+ * Nothing is subtracted that could be nearly equal. With e_k = exp(x_k - max), the sum runs over all classes but one,
+ *     rest = sum of e_k over k != lead,
+ * so that 1 - p_lead = rest / sum keeps its digits however small it is. The lead is the row's label, or, where the
+ * targets are not one class, the class with the largest logit. The losses of both are sums of numbers >= 0:
+ *     one class:    log1p(rest) where the label has the largest logit, else log(sum) + (max - x_label);
+ *     targets q:    sum(q) log1p(rest) + sum_c q_c (max - x_c).
  */
 
 #undef softmax_job_t
-#undef row_of_targets_t
+#undef targets_of_row_t
 #define softmax_job_t    FN(softmax_job_t)
-#define row_of_targets_t FN(row_of_targets_t)
+#define targets_of_row_t FN(targets_of_row_t)
 
 typedef struct {
     const nnf_softmax_cross_entropy *p;
     intptr_t rows_a_task;
 } softmax_job_t;
 
-/* ---- targets other than plain class indices ---- */
+/* Whether the target of each row is one class: then all of its q but one are 0. */
+NNF_INLINE int FN(one_class)(const nnf_softmax_cross_entropy *p) { return !p->targets && p->smoothing == 0; }
 
-NNF_INLINE int FN(plain_labels)(const nnf_softmax_cross_entropy *p) {
-    return !p->targets && !p->weights && p->smoothing == 0;
-}
-
-/* The q of one row, as in the contract. */
-typedef struct {
-    const T *weights, *t;
-    int64_t label;
-    int ignored;
-    T rest, even;
-} row_of_targets_t;
-
-static row_of_targets_t FN(targets_of)(const nnf_softmax_cross_entropy *p, intptr_t row) {
-    const row_of_targets_t targets = {.weights = p->weights,
-                                      .t = p->targets ? (const T *)p->targets + row * p->classes : NULL,
-                                      .label = p->labels ? p->labels[row] : 0,
-                                      .ignored = p->labels && p->labels[row] == p->ignored,
-                                      .rest = (T)(1 - p->smoothing),
-                                      .even = (T)(p->smoothing / (double)p->classes)};
-    return targets;
-}
-
-NNF_INLINE T FN(target)(const row_of_targets_t *targets, intptr_t c) {
-    const T share = targets->rest * (targets->t ? targets->t[c] : (T)(c == targets->label)) + targets->even;
-    return targets->ignored ? 0 : targets->weights ? targets->weights[c] * share : share;
-}
-
-/* Returns sum_c q_c; weighted: sum_c q_c (x_c - shift), where classes of probability 0 count for nothing, even at -inf.
- * Writes q, unless it is NULL. */
-NNF_NOINLINE double FN(sums_of_targets)(const row_of_targets_t *targets, intptr_t classes, const T *x, T shift, T *q,
-                                        double *weighted) {
-    double sum = 0, products = 0;
-    for (intptr_t c = 0; c < classes; c++) {
-        const T target = FN(target)(targets, c);
-        if (q) q[c] = target;
-        sum += (double)target;
-        if (target != 0) products += (double)target * ((double)x[c] - (double)shift);
-    }
-    *weighted = products;
-    return sum;
-}
-
-/* ---- many classes: one row, vectors along it ---- */
+/* ---- one row, vectors along it ---- */
 
 static T FN(row_maximum)(const T *x, intptr_t n) {
     enum { AT_ONCE = 4 };
@@ -80,32 +46,71 @@ static T FN(row_maximum)(const T *x, intptr_t n) {
     return largest;
 }
 
-/* y = exp(x - shift), unless y is NULL; returns the sum, in an order that depends on n alone */
-static T FN(row_exp)(const T *x, intptr_t n, T shift, T *y) {
+/* The sum of a vector's lanes, in pairs. */
+NNF_INLINE T FN(sum_of_lanes)(V a) {
+    T lanes[LANES];
+    v_store(lanes, a);
+    NNF_UNROLL for (intptr_t half = LANES / 2; half > 0; half /= 2) NNF_UNROLL for (intptr_t j = 0; j < half; j++)
+        lanes[j] += lanes[j + half];
+    return lanes[0];
+}
+
+/* a where the mask is set, else b */
+NNF_INLINE VI FN(vector_choose)(VI mask, VI a, VI b) {
+    return LANES == 1 ? (mask & 1) * a + (1 - (mask & 1)) * b : (mask & a) | (~mask & b);
+}
+
+/* 0, 1, 2, ... */
+NNF_INLINE VI FN(lane_numbers)(void) {
+    TI numbers[LANES];
+    VI lanes;
+    NNF_UNROLL for (int j = 0; j < (int)LANES; j++) numbers[j] = j;
+    memcpy(&lanes, numbers, sizeof lanes);
+    return lanes;
+}
+
+/* y = exp(x - shift) for whole vectors from `at` to `end`, added to two sums; y may be NULL. */
+NNF_INLINE void FN(exp_vectors)(const T *x, intptr_t at, intptr_t end, V shift, T *y, V *even, V *odd) {
+    for (; at + 2 * LANES <= end; at += 2 * LANES) {
+        const V e = v_exp_down(v_load(x + at) - shift), f = v_exp_down(v_load(x + at + LANES) - shift);
+        if (y) v_store(y + at, e), v_store(y + at + LANES, f);
+        *even = *even + e, *odd = *odd + f;
+    }
+    if (at < end) {
+        const V e = v_exp_down(v_load(x + at) - shift);
+        if (y) v_store(y + at, e);
+        *even = *even + e;
+    }
+}
+
+/* The same for `count` numbers of one vector; entry `lead` is left out of the sum and goes to *own. */
+NNF_INLINE void FN(exp_part)(const T *x, intptr_t count, V shift, T *y, intptr_t lead, V *sum, T *own) {
+    const VI lanes = FN(lane_numbers)();
+    T last[LANES];
+    V e = v_exp_down(v_load_n(x, count) - shift);
+    if (y) v_store_n(y, e, count);
+    if (lead >= 0 && lead < count) {
+        v_store(last, e);
+        *own = last[lead];
+    }
+    e = v_select(lanes == FN(vector_set1_bits)((TI)lead), v_set1(0), e);
+    *sum = *sum + v_select(lanes < FN(vector_set1_bits)((TI)count), e, v_set1(0));
+}
+
+/* y = exp(x - shift), unless y is NULL; returns the sum of all but entry `lead`, which goes to *own; lead < 0: of all,
+ * and *own is 0. The order of the sum depends on n and lead alone. */
+static T FN(row_exp)(const T *x, intptr_t n, T shift, T *y, intptr_t lead, T *own) {
+    const V s = v_set1(shift);
+    const intptr_t whole = n / LANES * LANES, at = lead < 0 || lead >= whole ? whole : lead / LANES * LANES;
     V even = v_set1(0), odd = v_set1(0);
-    T tail[LANES], total = 0;
-    intptr_t i = 0;
-    for (; i + 2 * LANES <= n; i += 2 * LANES) {
-        const V e = v_exp(v_load(x + i) - v_set1(shift)), f = v_exp(v_load(x + i + LANES) - v_set1(shift));
-        if (y) v_store(y + i, e), v_store(y + i + LANES, f);
-        even = even + e, odd = odd + f;
+    *own = 0;
+    FN(exp_vectors)(x, 0, at, s, y, &even, &odd);
+    if (at < whole) {
+        FN(exp_part)(x + at, LANES, s, y ? y + at : NULL, lead - at, &odd, own);
+        FN(exp_vectors)(x, at + LANES, whole, s, y, &even, &odd);
     }
-    for (; i + LANES <= n; i += LANES) {
-        const V e = v_exp(v_load(x + i) - v_set1(shift));
-        if (y) v_store(y + i, e);
-        even = even + e;
-    }
-    v_store(tail, even + odd);
-    for (intptr_t j = 0; j < LANES; j++)
-        total += tail[j];
-    if (i < n) {
-        const V e = v_exp(v_load_n(x + i, n - i) - v_set1(shift));
-        if (y) v_store_n(y + i, e, n - i);
-        v_store(tail, e);
-        for (intptr_t j = 0; j < n - i; j++)
-            total += tail[j];
-    }
-    return total;
+    if (whole < n) FN(exp_part)(x + whole, n - whole, s, y ? y + whole : NULL, lead - whole, &even, own);
+    return FN(sum_of_lanes)(even + odd);
 }
 
 static void FN(row_scale)(T *y, intptr_t n, T factor) {
@@ -116,111 +121,274 @@ static void FN(row_scale)(T *y, intptr_t n, T factor) {
         y[i] *= factor;
 }
 
-static void FN(one_wide_row)(const nnf_softmax_cross_entropy *p, intptr_t row) {
+/* Whether a row is ignored; then it is done. */
+NNF_INLINE int FN(left_out)(const nnf_softmax_cross_entropy *p, intptr_t row, T *y) {
+    if (!p->labels || p->labels[row] != p->ignored) return 0;
+    if (p->losses) p->losses[row] = 0;
+    if (y) memset(y, 0, (size_t)p->classes * sizeof(T));
+    return 1;
+}
+
+static void FN(row_of_one_class)(const nnf_softmax_cross_entropy *p, intptr_t row) {
+    const intptr_t n = p->classes, label = p->labels ? (intptr_t)p->labels[row] : -1;
+    const T *x = (const T *)p->logits + row * p->logits_row;
+    T *y = p->grad ? (T *)p->grad + row * n : NULL, own;
+    if (FN(left_out)(p, row, y)) return;
+    const T shift = FN(row_maximum)(x, n), q = p->weights && p->labels ? ((const T *)p->weights)[label] : 1;
+    const double behind = label < 0 ? 0 : (double)x[label] - (double)shift; /* before y overwrites x */
+    const T rest = FN(row_exp)(x, n, shift, y, label, &own);
+    if (p->losses)
+        p->losses[row] = (double)q * (behind == 0 ? log1p((double)rest) : log((double)rest + (double)own) - behind);
+    if (!y) return;
+    const T factor = (T)p->scale * q / (rest + own);
+    FN(row_scale)(y, n, factor);
+    if (label >= 0) y[label] = -rest * factor;
+}
+
+/* ---- one row, targets of any kind ---- */
+
+/* Where the q of one row come from, as in the contract. */
+typedef struct {
+    const T *weights, *t;
+    int64_t label;
+    V rest, even;
+} targets_of_row_t;
+
+NNF_INLINE targets_of_row_t FN(targets_of)(const nnf_softmax_cross_entropy *p, intptr_t row) {
+    const targets_of_row_t targets = {.weights = p->weights,
+                                      .t = p->targets ? (const T *)p->targets + row * p->classes : NULL,
+                                      .label = p->labels ? p->labels[row] : 0,
+                                      .rest = v_set1((T)(1 - p->smoothing)),
+                                      .even = v_set1((T)(p->smoothing / (double)p->classes))};
+    return targets;
+}
+
+/* q of the classes c to c + count - 1; 0 in other lanes */
+NNF_INLINE V FN(targets_at)(const targets_of_row_t *from, intptr_t c, intptr_t count) {
+    const V zero = v_set1(0);
+    const VI lanes = FN(lane_numbers)();
+    V q = from->t ? v_load_n(from->t + c, count) * from->rest
+                  : v_select(lanes == FN(vector_set1_bits)((TI)(from->label - c)), from->rest, zero);
+    q = q + from->even;
+    if (from->weights) q = q * v_load_n(from->weights + c, count);
+    return count < LANES ? v_select(lanes < FN(vector_set1_bits)((TI)count), q, zero) : q;
+}
+
+NNF_INLINE T FN(target_at)(const targets_of_row_t *from, intptr_t c) {
+    T lanes[LANES];
+    v_store(lanes, FN(targets_at)(from, c, 1));
+    return lanes[0];
+}
+
+/* The class with the largest logit, `shift`; any of several. */
+NNF_INLINE intptr_t FN(lead_of_row)(const T *x, intptr_t n, T shift) {
+    VI found = FN(vector_set1_bits)(0), at = FN(lane_numbers)();
+    TI lanes[LANES];
+    intptr_t c = 0, lead = 0;
+    for (; c + LANES <= n; c += LANES, at = at + FN(vector_set1_bits)((TI)LANES)) {
+        found = FN(vector_choose)(v_load(x + c) == v_set1(shift), at, found);
+    }
+    memcpy(lanes, &found, sizeof found);
+    for (intptr_t j = 0; j < LANES; j++)
+        lead = lanes[j] > lead ? lanes[j] : lead;
+    for (; c < n; c++)
+        lead = x[c] == shift ? c : lead;
+    return lead;
+}
+
+/* Returns sum_c q_c (max - x_c), where q_c = 0 counts for nothing; others: sum_c q_c without the lead. */
+static double FN(sums_of_targets)(const targets_of_row_t *targets, const T *x, intptr_t n, T shift, intptr_t lead,
+                                  double *others) {
+    enum { BLOCK = 64 * LANES }; /* so many in the precision of T */
+    const V zero = v_set1(0);
+    double behind = 0;
+    *others = 0;
+    for (intptr_t first = 0; first < n; first += BLOCK) {
+        V all = zero, weighted = zero;
+        for (intptr_t c = first; c < n && c < first + BLOCK; c += LANES) {
+            const intptr_t count = n - c < LANES ? n - c : LANES;
+            const V q = FN(targets_at)(targets, c, count), gap = v_set1(shift) - v_load_n(x + c, count);
+            const VI is_lead = FN(lane_numbers)() == FN(vector_set1_bits)((TI)(lead - c));
+            all = all + v_select(is_lead, zero, q);
+            weighted = weighted + v_select(q == zero, zero, q * gap);
+        }
+        *others += (double)FN(sum_of_lanes)(all);
+        behind += (double)FN(sum_of_lanes)(weighted);
+    }
+    return behind;
+}
+
+NNF_NOINLINE void FN(row_of_targets)(const nnf_softmax_cross_entropy *p, intptr_t row) {
     const intptr_t n = p->classes;
     const T *x = (const T *)p->logits + row * p->logits_row;
-    const int plain = FN(plain_labels)(p), counts = !p->labels || p->labels[row] != p->ignored;
-    const int64_t label = plain && p->labels && counts ? p->labels[row] : -1;
-    const row_of_targets_t targets = FN(targets_of)(p, row);
-    T *y = p->grad ? (T *)p->grad + row * n : NULL;
+    T *y = p->grad ? (T *)p->grad + row * n : NULL, own;
+    if (FN(left_out)(p, row, y)) return;
+    const targets_of_row_t targets = FN(targets_of)(p, row);
     const T shift = FN(row_maximum)(x, n);
-    double total = counts, labelled = 0; /* before y overwrites x */
-    if (!plain)
-        total = FN(sums_of_targets)(&targets, n, x, shift, NULL, &labelled);
-    else if (label >= 0)
-        labelled = (double)x[label] - (double)shift;
-    const T sum = FN(row_exp)(x, n, shift, y);
-    if (p->losses) p->losses[row] = total != 0 ? total * log((double)sum) - labelled : 0;
+    const intptr_t lead = FN(lead_of_row)(x, n, shift);
+    double others, behind = FN(sums_of_targets)(&targets, x, n, shift, lead, &others);
+    const double total = others + (double)FN(target_at)(&targets, lead);
+    const T rest = FN(row_exp)(x, n, shift, y, lead, &own);
+    if (p->losses) p->losses[row] = total == 0 ? 0 : total * log1p((double)rest + ((double)own - 1)) + behind;
     if (!y) return;
-    FN(row_scale)(y, n, (T)(p->scale * total) / sum);
-    if (label >= 0) y[label] -= (T)p->scale;
-    for (intptr_t c = 0; !plain && c < n; c++)
-        y[c] -= (T)p->scale * FN(target)(&targets, c);
+    const T factor = (T)(p->scale * total) / (rest + own);
+    for (intptr_t c = 0; c < n; c += LANES) {
+        const intptr_t count = n - c < LANES ? n - c : LANES;
+        const V q = FN(targets_at)(&targets, c, count);
+        v_store_n(y + c, v_load_n(y + c, count) * v_set1(factor) - v_set1((T)p->scale) * q, count);
+    }
+    if (rest < own) y[lead] = (T)(p->scale * others) - rest * factor; /* 1 - p by what the others have */
 }
 
 /* ---- few classes: LANES rows side by side, block[c][row] ---- */
 
-/* Targets of each row, and sum(q) and sum_c q_c (x_c - max). */
-NNF_NOINLINE void FN(few_targets)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows, V shift, T *q,
-                                  V *totals, V *labelled) {
-    T shifts[LANES], total[LANES] = {0}, weighted[LANES] = {0};
-    v_store(shifts, shift);
-    for (intptr_t r = 0; r < rows; r++, q += p->classes) {
-        const T *x = (const T *)p->logits + (first + r) * p->logits_row;
-        const row_of_targets_t targets = FN(targets_of)(p, first + r);
-        double labelled_row;
-        total[r] = (T)FN(sums_of_targets)(&targets, p->classes, x, shifts[r], q, &labelled_row);
-        weighted[r] = (T)labelled_row;
-    }
-    *totals = v_load(total), *labelled = v_load(weighted);
-}
-
-/* The rows' class indices in lanes: -1 where a row is ignored, -2 where there are none. */
-NNF_INLINE VI FN(few_labels)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows) {
+/* The rows' class indices in lanes: -1 beyond them. */
+NNF_INLINE VI FN(labels_of_rows)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows) {
     TI lanes[LANES];
     VI labels;
-    for (intptr_t r = 0; r < LANES; r++) {
-        const int64_t label = p->labels && r < rows ? p->labels[first + r] : -2;
-        lanes[r] = p->labels && label == p->ignored ? -1 : (TI)label;
-    }
+    for (intptr_t r = 0; r < LANES; r++)
+        lanes[r] = r < rows ? (TI)p->labels[first + r] : -1;
     memcpy(&labels, lanes, sizeof labels);
     return labels;
 }
 
-static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows) {
-    T block[NNF_FEW_CLASSES * LANES], q[NNF_FEW_CLASSES * LANES];
+/* Takes the rows that are ignored out of a block: their logits become zeros, their labels -1. */
+NNF_NOINLINE void FN(take_out)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows, T *block,
+                               VI *labels) {
+    TI lanes[LANES];
+    memcpy(lanes, labels, sizeof lanes);
+    for (intptr_t r = 0; r < rows; r++) {
+        if (p->labels[first + r] != p->ignored) continue;
+        lanes[r] = -1;
+        for (intptr_t c = 0; c < p->classes; c++)
+            block[c * LANES + r] = 0;
+    }
+    memcpy(labels, lanes, sizeof lanes);
+}
+
+/* weights[label] for each row; 0 where there is no label, 1 without weights. */
+NNF_NOINLINE V FN(weights_of_rows)(const nnf_softmax_cross_entropy *p, VI labels) {
+    TI lanes[LANES];
+    T weights[LANES];
+    memcpy(lanes, &labels, sizeof lanes);
+    for (intptr_t r = 0; r < LANES; r++)
+        weights[r] = lanes[r] < 0 ? 0 : p->weights ? ((const T *)p->weights)[lanes[r]] : 1;
+    return v_load(weights);
+}
+
+/* Each row's target is one class, or (labelled = 0) none: a softmax. block: the logits; becomes the gradient. */
+NNF_INLINE void FN(few_of_one_class)(const nnf_softmax_cross_entropy *p, T *block, VI labels, T *losses, int labelled) {
     const intptr_t n = p->classes;
-    const int plain = FN(plain_labels)(p);
     const V zero = v_set1(0);
-    if (rows < LANES || LANES == 1) memset(block, 0, (size_t)n * sizeof(V)); /* gcc does not see that one row is full */
-    FN(pack_transposed)(n, rows, (const T *)p->logits + first * p->logits_row, p->logits_row, block, LANES);
-    V shift = v_load(block), sum = zero, labelled = zero, totals = v_set1(1);
-    const VI labels = FN(few_labels)(p, first, rows), none = FN(vector_set1_bits)(-1);
+    V rest = zero, sum = zero, behind = zero, q = v_set1(1), shift = v_load(block);
+    if (p->weights || p->ignored != NNF_NONE_IGNORED) q = FN(weights_of_rows)(p, labels);
     for (intptr_t c = 1; c < n; c++)
         shift = v_max(v_load(block + c * LANES), shift);
-    if (plain)
-        totals = v_select(labels == none, zero, totals);
-    else
-        FN(few_targets)(p, first, rows, shift, q, &totals, &labelled);
     for (intptr_t c = 0; c < n; c++) {
-        const V x = v_load(block + c * LANES) - shift, e = v_exp(x);
-        if (plain) labelled = v_select(labels == FN(vector_set1_bits)((TI)c), x, labelled);
-        v_store(block + c * LANES, e);
+        const V x = v_load(block + c * LANES) - shift, e = v_exp_down(x);
+        const VI is_label = labels == FN(vector_set1_bits)((TI)c);
+        const V other = labelled ? v_select(is_label, zero, e) : e;
         sum = sum + e;
+        if (labelled) rest = rest + other, behind = behind + v_select(is_label, x, zero);
+        v_store(block + c * LANES, other);
     }
-    if (p->losses) { /* sum >= 1 */
-        T lanes[LANES];
-        const V loss = totals * v_log1p(sum - v_set1(1)) - labelled;
-        v_store(lanes, v_select(totals == zero, zero, loss));
-        for (intptr_t r = 0; r < rows; r++)
-            p->losses[first + r] = (double)lanes[r];
-    }
+    if (labelled) /* sum >= 1 */
+        v_store(losses, q * (v_log1p_up(v_select(behind == zero, rest, sum - v_set1(1))) - behind));
     if (!p->grad) return;
-    const V factor = v_set1((T)p->scale) * totals / sum, scale = v_set1((T)p->scale);
+    const V factor = v_set1((T)p->scale) * q / sum, own = rest * factor;
     for (intptr_t c = 0; c < n; c++) {
-        const V own = plain ? v_select(labels == FN(vector_set1_bits)((TI)c), scale, zero) : zero;
-        v_store(block + c * LANES, v_load(block + c * LANES) * factor - own);
+        const VI is_label = labels == FN(vector_set1_bits)((TI)c);
+        const V y = v_load(block + c * LANES) * factor;
+        v_store(block + c * LANES, labelled ? y - v_select(is_label, own, zero) : y);
     }
-    T *y = (T *)p->grad + first * n;
-    FN(pack_transposed)(rows, n, block, LANES, y, n);
-    for (intptr_t i = 0; !plain && i < rows * n; i++)
-        y[i] -= (T)p->scale * q[i];
+}
+
+/* q (classes, LANES) of some rows. */
+NNF_NOINLINE void FN(few_targets)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows, VI labels, T *q) {
+    const V rest = v_set1((T)(1 - p->smoothing)), even = v_set1((T)(p->smoothing / (double)p->classes));
+    const V zero = v_set1(0);
+    const VI none = labels == FN(vector_set1_bits)(-1);
+    if (p->targets)
+        FN(pack_transposed)(p->classes, rows, (const T *)p->targets + first * p->classes, p->classes, q, LANES);
+    for (intptr_t c = 0; c < p->classes; c++) {
+        const V share =
+            p->targets ? v_load(q + c * LANES) * rest : v_select(labels == FN(vector_set1_bits)((TI)c), rest, zero);
+        const V weight = v_set1(p->weights ? ((const T *)p->weights)[c] : 1);
+        v_store(q + c * LANES, p->labels ? v_select(none, zero, (share + even) * weight) : (share + even) * weight);
+    }
+}
+
+/* Targets of any kind, as row_of_targets. */
+NNF_NOINLINE void FN(few_of_targets)(const nnf_softmax_cross_entropy *p, T *block, const T *q, T *losses) {
+    const intptr_t n = p->classes;
+    const V zero = v_set1(0), scale = v_set1((T)p->scale);
+    V rest = zero, others = zero, own = zero, behind = zero, shift = v_load(block);
+    VI lead = FN(vector_set1_bits)(0);
+    for (intptr_t c = 1; c < n; c++) {
+        const V x = v_load(block + c * LANES);
+        lead = FN(vector_choose)(x > shift, FN(vector_set1_bits)((TI)c), lead);
+        shift = v_max(x, shift);
+    }
+    for (intptr_t c = 0; c < n; c++) {
+        const V x = v_load(block + c * LANES) - shift, e = v_exp_down(x), target = v_load(q + c * LANES);
+        const VI is_lead = lead == FN(vector_set1_bits)((TI)c);
+        rest = rest + v_select(is_lead, e - v_set1(1), e), others = others + v_select(is_lead, zero, target);
+        own = v_select(is_lead, target, own);
+        behind = behind + v_select(target == zero, zero, target * x);
+        v_store(block + c * LANES, e);
+    }
+    const V total = others + own;
+    v_store(losses, total * v_log1p_up(rest) - behind);
+    if (!p->grad) return;
+    const V factor = scale * total / (rest + v_set1(1));
+    for (intptr_t c = 0; c < n; c++) {
+        const VI is_lead = lead == FN(vector_set1_bits)((TI)c), near_one = rest < v_set1(1);
+        const V plain = v_load(block + c * LANES) * factor - scale * v_load(q + c * LANES);
+        v_store(block + c * LANES, v_select(is_lead & near_one, scale * others - rest * factor, plain));
+    }
+}
+
+static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t rows) {
+    T block[NNF_FEW_CLASSES * LANES], q[NNF_FEW_CLASSES * LANES], losses[LANES] = {0};
+    const intptr_t n = p->classes;
+    if (rows < LANES || LANES == 1) { /* gcc does not see that one row is full */
+        memset(block, 0, (size_t)n * sizeof(V));
+        memset(q, 0, (size_t)n * sizeof(V));
+    }
+    FN(pack_transposed)(n, rows, (const T *)p->logits + first * p->logits_row, p->logits_row, block, LANES);
+    VI labels = FN(vector_set1_bits)(-1);
+    if (p->labels) labels = FN(labels_of_rows)(p, first, rows);
+    if (p->labels && p->ignored != NNF_NONE_IGNORED) FN(take_out)(p, first, rows, block, &labels);
+    if (!FN(one_class)(p)) {
+        FN(few_targets)(p, first, rows, labels, q);
+        FN(few_of_targets)(p, block, q, losses);
+    } else if (p->labels)
+        FN(few_of_one_class)(p, block, labels, losses, 1);
+    else
+        FN(few_of_one_class)(p, block, labels, losses, 0);
+    for (intptr_t r = 0; r < rows && p->losses; r++)
+        p->losses[first + r] = (double)losses[r];
+    if (p->grad) FN(pack_transposed)(rows, n, block, LANES, (T *)p->grad + first * n, n);
 }
 
 /* ---- tasks ---- */
 
+/* Rows first .. end - 1, on the calling thread. */
+static void FN(softmax_cross_entropy_rows)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t end) {
+    const int few = p->classes <= NNF_FEW_CLASSES, one_class = FN(one_class)(p);
+    for (intptr_t row = first; row < end; row += few ? LANES : 1)
+        if (few)
+            FN(few_classes)(p, row, end - row < LANES ? end - row : LANES);
+        else if (one_class)
+            FN(row_of_one_class)(p, row);
+        else
+            FN(row_of_targets)(p, row);
+}
+
 static void FN(softmax_task)(void *context, intptr_t task) {
     const softmax_job_t *job = context;
-    const nnf_softmax_cross_entropy *p = job->p;
-    const intptr_t first = task * job->rows_a_task;
-    const intptr_t end = first + job->rows_a_task < p->rows ? first + job->rows_a_task : p->rows;
-    if (p->classes <= NNF_FEW_CLASSES) {
-        for (intptr_t row = first; row < end; row += LANES)
-            FN(few_classes)(p, row, end - row < LANES ? end - row : LANES);
-        return;
-    }
-    for (intptr_t row = first; row < end; row++)
-        FN(one_wide_row)(p, row);
+    const intptr_t first = task * job->rows_a_task, end = first + job->rows_a_task;
+    FN(softmax_cross_entropy_rows)(job->p, first, end < job->p->rows ? end : job->p->rows);
 }
 
 static void FN(softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) {

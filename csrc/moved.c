@@ -35,11 +35,14 @@ int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll) {
     job j = {p, 1, 0};
     if (p->count == 0) return 0;
     const int64_t start = nnf_nanoseconds();
-    some_entries(&j, 0); /* once more below: to see how long one takes */
+    some_entries(&j, 0); /* by itself: to see how long one takes */
     const int64_t one = nnf_nanoseconds() - start;
     if (p->count == 1) return j.failed ? NNF_NO_MEMORY : 0;
     while (j.entries < NNF_MOVED_TASK_ENTRIES && 2 * j.entries * one < NNF_MOVED_TASK_NANOSECONDS)
         j.entries *= 2;
-    const int answer = nnf_parallel_polled((p->count + j.entries - 1) / j.entries, some_entries, &j, poll);
+    nnf_moved rest = *p;
+    rest.count--, rest.index++, rest.value += p->values, rest.out += p->values;
+    j.p = &rest;
+    const int answer = nnf_parallel_polled((rest.count + j.entries - 1) / j.entries, some_entries, &j, poll);
     return j.failed && !answer ? NNF_NO_MEMORY : answer;
 }

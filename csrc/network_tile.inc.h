@@ -165,49 +165,26 @@ static void FN(times_slope)(intptr_t width, intptr_t n, const T *slope, T *dz) {
 
 /* ---- the loss of a tile ---- */
 
-/* Whether each row has one class, and few of them: then the loss, too, has its rows in lanes. */
+/* Whether each row has one class, and few of them: then rows are in lanes for the loss as well. */
 NNF_INLINE int FN(few_plain_classes)(const nnf_network *p) {
     const nnf_softmax_cross_entropy *q = p->cross_entropy;
-    return p->loss == NNF_CROSS_ENTROPY && q->labels && !q->weights && q->smoothing == 0 &&
-           q->ignored == NNF_NONE_IGNORED && p->stage[p->stages - 1].width <= NNF_FEW_CLASSES;
+    return p->loss == NNF_CROSS_ENTROPY && q->labels && FN(one_class)(q) && q->ignored == NNF_NONE_IGNORED &&
+           p->stage[p->stages - 1].width <= NNF_FEW_CLASSES;
 }
 
-/* LANES rows: x, dz (classes, TILE), labels -1 beyond the rows. Returns their losses. Nothing nearly equal is
- * subtracted: with `rest` the sum over the other classes, 1 - p_label is rest / sum, and the loss log1p(rest) where the
- * label leads. */
-NNF_INLINE V FN(loss_in_lanes)(intptr_t classes, VI labels, T scale, const T *x, T *dz) {
-    const V zero = v_set1(0);
-    V shift = v_load(x), rest = zero, sum = zero, behind = zero;
-    for (intptr_t c = 1; c < classes; c++)
-        shift = v_max(v_load(x + c * TILE), shift);
-    for (intptr_t c = 0; c < classes; c++) {
-        const V below = v_load(x + c * TILE) - shift, e = v_exp(below);
-        const VI own = labels == FN(vector_set1_bits)((TI)c);
-        const V other = v_select(own, zero, e);
-        sum = sum + e, rest = rest + other, behind = behind + v_select(own, below, zero);
-        v_store(dz + c * TILE, other);
-    }
-    const V factor = v_select(labels == FN(vector_set1_bits)(-1), zero, v_set1(scale)) / sum;
-    for (intptr_t c = 0; c < classes; c++) {
-        const VI own = labels == FN(vector_set1_bits)((TI)c);
-        v_store(dz + c * TILE, v_select(own, -rest, v_load(dz + c * TILE)) * factor);
-    }
-    return v_log1p(v_select(behind == zero, rest, sum - v_set1(1))) - behind; /* sum >= 1 */
-}
-
-/* The losses of `rows` rows of x (classes, TILE), and their gradient in dz; zeros beyond them, to n. */
-static double FN(loss_of_tile)(const nnf_network *p, const int64_t *labels, intptr_t rows, intptr_t n, const T *x,
-                               T *dz) {
+/* The losses of `rows` rows of x (classes, TILE), from row `first` on, and their gradient in dz; zeros beyond, to n. */
+static double FN(loss_of_tile)(const nnf_network *p, intptr_t first, intptr_t rows, intptr_t n, const T *x, T *dz) {
+    nnf_softmax_cross_entropy q = *p->cross_entropy;
     double sum = 0;
+    q.classes = p->stage[p->stages - 1].width, q.grad = dz;
     for (intptr_t r = 0; r < n; r += LANES) {
-        TI lanes[LANES];
-        T losses[LANES];
-        VI classes;
-        for (intptr_t j = 0; j < LANES; j++)
-            lanes[j] = r + j < rows ? (TI)labels[r + j] : -1;
-        memcpy(&classes, lanes, sizeof classes);
-        v_store(losses,
-                FN(loss_in_lanes)(p->stage[p->stages - 1].width, classes, (T)p->cross_entropy->scale, x + r, dz + r));
+        T block[NNF_FEW_CLASSES * LANES], losses[LANES];
+        const VI labels = FN(labels_of_rows)(&q, first + r, rows - r), none = FN(vector_set1_bits)(-1);
+        for (intptr_t c = 0; c < q.classes; c++)
+            v_store(block + c * LANES, v_load(x + c * TILE + r));
+        FN(few_of_one_class)(&q, block, labels, losses, 1);
+        for (intptr_t c = 0; c < q.classes; c++)
+            v_store(dz + c * TILE + r, v_select(labels == none, v_set1(0), v_load(block + c * LANES)));
         for (intptr_t j = 0; j < LANES && r + j < rows; j++)
             sum += (double)losses[j];
     }
@@ -316,8 +293,8 @@ static double FN(one_tile)(const tile_pass_t *pass) {
     const T *y = (const T *)p->y + pass->first * width;
     const int back = plan->lowest < p->stages;
     if (FN(few_plain_classes)(p)) {
-        const double loss = FN(loss_of_tile)(p, p->cross_entropy->labels + pass->first, pass->rows, pass->n,
-                                             FN(output_of)(pass, p->stages - 1), dz);
+        const double loss =
+            FN(loss_of_tile)(p, pass->first, pass->rows, pass->n, FN(output_of)(pass, p->stages - 1), dz);
         if (back) FN(backward_tile)(pass, dz, other);
         return loss;
     }

@@ -162,14 +162,15 @@ typedef struct {
 
 /* ---- central differences of a linear layer --------------------------------------------------------------- */
 
-/* p: (N, width) softmax probabilities; NULL for the squared error. t: (N, width) labels, one-hot or soft; may be NULL
- * for the squared error. residual: (N, width), softmax - t, or y - t. width is that of the last stage. */
+/* For a cross-entropy: logits y; p, their softmax; targets t >= 0 with any sum, 0 throughout where a row is left out;
+ * residual, the gradient sum(t) p - t with all its digits. For the squared error: residual y - t, the others NULL. Each
+ * is (N, width), contiguous, with the width of the last stage. */
 typedef struct {
     intptr_t rows, outputs; /* N; of the perturbed layer */
     intptr_t stages;
     const nnf_stage *stage;
     nnf_loss loss;
-    const void *p, *t, *residual;
+    const void *logits, *p, *t, *residual;
     intptr_t first, units; /* which of the outputs are selected */
 } nnf_above;
 
@@ -180,7 +181,8 @@ typedef struct {
  * columns: NULL, or (2, O, E), contiguous: how output o changes, as stage 0 sees it, by +step ([0]) and by -step ([1])
  * in each of the E entries of x that are not zero, row by row; with biases each row has one more entry at its end. It
  *   stands in for +-step x[n, i].
- * wanted: NULL, or (O, I + 1): 0 where an entry is not selected (the bias is last); it becomes 0.
+ * wanted: NULL, or (O, I + 1), without columns: 1 where an entry is selected (the bias is last), else 0; those that are
+ *   not become 0.
  * counted: NULL, or (O, N): 0 where a row is left out of L.
  * grad_weight: (O, I). grad_bias: O numbers, or NULL. Each entry is summed over rows in one order, in double: same
  * bits for any number of threads. Memory beyond the arguments: proportional to x, plus some 2 MB per thread. */
@@ -201,21 +203,35 @@ typedef struct {
  * distance: T, N numbers >= 0; where it is 0 both are 0.
  * columns: NULL, or (O, 6, N): what output o changes by, as stage 0 sees it, in place of T, -T, 0.8 T, -0.8 T, T/2,
  * -T/2.
+ * chosen: NULL, or (O): 0 where nothing is to be written for a unit.
  * level, bend: (O, N), written for o in [first, first + units). doubtful: (O, N), 1 where the curve is farther off than
  * `tolerance` times the mean level of the unit (each times T): level and bend are 0 there. Where no bend of a unit is
  * larger than that, half of each is added to the level and it becomes 0. state: (O), the sum of NNF_HAS_DOUBTFUL and
- * NNF_HAS_BEND where they hold. A tolerance below 0 means the
- * quotient at T alone: that is the level then, the bend is 0 and no row is doubtful. */
+ * NNF_HAS_BEND where they hold. Rows are doubtful as well where an argument of a function with a kink or a jump may
+ * reach it, or one of a smooth function moves so far that more may happen between the samples: see shapes.h. A
+ * tolerance below 0 means the quotient at T alone: that is the level then, the bend is 0 and no row is doubtful.
+ * Units whose curves are shown by bounds to be constant to rounding are answered from one evaluation instead of six:
+ * straight.inc.h. */
 enum { NNF_NODES = 6, NNF_HAS_DOUBTFUL = 1, NNF_HAS_BEND = 2 };
 
 typedef struct {
     nnf_above above;
     const void *distance;
     const void *columns;
+    const uint8_t *chosen;
     double tolerance;
     void *level, *bend;
     uint8_t *doubtful, *state;
 } nnf_curves;
+
+/* out[e] = sum over n of a[o, n] b[n, i] for each entry[e] = o I + i, e < count, ascending. a: (O, N), b: (N, I),
+ * contiguous. Returns 0 or NNF_NO_MEMORY. */
+typedef struct {
+    intptr_t count, inputs, rows;
+    const void *a, *b;
+    const intptr_t *entry;
+    void *out;
+} nnf_selected;
 
 /* ---- a function where one variable has been moved -------------------------------------------------------- */
 
@@ -263,6 +279,7 @@ typedef struct {
     /* 0; or what poll answered when it stopped the loop; or NNF_NO_MEMORY. poll may be NULL. */
     int (*difference_gradient)(const nnf_difference *p, int (*poll)(void));
     int (*difference_curves)(const nnf_curves *p, int (*poll)(void));
+    int (*selected_products)(const nnf_selected *p);
 } nnf_kernels;
 
 /* One table per instruction set and element type; NULL where the compiler could not make it. */

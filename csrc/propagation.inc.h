@@ -94,52 +94,6 @@ static void FN(linear_stage)(const nnf_stage *s, intptr_t inputs, const T *d, T 
     FN(matmul)(&product);
 }
 
-/* ---- losses ---- */
-
-/* Changes so large that expm1 and log1p no longer help: log(sum p exp(d)) by its definition, shifted by the largest.
- * rest: the probability of the classes that are not among these, whose d is 0. d: (classes, stride). */
-NNF_NOINLINE void FN(wide_cross_entropy)(const T *p, const T *t, intptr_t classes, double rest, const T *d,
-                                         intptr_t stride, T *change, intptr_t n) {
-    for (intptr_t r = 0; r < n; r++) {
-        double largest = rest > 0 ? 0 : -HUGE_VAL, labelled = 0;
-        for (intptr_t k = 0; k < classes; k++)
-            largest = d[k * stride + r] > largest ? d[k * stride + r] : largest;
-        double sum = rest * exp(-largest);
-        for (intptr_t k = 0; k < classes; k++) {
-            sum += p[k] * exp(d[k * stride + r] - largest);
-            labelled += t[k] == 0 ? 0 : (double)t[k] * d[k * stride + r];
-        }
-        change[r] = (T)(largest + log(sum) - labelled);
-    }
-}
-
-/* ---- the last linear layer and the loss, for a column ---- */
-
-/* Cross-entropy after y[k] += w_k d, as a function of the one number d. With S = sum_k p_k expm1(w_k d) it is
- *     log1p(S) - d sum_k t_k w_k  =  d sum_k (p_k - t_k) w_k  +  (S - d sum_k p_k w_k)  -  (S - log1p(S)),
- * and S is a power series in d whose coefficients are moments of the weights, sum_k p_k w_k^j / j!. While |w d| <=
- * NNF_SMALL a few terms are exact to rounding; the first term keeps its digits when p is close to t. */
-#undef MOST_TERMS
-#define MOST_TERMS 8
-
-/* How many terms leave a remainder below rounding, relative to the first: bound^terms / (terms + 1)! < eps / 4. */
-static int FN(terms_for)(double bound) {
-    const double enough = sizeof(T) == 4 ? 1.5e-8 : 2.7e-17;
-    double remainder = bound / 2;
-    int terms = 2;
-    while (terms < MOST_TERMS && remainder > enough)
-        remainder *= bound / ++terms;
-    return terms;
-}
-
-/* (S - log1p(S)) / S^2 = 1/2 - S/3 + S^2/4 - ..., to rounding for |S| <= expm1(NNF_SMALL). */
-NNF_INLINE V FN(log1p_rest)(V s) {
-    enum { TERMS = sizeof(T) == 4 ? 4 : 8 };
-    V sum = v_set1(0);
-    NNF_UNROLL for (int j = TERMS + 1; j >= 2; j--) sum = v_set1((T)(1.0 / j)) - s * sum;
-    return sum;
-}
-
 /* ---- a tile through all stages ---- */
 
 static intptr_t FN(widest)(const nnf_above *above) {

@@ -23,6 +23,7 @@
 #endif
 
 #include "nnframe.h"
+#include "shapes.h"
 #include "tuning.h"
 
 /* A switch over an enum, without a default, must have a case for each enumerator. */

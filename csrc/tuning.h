@@ -53,6 +53,8 @@ enum {
     NNF_TILE_BYTES = 1 << 19,        /* few enough that two sets of rows stay in the L2 cache */
     NNF_UNIT_TASK_FLOPS = 200000000, /* a task of some 20 ms at most */
     NNF_LEAST_UNIT_TASKS = 8,        /* and some for every thread */
+    NNF_CURVE_ROWS = 16,             /* rows of a tile of curves are a multiple of it: of every number of lanes */
+    NNF_SELECTED_TASK = 512,         /* products of a task */
     NNF_ROWS_PER_POLL = 16
 };
 

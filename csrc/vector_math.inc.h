@@ -8,13 +8,16 @@
  * series in s^2 converges fast. Polynomials interpolate at Chebyshev points, computed with 50 digits.
  */
 #undef v_exp
+#undef v_exp_down
 #undef v_expm1
 #undef v_log1p
+#undef v_log1p_up
 #undef v_tanh
 #undef v_sigmoid
 #undef v_normal_tail
 #undef v_gauss
 #undef v_expm1_small
+#undef v_expm1_rest
 #undef v_log1p_unit
 #undef v_sigmoid_slope
 #undef v_tanh_slope
@@ -25,13 +28,16 @@
 #undef LN2_LOW
 
 #define v_exp           FN(vector_exp)
+#define v_exp_down      FN(vector_exp_down)
 #define v_expm1         FN(vector_expm1)
 #define v_log1p         FN(vector_log1p)
+#define v_log1p_up      FN(vector_log1p_up)
 #define v_tanh          FN(vector_tanh)
 #define v_sigmoid       FN(vector_sigmoid)
 #define v_gauss         FN(vector_gauss)
 #define v_normal_tail   FN(vector_normal_tail)
 #define v_expm1_small   FN(vector_expm1_small)
+#define v_expm1_rest    FN(vector_expm1_rest)
 #define v_log1p_unit    FN(vector_log1p_unit)
 #define v_sigmoid_slope FN(vector_sigmoid_slope)
 #define v_tanh_slope    FN(vector_tanh_slope)
@@ -128,13 +134,16 @@ NNF_INLINE V FN(vector_reduced_expm1)(V x, V *n) {
     return FN(vector_expm1_polynomial)((x - *n * v_set1((T)LN2_HIGH)) - *n * v_set1((T)LN2_LOW));
 }
 
-/* exp(x): 1.1 ULP */
-NNF_INLINE V v_exp(V x) {
+/* exp(x) for x <= 0: 1.1 ULP */
+NNF_INLINE V v_exp_down(V x) {
     V n;
-    x = FN(vector_limit)(x, sizeof(T) == 8 ? (T)-746 : (T)-105, sizeof(T) == 8 ? (T)710 : (T)89);
+    x = v_max(v_set1(sizeof(T) == 8 ? (T)-746 : (T)-105), x); /* NaN stays */
     const V p = FN(vector_reduced_expm1)(x, &n) + v_set1(1);
     return FN(vector_scale)(p, n);
 }
+
+/* exp(x): 1.1 ULP */
+NNF_INLINE V v_exp(V x) { return v_exp_down(v_min(v_set1(sizeof(T) == 8 ? (T)710 : (T)89), x)); }
 
 /* expm1(x) = exp(x) - 1, small results to full relative precision: 2.3 ULP */
 NNF_INLINE V v_expm1(V x) {
@@ -147,8 +156,8 @@ NNF_INLINE V v_expm1(V x) {
     return v_select(FN(vector_absolute)(x) < v_set1((T)1e-30), x, y); /* halving a subnormal would lose a bit */
 }
 
-/* expm1(x) for |x| <= NNF_SMALL: 0.6 ULP */
-NNF_INLINE V v_expm1_small(V x) {
+/* expm1(x) - x for |x| <= NNF_SMALL */
+NNF_INLINE V v_expm1_rest(V x) {
     static const T c[] = {
 #if NNF_DOUBLE
         1.0 / 2,   1.0 / 6,   1.0 / 24, 1.0 / 120,
@@ -157,13 +166,17 @@ NNF_INLINE V v_expm1_small(V x) {
         1.0f / 2, 1.0f / 6, 1.0f / 24
 #endif
     };
-    return x + x * x * FN(vector_polynomial)(x, c, sizeof c / sizeof *c);
+    return x * x * FN(vector_polynomial)(x, c, sizeof c / sizeof *c);
 }
+
+/* expm1(x) for |x| <= NNF_SMALL: 0.6 ULP */
+NNF_INLINE V v_expm1_small(V x) { return x + v_expm1_rest(x); }
 
 /* ---- log1p ---- */
 
-/* log1p(x) = log(1 + x), small results to full relative precision: 1.4 ULP */
-NNF_INLINE V v_log1p(V x) {
+/* log(1 + x) + exponent ln(2), small results to full relative precision; x > -1 so small that 1 + x is no infinity, or
+ * NaN */
+NNF_INLINE V FN(vector_log1p_scaled)(V x, V exponent) {
     static const T c[] = {
 #if NNF_DOUBLE
         0.66666666666666697,  0.399999999998991979, 0.285714286261145183, 0.222222111121049474,
@@ -172,30 +185,38 @@ NNF_INLINE V v_log1p(V x) {
         0.666666665542697262f, 0.400001220257123254f, 0.285507997302090686f, 0.233310408340293527f
 #endif
     };
-    const T many = sizeof(T) == 8 ? (T)512 : (T)64;
-    const T huge = sizeof(T) == 8 ? (T)0x1p600 : (T)0x1p90f; /* from here on x 2^-many stands in for x */
     const V one = v_set1(1), half = v_set1((T)0.5);
-    const VI is_huge = x > v_set1(huge);
-    const V scaled = v_select(is_huge, x * v_set1(sizeof(T) == 8 ? (T)0x1p-512 : (T)0x1p-64f), x);
     /* 1 + x = 2^k m with sqrt(1/2) <= m < sqrt(2): how many times sqrt(1/2) fits, read from the exponent */
     const VI from_one =
         FN(vector_set1_bits)((TI)((TU)BIAS << MANTISSA)) - FN(vector_bits)(v_set1((T)0.70710678118654752440));
-    const VI bits = FN(vector_plus)(FN(vector_bits)(one + scaled), from_one);
+    const VI bits = FN(vector_plus)(FN(vector_bits)(one + x), from_one);
     const VI biased = (bits >> MANTISSA) & FN(vector_set1_bits)(2 * BIAS + 1);
     const V k = FN(vector_from_bits)(biased | FN(vector_bits)(v_set1((T)((TU)1 << MANTISSA)))) -
                 v_set1((T)((TU)1 << MANTISSA) + (T)BIAS);
     const V inverse = FN(vector_from_bits)(FN(vector_shift)(FN(vector_set1_bits)(2 * BIAS) - biased)); /* 2^-k */
-    const V f = scaled * inverse + (inverse - one);                                                    /* m - 1 */
+    const V f = x * inverse + (inverse - one);                                                         /* m - 1 */
     const V s = f / (f + v_set1(2)), w = s * s;
     const V rest = w * FN(vector_polynomial)(w, c, sizeof c / sizeof *c);
     const V square = half * f * f;
-    const V exponent = k + v_select(is_huge, v_set1(many), v_set1(0));
-    V y = exponent * v_set1((T)LN2_HIGH) - ((square - (s * (square + rest) + exponent * v_set1((T)LN2_LOW))) - f);
+    exponent = k + exponent;
+    return exponent * v_set1((T)LN2_HIGH) - ((square - (s * (square + rest) + exponent * v_set1((T)LN2_LOW))) - f);
+}
+
+/* log1p(x) = log(1 + x), small results to full relative precision: 1.4 ULP */
+NNF_INLINE V v_log1p(V x) {
+    const T many = sizeof(T) == 8 ? (T)512 : (T)64;
+    const T huge = sizeof(T) == 8 ? (T)0x1p600 : (T)0x1p90f; /* from here on x 2^-many stands in for x */
+    const VI is_huge = x > v_set1(huge);
+    const V scaled = v_select(is_huge, x * v_set1(sizeof(T) == 8 ? (T)0x1p-512 : (T)0x1p-64f), x);
+    V y = FN(vector_log1p_scaled)(scaled, v_select(is_huge, v_set1(many), v_set1(0)));
     y = v_select(x == v_set1((T)HUGE_VAL), x, y);
     y = v_select(x == v_set1(-1), v_set1(-(T)HUGE_VAL), y);
     y = v_select(x < v_set1(-1), v_set1((T)NAN), y);
     return v_select(x == v_set1(0), x, v_select(x != x, x, y));
 }
+
+/* log1p(x) for 0 <= x, far from overflow: 1.4 ULP */
+NNF_INLINE V v_log1p_up(V x) { return FN(vector_log1p_scaled)(x, v_set1(0)); }
 
 /* log1p(x) for 0 <= x <= 1, without taking an exponent out: 1.3 ULP */
 NNF_INLINE V v_log1p_unit(V x) {

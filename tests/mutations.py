@@ -157,10 +157,25 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/core",
-        "            if not all(self.keeps(mask) and self.keeps(~mask) for mask in halves):",
+        '            if not all(self.keeps(mask, "other", allowed) and self.keeps(~mask, "other", allowed) '
+        'for mask in halves):\n                return "batch"\n            if not self._keeps_far(halves[0], allowed):',
         "            if False:",
         "rows are not moved while others must stay",
         "tests/gradients/test_forward_only_layers.py -k 'EveryOtherRow or ZeroGate or BatchMax'",
+    ),
+    Mutation(
+        "nnframe/core",
+        "            if not self._keeps_far(halves[0], allowed):",
+        "            if False:",
+        "rows are not moved far",
+        "tests/gradients/test_claims.py -k little",
+    ),
+    Mutation(
+        "nnframe/core",
+        "np.maximum(1e-12 * np.abs(base[still]), allowed * _size(base))",
+        "1e-12 * _size(base)",
+        "what others move by little is lost beside larger outputs",
+        "tests/gradients/test_claims.py -k little",
     ),
     Mutation(
         "nnframe/core",
@@ -522,6 +537,34 @@ MUTATIONS: list[Mutation] = [
         "* (scale / step)",
         "differences are twice as large in the NumPy twin",
         "tests/kernels/test_differences.py",
+    ),
+    Mutation(
+        "nnframe/gradients/check/differences.py",
+        "if len(some) == written[name].size and right[first:end].all():",
+        "if len(some) == written[name].size and right[first:end].any():",
+        "an array is clearly right where one of its entries is",
+        "tests/gradients/test_check.py",
+    ),
+    Mutation(
+        "nnframe/gradients/check/differences.py",
+        "right = (off <= allowed) & (off < np.inf) & (bound <= CLEAR * size)",
+        "right = (off <= allowed) & (off < np.inf)",
+        "a bound that says nothing makes an array clearly right",
+        "tests/gradients/test_check.py",
+    ),
+    Mutation(
+        "nnframe/gradients/check/promises.py",
+        "    return not any(_apart(g, _reversed_rows(known[n])",
+        "    return True or not any(_apart(g, _reversed_rows(known[n])",
+        "what comes out for rows in another order is not looked at",
+        "tests/gradients/test_check.py",
+    ),
+    Mutation(
+        "nnframe/gradients/check/subjects.py",
+        "        lent = _rooms.pop()",
+        "        lent = _rooms[-1]",
+        "a check inside another one writes into its memory",
+        "tests/gradients/test_check.py",
     ),
 ]
 

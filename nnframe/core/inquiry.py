@@ -165,22 +165,29 @@ class Inquiry:
 
     # ---- who depends on whom ----
 
-    def couples(self) -> str:
-        """Find out which rows and entries the layer couples."""
+    def couples(self, allowed: float = 0.0) -> str:
+        """Find out which rows and entries the layer couples.
+
+        allowed : how far an output may move by rounding, of the largest one; besides its own
+        """
         if len(self.x) == 0:
             return "batch"
         try:
             if not self._parts_agree():
                 return "batch"
             halves = [self.half_of_rows() for _ in range(HALVES)]
-            if not all(self.keeps(mask) and self.keeps(~mask) for mask in halves):
+            if not all(self.keeps(mask, "other", allowed) and self.keeps(~mask, "other", allowed) for mask in halves):
+                return "batch"
+            if not self._keeps_far(halves[0], allowed):
                 return "batch"
         except Exception:
             return "batch"
         if self.integers or self.y.shape != self.x.shape:
             return "rows"
-        # far moves open gates that are shut, near ones leave open those that are open
-        alone = all(self.keeps(self.half_of_entries(), near) for _ in range(HALVES) for near in (False, True))
+        # other values open gates that are shut, near ones leave open those that are open
+        alone = all(
+            self.keeps(self.half_of_entries(), how, allowed) for _ in range(HALVES) for how in ("other", "near")
+        )
         return "entries" if alone else "rows"
 
     def half_of_rows(self) -> npt.NDArray[np.bool_]:
@@ -193,17 +200,36 @@ class Inquiry:
         """Half of the entries of x, drawn at random."""
         return np.asarray(self.rng.random(self.x.shape) < 0.5)
 
-    def keeps(self, mask: npt.NDArray[np.bool_], near: bool = False) -> bool:
-        """Whether the outputs of rows or entries stay the same when all others, those in the mask, are moved."""
+    def keeps(self, mask: npt.NDArray[np.bool_], how: str = "other", allowed: float = 0.0) -> bool:
+        """Whether the outputs of rows or entries stay the same when all others, those in the mask, are moved.
+
+        how : "other" input, "near" by or "far" away
+        allowed : what they may move by all the same, of the largest one
+        """
         evaluate, base, x = self.double()
-        other = self._other_double()
-        moved = np.where(mask, x + 1e-3 * (other - x) if near else other, x)
+        if how == "far":
+            other = x + max(float(np.sqrt(np.mean(np.square(x)))), 1.0) * self.rng.standard_normal(x.shape)
+        else:
+            other = self._other_double()
+        moved = np.where(mask, x + 1e-3 * (other - x) if how == "near" else other, x)
         with np.errstate(all="ignore"):
             y = self._forward(evaluate, moved)
         if y.shape != base.shape:
             return False
         still = ~mask if mask.shape == base.shape else ~mask.reshape(len(mask), -1).any(axis=1)
-        return _same(base[still], y[still], 1e-12 * _size(base))
+        # each by itself: what moves may be small beside others
+        return _same(base[still], y[still], np.maximum(1e-12 * np.abs(base[still]), allowed * _size(base)))
+
+    def _keeps_far(self, mask: npt.NDArray[np.bool_], allowed: float) -> bool:
+        """See the same with rows moved as far as numbers are large, or by 1; a layer may not take those."""
+        if self.integers:
+            return True
+        try:
+            return self.keeps(mask, "far", allowed) and self.keeps(~mask, "far", allowed)
+        except LayerError:
+            raise
+        except Exception:
+            return True
 
     def _parts_agree(self) -> bool:
         """Whether a part of the rows, and all of them among others, give the same outputs."""
@@ -308,7 +334,7 @@ def _rounding(a: npt.NDArray[Any], scaled: bool = True) -> float:
     return eps * _size(a) if scaled else eps
 
 
-def _same(a: npt.NDArray[Any], b: npt.NDArray[Any], bound: float) -> bool:
+def _same(a: npt.NDArray[Any], b: npt.NDArray[Any], bound: float | npt.NDArray[Any]) -> bool:
     """Whether two arrays are equal to within a bound, NaN and infinity included."""
     if a.shape != b.shape:
         return False

@@ -26,8 +26,8 @@ from nnframe.core.structure import Memory, couples_of
 from nnframe.gradients.curves import StackedCurves, curves_pay
 from nnframe.gradients.entries import SharedEntries, StackedEntries
 from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
-from nnframe.gradients.selection import Blocks, Mask, Only, choose
-from nnframe.gradients.work import Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
+from nnframe.gradients.selection import NONE, Blocks, Chosen, Only, choose
+from nnframe.gradients.work import SUBTRACTED_STEP, Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
 from nnframe.losses.base import Loss
 
 
@@ -40,9 +40,10 @@ class CentralDifference(WorkingStrategy):
     Parameters
     ----------
     step : float, optional
-        h, the same for every entry; 1e-5 if not given, and for the parameters of layers without a `perturb`
-        1e-5 max(1, |entry|). As differences are propagated without cancellation, a small step
-        costs no digits, in float32 either. Layers without a `difference` are evaluated in float64. A layer that is
+        h, the same for every entry. If not given, 1e-12 where the layer, all above it and the loss are nnframe's own:
+        differences are then propagated without cancellation, so that a small step costs no digits, in float32 either,
+        and no kink and no truncation is felt. Else 1e-5, as layers without a `difference` are evaluated in
+        float64 and subtracted; for the parameters of layers without a `perturb` 1e-5 max(1, |entry|). A layer that is
         constant almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
     interpolate : bool
         Whether the weights of a linear layer may be answered together: all weights into a unit move the loss of a row
@@ -62,7 +63,7 @@ class CentralDifference(WorkingStrategy):
     """
 
     def __init__(self, step: float | None = None, *, interpolate: bool = True, only: Only | None = None) -> None:
-        self.step = as_step(step) or 1e-5
+        self.step = as_step(step) or SUBTRACTED_STEP
         self.scaled = step is None
         self.memory = Memory()
         self.interpolate = bool(interpolate)
@@ -81,31 +82,32 @@ class CentralDifference(WorkingStrategy):
 
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
-        masks = choose(self.only, passed.model)
+        chosen = choose(self.only, passed.model)
         described = describe_loss(passed)
         places = places_of(passed.links)
-        shared = self._shared(passed, places, masks)
+        shared = self._shared(passed, places, chosen)
         known = {id(piece.parameter) for piece in shared}
         pieces: list[Work] = list(shared)
         for place in places:
             parameters = place.link.parameters
-            selected = [p for p in parameters if id(p) not in known and (masks is None or masks[id(p)].any())]
+            selected = [p for p in parameters if id(p) not in known and (chosen is None or id(p) in chosen)]
             if not selected:
                 continue
             whole = (
                 None
                 if len(known) and any(id(p) in known for p in parameters)
-                else self._of_linear(place, passed, masks, described)
+                else self._of_linear(place, passed, chosen, described)
             )
             if whole is not None:
                 pieces.append(whole)
                 continue
-            entries = [StackedEntries(p, place, passed, self.step, _selected(p, masks), self.scaled) for p in selected]
+            h = self.step_for(place, passed)
+            entries = [StackedEntries(p, place, passed, h, _selected(p, chosen), self.scaled) for p in selected]
             warn_of_price(place.link, sum(piece.evaluations for piece in entries), self.memory)
             pieces += entries
         return pieces
 
-    def _shared(self, passed: ForwardPass, places: list[Place], masks: dict[int, Mask] | None) -> list[SharedEntries]:
+    def _shared(self, passed: ForwardPass, places: list[Place], chosen: Chosen | None) -> list[SharedEntries]:
         """Return the work for parameters that several layers hold, seen from the outermost layers that hold them."""
         held = [id(parameter) for place in places for parameter in place.link.parameters]
         if len(set(held)) == len(held):
@@ -116,13 +118,13 @@ class CentralDifference(WorkingStrategy):
         found: dict[int, SharedEntries] = {}
         for place in places:
             for p in place.link.parameters:
-                if count[id(p)] > 1 and id(p) not in found and (masks is None or masks[id(p)].any()):
+                if count[id(p)] > 1 and id(p) not in found and (chosen is None or id(p) in chosen):
                     holders = [one for one in outer if any(q is p for q in one.link.parameters)]
-                    found[id(p)] = SharedEntries(p, holders, passed, self.step, _selected(p, masks), self.scaled)
+                    found[id(p)] = SharedEntries(p, holders, passed, self.step, _selected(p, chosen), self.scaled)
         return list(found.values())
 
     def _of_linear(
-        self, place: Place, passed: ForwardPass, masks: dict[int, Mask] | None, described: Described | None
+        self, place: Place, passed: ForwardPass, chosen: Chosen | None, described: Described | None
     ) -> Work | None:
         """Return the work for all parameters of a linear layer together; None where there is no such way."""
         link, above = place
@@ -130,19 +132,19 @@ class CentralDifference(WorkingStrategy):
             return None
         layer: Any = link.layer
         in_c = above_in_c(place, described, passed)
+        selected = None
+        if chosen is not None:
+            selected = chosen.get(id(layer.weight), NONE), chosen.get(id(layer.bias), NONE)
         if in_c is not None:
-            selected = None
-            if masks is not None:
-                bias = np.zeros(layer.out_features, bool) if layer.bias is None else masks[id(layer.bias)]
-                selected = np.concatenate([masks[id(layer.weight)], bias[:, None]], axis=1)
-            return FusedLinear(link, in_c, self.step, selected, self.interpolate)
+            return FusedLinear(link, in_c, self.step_for(place, passed), selected, self.interpolate)
         by_rows = all(couples_of(one, passed.run) != "batch" for one in above)
-        if self.interpolate and masks is None and passed.loss.is_sum_over_rows and by_rows and curves_pay(link.x):
-            return StackedCurves(place, passed, self.step)
+        share = 1.0 if selected is None else sum(map(len, selected)) / sum(p.value.size for p in link.parameters)
+        if self.interpolate and passed.loss.is_sum_over_rows and by_rows and curves_pay(link.x, share):
+            return StackedCurves(place, passed, self.step_for(place, passed), selected)
         return None
 
     def __repr__(self) -> str:
-        parts = [f"step={self.step:g}"]
+        parts = [] if self.scaled else [f"step={self.step:g}"]
         if not self.interpolate:
             parts.append("interpolate=False")
         if self.only is not None:
@@ -150,6 +152,6 @@ class CentralDifference(WorkingStrategy):
         return f"CentralDifference({', '.join(parts)})"
 
 
-def _selected(parameter: Parameter, masks: dict[int, Mask] | None) -> npt.NDArray[np.intp]:
+def _selected(parameter: Parameter, chosen: Chosen | None) -> npt.NDArray[np.intp]:
     """Flat indices of the entries to take."""
-    return np.arange(parameter.value.size) if masks is None else np.flatnonzero(masks[id(parameter)])
+    return np.arange(parameter.value.size) if chosen is None else chosen[id(parameter)]

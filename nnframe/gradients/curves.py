@@ -12,6 +12,7 @@ from nnframe.core.chain import ForwardPass, Link
 from nnframe.core.local import chunks, run_differences
 from nnframe.core.parameter import Array, Parameter
 from nnframe.gradients.entries import StackedEntries
+from nnframe.gradients.selection import Entries
 from nnframe.gradients.work import Place
 from nnframe.losses.base import row_changes
 
@@ -48,14 +49,21 @@ class StackedCurves:
     whose curve is in doubt are taken entry by entry.
     """
 
-    def __init__(self, place: Place, passed: ForwardPass, step: float) -> None:
+    def __init__(
+        self, place: Place, passed: ForwardPass, step: float, selected: tuple[Entries, Entries] | None = None
+    ) -> None:
         link = place.link
         layer: Any = link.layer
         self.place, self.passed, self.step = place, passed, step
         self.link = link
         self.weight, self.bias = layer.weight, layer.bias
         self.units = link.y.shape[1]
+        self.selected = selected
         self.evaluations = 2 * sum(p.value.size for p in link.parameters)
+        self.chosen = np.ones(self.units, bool)
+        if selected is not None:
+            self.evaluations = 2 * sum(map(len, selected))
+            self.chosen = units_of(selected, self.units, link.x.shape[1])
         self.to_weight = np.zeros(self.weight.value.shape)
         self.to_bias = np.zeros(self.units)
         self.scale = passed.loss.row_scale(passed.output, passed.labels)
@@ -69,6 +77,9 @@ class StackedCurves:
         cubes = x * (x * inverse[:, None]) ** 2
         for some in chunks(len(units), len(NODES) * self.place.widest):
             rows = some + units.start
+            rows = rows[self.chosen[rows]]
+            if not len(rows):
+                continue
             level, bend, doubtful = self._curves(rows, largest)
             self.to_weight[rows] = (kernels.batched_matmul(level, x) + kernels.batched_matmul(bend, cubes)) * self.scale
             self.to_bias[rows] = (level + bend * inverse**2).sum(axis=1) * self.scale
@@ -107,4 +118,23 @@ class StackedCurves:
     def gradients(self) -> list[tuple[Parameter, Array]]:
         """Return the weight and the bias with their gradients."""
         found: list[tuple[Parameter, Array]] = [(self.weight, self.to_weight)]
-        return found if self.bias is None else [*found, (self.bias, self.to_bias)]
+        if self.bias is not None:
+            found.append((self.bias, self.to_bias))
+        if self.selected is None:
+            return found
+        return [(p, _only(gradient, entries)) for (p, gradient), entries in zip(found, self.selected, strict=False)]
+
+
+def units_of(selected: tuple[Entries, Entries], units: int, inputs: int) -> npt.NDArray[np.bool_]:
+    """Return which units of a linear layer have selected entries, of the weight or of the bias."""
+    found = np.zeros(units, bool)
+    found[selected[0] // inputs] = True
+    found[selected[1]] = True
+    return found
+
+
+def _only(gradient: Array, entries: Entries) -> Array:
+    """Return a gradient that is 0 but for these entries."""
+    found = np.zeros_like(gradient)
+    found.reshape(-1)[entries] = gradient.reshape(-1)[entries]
+    return found

@@ -7,6 +7,7 @@ no more derived class has changed what C assumes.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +18,14 @@ from nnframe.core.chain import ForwardPass, Link
 from nnframe.core.local import run_differences
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.structure import couples_of
-from nnframe.gradients.curves import NODES, curves_pay, tolerance_below
+from nnframe.gradients.curves import NODES, tolerance_below, units_of
+from nnframe.gradients.selection import Entries
 from nnframe.gradients.work import Place
 from nnframe.kernels import _kernels
 from nnframe.layers.linear import Linear
 
 HAS_DOUBTFUL, HAS_BEND = 1, 2  # of a unit's curves: see csrc/nnframe.h
+FEW = 16  # so many times fewer entries than all are multiplied one by one
 Described = tuple[dict[str, Any], float]
 COLUMN_BYTES = 1 << 25  # of the columns that custom elementwise layers are given at a time
 
@@ -52,14 +55,14 @@ class FusedLinear:
         The layer, with its input and output.
     in_c : InC
     step : float
-    selected : array (O, I + 1) of bool, or None
-        Which entries are selected, the bias last.
+    selected : two arrays of int, or None
+        Which entries of the weight, and of the bias, are selected: flat indices, ascending.
     interpolate : bool
         Whether curves may be used.
     """
 
     def __init__(
-        self, link: Link, in_c: InC, step: float, selected: npt.NDArray[np.bool_] | None, interpolate: bool
+        self, link: Link, in_c: InC, step: float, selected: tuple[Entries, Entries] | None, interpolate: bool
     ) -> None:
         layer = link.layer
         assert isinstance(layer, Linear)
@@ -67,13 +70,14 @@ class FusedLinear:
         self.above, self.columns, self.scale = in_c
         self.x = np.ascontiguousarray(link.x)
         self.selected = selected
-        self.weight = np.zeros_like(layer.weight.value)
+        self.weight = np.zeros(layer.weight.value.shape, layer.weight.value.dtype)
         self.bias = None if layer.bias is None else np.zeros_like(layer.bias.value)
         self.units = len(self.weight)
         count = self.weight.size + (0 if self.bias is None else self.bias.size)
-        asked = count if selected is None else int(np.count_nonzero(selected))
+        asked = count if selected is None else sum(map(len, selected))
         self.evaluations = 2 * asked
-        self.interpolate = interpolate and curves_pay(self.x, asked / count)
+        self.few = FEW * asked < count
+        self.interpolate = interpolate
 
     def gradients(self) -> list[tuple[Parameter, Array]]:
         """Return each parameter with its gradient, where `run` has been."""
@@ -90,10 +94,20 @@ class FusedLinear:
             self._by_curves(units)
         else:
             self._by_weight(units, None)
-        if self.selected is not None:
-            self.weight[units.start : units.stop] *= self.selected[units.start : units.stop, :-1]
+        if self.selected is not None and not self.few:
+            self._keep_selected(units, self.weight, 0)
             if self.bias is not None:
-                self.bias[units.start : units.stop] *= self.selected[units.start : units.stop, -1]
+                self._keep_selected(units, self.bias, 1)
+
+    @functools.cached_property
+    def wanted(self) -> npt.NDArray[np.bool_]:
+        """Which entries are selected, (O, I + 1), the bias last."""
+        assert self.selected is not None
+        inputs = self.x.shape[1]
+        found = np.zeros((self.units, inputs + 1), bool)
+        found.reshape(-1)[self.selected[0] + self.selected[0] // inputs] = True  # rows are longer by the bias
+        found[self.selected[1], inputs] = True
+        return found
 
     # ---- weight by weight ----
 
@@ -108,7 +122,7 @@ class FusedLinear:
             scale=self.scale,
             grad_weight=self.weight,
             grad_bias=self.bias,
-            wanted=self.selected,
+            wanted=None if self.selected is None else self.wanted,
             counted=counted,
             units=units,
         )
@@ -159,9 +173,12 @@ class FusedLinear:
 
     def _by_curves(self, units: range) -> None:
         x, y = self.x, self.link.y
-        largest = np.abs(x).max(axis=1, initial=0 if self.bias is None else 1)
+        largest = np.maximum(x.max(axis=1, initial=0), -x.min(axis=1, initial=0 if self.bias is None else -1))
         level, bend = np.empty((2, y.shape[1], len(x)), y.dtype)
-        doubtful, state = np.empty(level.shape, bool), np.zeros(len(level), np.uint8)
+        doubtful, state = np.zeros(level.shape, bool), np.zeros(len(level), np.uint8)
+        chosen = self._units_chosen()
+        if chosen is not None:
+            level[~chosen] = bend[~chosen] = 0
         _kernels.difference_curves(
             self.above,
             largest * largest.dtype.type(self.step),
@@ -171,27 +188,76 @@ class FusedLinear:
             doubtful=doubtful,
             state=state,
             columns=self._node_columns(largest) if self.columns else None,
+            chosen=chosen,
             units=units,
         )
         some = slice(units.start, units.stop)
-        if (state[some] & HAS_DOUBTFUL).any():
-            self._by_weight(units, doubtful)
-        else:
-            self.weight[some] = 0
-            if self.bias is not None:
-                self.bias[some] = 0
-        self._add(some, level, x, np.ones_like(largest))
+        level *= level.dtype.type(self.scale)
+        self._products(some, level, x)
+        if self.bias is not None:
+            self._sum_up(some, level)
         bent = units.start + np.flatnonzero(state[some] & HAS_BEND)
         if len(bent):
-            inverse = np.divide(1, largest, out=np.zeros_like(largest), where=largest > 0)
-            self._add(bent, bend, x * (x * inverse[:, None]) ** 2, inverse**2)
+            self._add_bends(bent, bend[bent] * bend.dtype.type(self.scale), largest)
+        if (state[some] & HAS_DOUBTFUL).any():
+            self._add_doubtful(units, doubtful)
 
-    def _add(self, units: slice | npt.NDArray[np.intp], curves: Array, x: Array, ones: Array) -> None:
-        """Add curves @ x to the gradient of the weights into some units, and curves @ ones to that of their biases."""
-        curve = curves[units] * x.dtype.type(self.scale)
-        self.weight[units] += kernels.batched_matmul(curve, x)
+    def _selected_in(self, units: slice | range, which: int) -> Entries:
+        """Return the selected entries of the weight (0) or the bias (1) that belong to some units."""
+        assert self.selected is not None
+        entries, each = self.selected[which], 1 if which else self.x.shape[1]
+        first, last = np.searchsorted(entries, [units.start * each, units.stop * each])
+        return entries[first:last]
+
+    def _keep_selected(self, units: range, gradient: Array, which: int) -> None:
+        """Set the entries of some units that are not selected to 0."""
+        entries = self._selected_in(units, which)
+        kept = gradient.reshape(-1)[entries]
+        gradient[units.start : units.stop] = 0
+        gradient.reshape(-1)[entries] = kept
+
+    def _units_chosen(self) -> npt.NDArray[np.bool_] | None:
+        """Which units have selected entries; None: all, or nearly so."""
+        if self.selected is None or not self.few:
+            return None
+        return units_of(self.selected, self.units, self.x.shape[1])
+
+    def _products(self, units: slice, curves: Array, x: Array) -> None:
+        """Set the gradient of the weights into some units to curves @ x; of the selected ones where they are few."""
+        if not self.few or self.selected is None:
+            kernels.batched_matmul(curves[units], x, out=self.weight[units])
+            return
+        entries = self._selected_in(units, 0)
+        found = np.empty(len(entries), x.dtype)
+        _kernels.selected_products(curves, x, entries, found)
+        self.weight.reshape(-1)[entries] = found
+
+    def _sum_up(self, units: slice, curves: Array) -> None:
+        """Set the gradient of the biases of some units to the sums of their curves."""
+        assert self.bias is not None
+        if not self.few or self.selected is None:
+            curves[units].sum(axis=1, out=self.bias[units])
+            return
+        entries = self._selected_in(units, 1)
+        self.bias[entries] = curves[entries].sum(axis=1)
+
+    def _add_bends(self, units: npt.NDArray[np.intp], bend: Array, largest: Array) -> None:
+        inverse = np.divide(1, largest, out=np.zeros_like(largest), where=largest > 0)
+        found = kernels.batched_matmul(bend, self.x * (self.x * inverse[:, None]) ** 2)
+        self.weight[units] += found if self.selected is None else found * self.wanted[units, :-1]
         if self.bias is not None:
-            self.bias[units] += (curve * ones).sum(axis=1)
+            sums = (bend * inverse**2).sum(axis=1)
+            self.bias[units] += sums if self.selected is None else sums * self.wanted[units, -1]
+
+    def _add_doubtful(self, units: range, doubtful: npt.NDArray[np.bool_]) -> None:
+        """Add what the rows in doubt are weight by weight."""
+        some = slice(units.start, units.stop)
+        weight = self.weight[some].copy()
+        bias = None if self.bias is None else self.bias[some].copy()
+        self._by_weight(units, doubtful)
+        self.weight[some] += weight
+        if self.bias is not None and bias is not None:
+            self.bias[some] += bias
 
     def _node_columns(self, largest: Array) -> Array:
         """Return (outputs, 6, N): what custom elementwise layers make of each output moved to the nodes."""

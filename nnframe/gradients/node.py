@@ -13,7 +13,7 @@ from nnframe.core.parameter import Array, Parameter
 from nnframe.core.structure import Memory, couples_of
 from nnframe.gradients.entries import StackedEntries
 from nnframe.gradients.in_c import InC, above_in_c, describe_loss, is_linear
-from nnframe.gradients.work import Place, Work, WorkingStrategy, places_of, warn_of_price
+from nnframe.gradients.work import SUBTRACTED_STEP, Place, Work, WorkingStrategy, places_of, warn_of_price
 from nnframe.kernels import _kernels
 from nnframe.losses.base import change_of, row_changes
 
@@ -38,11 +38,12 @@ class NodePerturbation(WorkingStrategy):
     Parameters
     ----------
     step : float, optional
-        h; 1e-5 if not given. Layers that are constant almost everywhere need a larger one.
+        h; if not given, 1e-12 where nothing is subtracted, else 1e-5, as for `CentralDifference`. Layers that are
+        constant almost everywhere need a larger one.
     """
 
     def __init__(self, step: float | None = None) -> None:
-        self.step = as_step(step) or 1e-5
+        self.step = as_step(step) or SUBTRACTED_STEP
         self.scaled = step is None
         self.memory = Memory()
 
@@ -51,22 +52,21 @@ class NodePerturbation(WorkingStrategy):
         found: list[Work] = []
         described = describe_loss(passed)
         for place in places_of(passed.links):
-            link = place.link
+            link, h = place.link, self.step_for(place, passed)
             if not is_linear(link):
                 entries = [
-                    StackedEntries(p, place, passed, self.step, np.arange(p.value.size), self.scaled)
-                    for p in link.parameters
+                    StackedEntries(p, place, passed, h, np.arange(p.value.size), self.scaled) for p in link.parameters
                 ]
                 warn_of_price(link, sum(piece.evaluations for piece in entries), self.memory)
                 found += entries
                 continue
             in_c = above_in_c(place, described, passed) if link.x.ndim == 2 else None
             if in_c is not None and not in_c.columns:
-                found.append(MovedUnits(place, passed, self.step, in_c))
+                found.append(MovedUnits(place, passed, h, in_c))
             elif link.y.ndim == 2 and passed.loss.is_sum_over_rows and self._by_rows(place, passed):
-                found.append(MovedColumns(place, passed, self.step))
+                found.append(MovedColumns(place, passed, h))
             else:
-                found.append(MovedOutputs(place, passed, self.step))
+                found.append(MovedOutputs(place, passed, h))
         return found
 
     @staticmethod
@@ -76,7 +76,7 @@ class NodePerturbation(WorkingStrategy):
         return all(len(link.y) == rows and couples_of(link, passed.run) != "batch" for link in place.above)
 
     def __repr__(self) -> str:
-        return f"NodePerturbation(step={self.step:g})"
+        return f"NodePerturbation({'' if self.scaled else f'step={self.step:g}'})"
 
 
 class MovedOutputs:

@@ -12,14 +12,17 @@ from nnframe._checks import as_generator
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Parameter
 
-Mask = npt.NDArray[np.bool_]
+Entries = npt.NDArray[np.intp]
+Chosen = dict[int, Entries]  # flat indices of the entries of each parameter, ascending, by the parameter's `id`
+NONE: Entries = np.zeros(0, np.intp)
 
 
 class Blocks:
     """Blocks of coordinates, another at each step: block coordinate descent.
 
     The gradient of all other entries is 0, so that plain `SGD` leaves them where they are (an optimizer with momentum
-    does not). A step costs as much as `size` entries do.
+    does not). A step costs a forward pass and what `size` entries do; to choose many of them at random takes some time
+    as well.
 
     Parameters
     ----------
@@ -47,17 +50,27 @@ class Blocks:
         self.rng = as_generator(rng)
         self.at = 0
 
-    def masks(self, parameters: list[Parameter]) -> dict[int, Mask]:
-        """Return which entries the next block has, by the `id` of each parameter."""
-        total = sum(p.value.size for p in parameters)
-        chosen = np.zeros(total, bool)
+    def entries(self, parameters: list[Parameter]) -> Chosen:
+        """Return which entries the next block has."""
+        ends = np.cumsum([p.value.size for p in parameters])
+        total = int(ends[-1]) if len(ends) else 0
         if self.order == "random":
-            chosen[self.rng.choice(total, min(self.size, total), replace=False)] = True
+            block = self.rng.choice(total, min(self.size, total), replace=False)
         else:
-            chosen[(self.at + np.arange(min(self.size, total))) % total] = True
+            block = (self.at + np.arange(min(self.size, total))) % total
             self.at = (self.at + self.size) % total
-        parts = np.split(chosen, np.cumsum([p.value.size for p in parameters])[:-1])
-        return {id(p): part.reshape(p.value.shape) for p, part in zip(parameters, parts, strict=True)}
+        if 64 * len(block) < total:
+            block.sort()
+        else:  # sooner than sorting
+            mask = np.zeros(total, bool)
+            mask[block] = True
+            block = np.flatnonzero(mask)
+        cuts = np.searchsorted(block, ends).tolist()
+        return {
+            id(p): block[first:last] - (end - p.value.size)
+            for p, end, first, last in zip(parameters, ends.tolist(), [0, *cuts], cuts, strict=False)
+            if last > first
+        }
 
     def __repr__(self) -> str:
         return f"Blocks({self.size}, {self.order!r})"
@@ -66,27 +79,25 @@ class Blocks:
 Only = Blocks | Parameter | str | Iterable[Parameter | str] | Mapping[Any, Any]
 
 
-def choose(only: Only | None, model: Layer) -> dict[int, Mask] | None:
-    """Return which entries of each parameter `only` asks for, by its `id`; None: every entry of every parameter.
+def choose(only: Only | None, model: Layer) -> Chosen | None:
+    """Return which entries `only` asks for; None: every entry of every parameter.
 
     Parameters
     ----------
     only : Blocks; a Parameter or its name, or several; a mapping from these to masks of the parameter's shape
-        A parameter that is not mentioned has a mask of zeros.
+        A parameter that is not mentioned, or of which nothing is asked for, is not in the answer.
     """
     if only is None:
         return None
     if isinstance(only, Blocks):
-        trainable = [p for p in model.parameters() if p.trainable]
-        none = {id(p): np.zeros(p.value.shape, bool) for p in model.parameters()}
-        return none | only.masks(trainable)
+        return only.entries([p for p in model.parameters() if p.trainable])
     by_name = dict(model.named_parameters())
     own = {id(p): name for name, p in by_name.items()}
     if isinstance(only, Mapping):
         items = list(only.items())
     else:
         items = [(key, True) for key in ([only] if isinstance(only, Parameter | str) else only)]
-    masks: dict[int, Mask] = {id(p): np.zeros(p.value.shape, bool) for p in by_name.values()}
+    chosen: Chosen = {}
     for key, wanted in items:
         parameter = by_name.get(key) if isinstance(key, str) else key
         if not isinstance(parameter, Parameter) or id(parameter) not in own:
@@ -97,5 +108,5 @@ def choose(only: Only | None, model: Layer) -> dict[int, Mask] | None:
                 f"only: expected a mask of bool of shape {parameter.value.shape} for {own[id(parameter)]}, got "
                 f"{mask.dtype} of shape {mask.shape}"
             )
-        masks[id(parameter)] = mask
-    return masks
+        chosen[id(parameter)] = np.flatnonzero(mask)
+    return {key: entries for key, entries in chosen.items() if len(entries)}

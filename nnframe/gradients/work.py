@@ -23,6 +23,8 @@ from nnframe.losses.base import Loss, as_labels, value_of
 
 PORTION_SECONDS = 0.1  # of work between two reports of progress
 SAMPLE_SECONDS = 0.03  # of work from which an estimate is made
+SUBTRACTED_STEP = 1e-5  # the default step where values are subtracted, in float64
+EXACT_STEP = 1e-12  # where nothing is: no digits are lost, and neither kinks nor truncation are felt
 DEAR = 100  # evaluations of one layer per gradient, from which on it is said what they are spent on
 
 Progress = Callable[[int, int], object]
@@ -112,6 +114,20 @@ def places_of(links: list[Link], tail: list[Link] | None = None) -> list[Place]:
     return found
 
 
+def default_step(place: Place, passed: ForwardPass) -> float:
+    """Return the step for a layer's parameters, which depends on whether anything above them is subtracted."""
+    loss, own = passed.loss._traits, place.link.traits
+    exact = not loss.own and (loss.difference or loss.row_differences) and all(map(_is_exact, place.above))
+    return EXACT_STEP if exact and own.perturb and not own.own else SUBTRACTED_STEP
+
+
+def _is_exact(link: Link) -> bool:
+    """Whether no two values are subtracted in a layer's difference, as far as is known: an author's own may be any."""
+    if link.traits.branches or link.chain:
+        return all(_is_exact(one) for branch in link.inner for one in branch.links)
+    return bool(link.traits.difference) and not link.traits.own
+
+
 def joint(link: Link, which: int) -> list[Link]:
     """Return the link through which a change of one branch of a container goes on; none where branches are added."""
     if link.layer.join == "add":
@@ -140,7 +156,12 @@ class WorkingStrategy:
     """A strategy whose gradients come in pieces of work: `work` is what it writes."""
 
     step: float
+    scaled: bool  # whether the step is nnframe's own choice
     memory: Memory
+
+    def step_for(self, place: Place, passed: ForwardPass) -> float:
+        """Return the step for the parameters of a layer: the one that was given, or the default."""
+        return min(self.step, default_step(place, passed)) if self.scaled else self.step
 
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""

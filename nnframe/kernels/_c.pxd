@@ -76,6 +76,7 @@ cdef extern from "nnframe.h" nogil:
         intptr_t stages
         const nnf_stage *stage
         nnf_loss loss
+        const void *logits
         const void *p
         const void *t
         const void *residual
@@ -94,11 +95,18 @@ cdef extern from "nnframe.h" nogil:
         nnf_above above
         const void *distance
         const void *columns
+        const uint8_t *chosen
         double tolerance
         void *level
         void *bend
         uint8_t *doubtful
         uint8_t *state
+    ctypedef struct nnf_selected:
+        intptr_t count, inputs, rows
+        const void *a
+        const void *b
+        const intptr_t *entry
+        void *out
     ctypedef struct nnf_kernels:
         void (*matmul)(const nnf_matmul *p) noexcept nogil
         void (*softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) noexcept nogil
@@ -114,6 +122,7 @@ cdef extern from "nnframe.h" nogil:
         int (*network)(const nnf_network *p, void *memory, int (*poll)() noexcept nogil) noexcept nogil
         int (*difference_gradient)(const nnf_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*difference_curves)(const nnf_curves *p, int (*poll)() noexcept nogil) noexcept nogil
+        int (*selected_products)(const nnf_selected *p) noexcept nogil
     ctypedef struct nnf_isa:
         const char *name
         const nnf_kernels *kernels[2]

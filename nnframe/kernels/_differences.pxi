@@ -38,8 +38,8 @@ cdef class Above:
         From the bottom up: the weight (out, in) of a linear layer, or an activation with its parameter, its input and
         its output, both (N, width).
     loss : {"cross_entropy", "squared_error"}
-    probabilities, targets, residual : array (N, width)
-        Of the last stage; the first two may be None for the squared error. See csrc/nnframe.h.
+    logits, probabilities, targets, residual : array (N, width)
+        Of the last stage; the squared error needs the last one only. See csrc/nnframe.h.
 
     Arrays have the dtype of `residual`.
 
@@ -57,9 +57,10 @@ cdef class Above:
     cdef readonly intptr_t rows, outputs
     cdef readonly list stages    # (weight,) or (name, alpha, x, y): the checked arrays
     cdef readonly str loss
-    cdef readonly object probabilities, targets, residual
+    cdef readonly object logits, probabilities, targets, residual
 
-    def __cinit__(self, intptr_t outputs, list stages not None, loss, probabilities, targets, residual):
+    def __cinit__(self, intptr_t outputs, list stages not None, loss, residual, logits=None, probabilities=None,
+                  targets=None):
         cdef array found = as_contiguous(as_floats(residual, "residual"))
         cdef cnp.npy_intp shape[2]
         if cnp.PyArray_NDIM(found) != 2:
@@ -79,11 +80,12 @@ cdef class Above:
             raise ValueError(f"residual: expected shape {(shape[0], shape[1])} behind the last stage, "
                              f"got {np.shape(found)}")
         must = self.c.loss == NNF_CROSS_ENTROPY
+        self.logits = self.checked(logits, "logits", shape, must)
         self.probabilities = self.checked(probabilities, "probabilities", shape, must)
         self.targets = self.checked(targets, "targets", shape, must)
         self.c.rows, self.c.outputs, self.c.first, self.c.units = self.rows, outputs, 0, outputs
         self.c.stages, self.c.stage = len(stages), self.stage
-        self.c.p, self.c.t = address(self.probabilities), address(self.targets)
+        self.c.logits, self.c.p, self.c.t = address(self.logits), address(self.probabilities), address(self.targets)
         self.c.residual = address(self.residual)
 
     cdef cnp.npy_intp add_stages(self, list stages) except -1:
@@ -184,7 +186,7 @@ def difference_gradient(Above above not None, x, *, step, scale, grad_weight, gr
         How output o changes by +step and -step in each of the E entries of x that are not zero (and, with a bias,
         one more at the end of each row), where the first layers above are not among its stages.
     wanted : array (O, I + 1) of bool, optional
-        Which entries are selected, the bias last; the others become 0.
+        Which entries are selected, the bias last; the others become 0. Not together with columns.
     counted : array (O, N) of bool, optional
         Which rows count, for each output.
     units : range, optional
@@ -213,6 +215,8 @@ def difference_gradient(Above above not None, x, *, step, scale, grad_weight, gr
     cdef array weight = as_writeable(grad_weight, "grad_weight", 2, shape, above.typenum), bias = None
     if grad_bias is not None:
         bias = as_writeable(grad_bias, "grad_bias", 1, shape, above.typenum)
+    if wanted is not None and columns is not None:
+        raise ValueError("wanted, columns: expected one of them at most, got both")
     selected = checked_flags(wanted, "wanted", above.outputs, p.inputs + 1)
     counts = checked_flags(counted, "counted", above.outputs, above.rows)
     changes = None
@@ -242,7 +246,7 @@ def difference_gradient(Above above not None, x, *, step, scale, grad_weight, gr
 # ---- the curves of the rows ------------------------------------------------------------------------------------
 
 def difference_curves(Above above not None, distance, *, tolerance, level, bend, doubtful, state, columns=None,
-                      units=None):
+                      chosen=None, units=None):
     """How the loss of each row depends on each output of a linear layer: level + bend (t / distance)^2.
 
     That is (phi(t) - phi(-t)) / 2t, phi the change of the row's loss when the output moves by t; see csrc/nnframe.h.
@@ -260,6 +264,8 @@ def difference_curves(Above above not None, distance, *, tolerance, level, bend,
         Overwritten: 1 where a row is doubtful, plus 2 where a bend is not 0.
     columns : array (O, 6, N), optional
         What each output changes by, in place of +-1, +-0.8 and +-0.5 times `distance`.
+    chosen : array (O,) of bool, optional
+        Nothing is written for the others.
     units : range, optional
         Of outputs; all if not given.
 
@@ -279,22 +285,75 @@ def difference_curves(Above above not None, distance, *, tolerance, level, bend,
     cdef array to_bend = as_output(must_be_given(bend, "bend"), "bend", 2, shape, above.typenum)
     cdef array to_doubtful = as_output(must_be_given(doubtful, "doubtful"), "doubtful", 2, shape, cnp.NPY_BOOL)
     cdef array to_state = as_output(must_be_given(state, "state"), "state", 1, shape, cnp.NPY_UINT8)
+    cdef array some = None if chosen is None else np.ascontiguousarray(as_plain_array(chosen, "chosen"))
+    if some is not None and (some.dtype != bool or np.shape(some) != (above.outputs,)):
+        raise ValueError(f"chosen: expected an array of bool of shape {(above.outputs,)}, got {some.dtype} of shape "
+                         f"{np.shape(some)}")
     changes = None
     if columns is not None:
         shape[1], shape[2] = 6, above.rows
         changes = checked_floats(columns, "columns", 3, shape, above.typenum)
     refuse_shared_arrays({"level": to_level, "bend": to_bend, "doubtful": to_doubtful, "state": to_state},
-                         {"distance": distance, "columns": columns, **above.given})
+                         {"distance": distance, "columns": columns, "chosen": chosen, **above.given})
     if reference is not None:
         reference.difference_curves(above, largest, p.tolerance, to_level, to_bend, to_doubtful, to_state, changes,
-                                    range(p.above.first, p.above.first + p.above.units))
+                                    [o for o in range(p.above.first, p.above.first + p.above.units)
+                                     if some is None or chosen[o]])
         return
     cdef const nnf_kernels *kernels = kernels_for(largest)
-    p.distance, p.columns = address(largest), address(changes)
+    p.distance, p.columns, p.chosen = address(largest), address(changes), <const uint8_t *>address(some)
     p.level, p.bend = <void *>address(to_level), <void *>address(to_bend)
     p.doubtful, p.state = <uint8_t *>address(to_doubtful), <uint8_t *>address(to_state)
     with nogil:
         answer = kernels.difference_curves(&p, poll)
+    finish(answer)
+
+
+def selected_products(a, b, entries, out):
+    """out[e] = sum over n of a[o, n] b[n, i] for entries[e] = o I + i: some entries of a @ b.
+
+    Parameters
+    ----------
+    a, b : array (O, N), array (N, I)
+    entries : array (E,) of np.intp
+        Ascending.
+    out : array (E,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Dtypes or shapes that do not fit each other, an entry outside; nothing has been written.
+    """
+    cdef array left = as_contiguous(as_floats(a, "a"))
+    cdef array indices = np.ascontiguousarray(as_plain_array(entries, "entries"))
+    cdef cnp.npy_intp shape[1]
+    cdef nnf_selected p
+    cdef intptr_t i, all_entries, before = -1
+    cdef int typenum = cnp.PyArray_TYPE(left)
+    cdef array right = as_contiguous(as_floats(b, "b", typenum))
+    if cnp.PyArray_NDIM(left) != 2 or cnp.PyArray_NDIM(right) != 2 or np.shape(left)[1] != np.shape(right)[0]:
+        raise ValueError(f"a, b: expected shapes (O, N) and (N, I), got {np.shape(left)} and {np.shape(right)}")
+    if indices.dtype != np.intp or cnp.PyArray_NDIM(indices) != 1:
+        raise ValueError(f"entries: expected {np.dtype(np.intp)} of shape (E,), got {indices.dtype} of shape "
+                         f"{np.shape(indices)}")
+    p.count, p.rows, p.inputs = cnp.PyArray_SIZE(indices), cnp.PyArray_DIM(right, 0), cnp.PyArray_DIM(right, 1)
+    p.entry, all_entries = <const intptr_t *>cnp.PyArray_DATA(indices), cnp.PyArray_DIM(left, 0) * p.inputs
+    for i in range(p.count):
+        if not before < p.entry[i] < all_entries:
+            raise ValueError(f"entries: expected ascending numbers in [0, {all_entries}), got {p.entry[i]} at "
+                             f"position {i}")
+        before = p.entry[i]
+    shape[0] = p.count
+    cdef array to = as_output(must_be_given(out, "out"), "out", 1, shape, typenum)
+    refuse_shared_arrays({"out": to}, {"a": a, "b": b, "entries": entries})
+    if reference is not None:
+        reference.selected_products(left, right, indices, to)
+        return
+    cdef const nnf_kernels *kernels = kernels_for(left)
+    p.a, p.b, p.out = address(left), address(right), <void *>address(to)
+    cdef int answer
+    with nogil:
+        answer = kernels.selected_products(&p)
     finish(answer)
 
 

@@ -103,6 +103,7 @@ class Above:
     outputs: int
     stages: list[tuple[Any, ...]]
     loss: str
+    logits: _Floats | None
     probabilities: _Floats | None
     targets: _Floats | None
     residual: _Floats
@@ -111,9 +112,10 @@ class Above:
         outputs: int,
         stages: list[tuple[Any, ...]],
         loss: str,
-        probabilities: _Floats | None,
-        targets: _Floats | None,
         residual: _Floats,
+        logits: _Floats | None = None,
+        probabilities: _Floats | None = None,
+        targets: _Floats | None = None,
     ) -> None: ...
 
 def values_of(parameters: list[Any]) -> list[_Floats]: ...
@@ -165,8 +167,10 @@ def difference_curves(
     doubtful: npt.NDArray[np.bool_],
     state: npt.NDArray[np.uint8],
     columns: _Floats | None = None,
+    chosen: npt.NDArray[np.bool_] | None = None,
     units: range | None = None,
 ) -> None: ...
+def selected_products(a: _Floats, b: _Floats, entries: npt.NDArray[np.intp], out: _Floats) -> None: ...
 def low_level_callable(f: Any) -> tuple[str, int, int]: ...
 def evaluate_moved(
     f: int, data: int, x: _Floats, index: npt.NDArray[np.intp], value: _Floats, out: _Floats

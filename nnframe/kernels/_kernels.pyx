@@ -51,6 +51,7 @@ from nnframe.kernels._c cimport (
     nnf_rule_has_m,
     nnf_rule_has_s,
     nnf_rule_name,
+    nnf_selected,
     nnf_set_num_threads,
     nnf_softmax_cross_entropy,
     nnf_stage,

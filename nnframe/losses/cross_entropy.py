@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from nnframe import kernels
 from nnframe.core.parameter import Array
-from nnframe.kernels.reference import cross_entropy_targets
+from nnframe.kernels.reference_differences import cross_entropy_differences
+from nnframe.kernels.reference_losses import cross_entropy_rows, cross_entropy_targets
 from nnframe.losses.base import Loss
 
 
@@ -63,14 +64,7 @@ class CrossEntropyLoss(Loss):
         return labels
 
     def rows(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
-        # sum_c q_c (log(sum_k exp(y_k)) - y_c), shifted by the largest logit
-        q = self.targets(y, t)
-        shifted = y.astype(np.float64, copy=False)
-        shifted = shifted - shifted.max(axis=1, keepdims=True)
-        with np.errstate(invalid="ignore"):
-            weighted = np.where(q > 0, q * shifted, 0).sum(axis=1)
-            found: npt.NDArray[np.floating] = q.sum(axis=1) * np.log(np.exp(shifted).sum(axis=1)) - weighted
-        return found
+        return cross_entropy_rows(y, self.targets(y, t))[0]
 
     def divisor(self, y: Array, t: npt.NDArray[Any]) -> float:
         """Return what the mean divides by: N, or with class indices the sum of the weights of those that count."""
@@ -124,30 +118,18 @@ class CrossEntropyLoss(Loss):
         return cross_entropy_targets(y.shape[1], labels, self.weight, self.label_smoothing, self.ignore_index)
 
     def row_differences(self, y: Array, t: npt.NDArray[Any], dy: Array) -> npt.NDArray[np.float64]:
-        # sum(q) log1p(sum_k p_k expm1(d_k)) - sum_k q_k d_k; beyond 1 by log(sum_k p_k exp(d_k)), shifted
-        q = self.targets(y, t)
-        p = kernels.softmax(y.astype(np.float64, copy=False))
-        dy = dy.astype(np.float64, copy=False)
-        largest = dy.max(axis=-1, keepdims=True)
-        wide = np.abs(dy).max(axis=-1) > 1
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            change = np.log1p(np.einsum("nk,...nk->...n", p, np.expm1(dy)))
-            if wide.any():
-                large = largest[..., 0] + np.log((p * np.exp(dy - largest)).sum(axis=-1))
-                change = np.where(wide, large, change)
-        rows: npt.NDArray[np.float64] = q.sum(axis=1) * change - np.einsum("nk,...nk->...n", q, dy)
-        return rows
+        return cross_entropy_differences(y, self.targets(y, t), dy)
 
-    def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any] | None:
-        """Describe this loss for C, see `kernels._kernels.Above`; None where rows have different weights."""
-        if self.weight is not None or self.ignore_index is not None:
-            return None
-        smoothing = self.label_smoothing
+    def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any]:
+        """Return the description of this loss for C: see `kernels._kernels.Above`."""
+        q = self.targets(y, t).astype(y.dtype)
+        residual = kernels.softmax_cross_entropy(y, t, **(self.options() | {"reduction": "sum"}))[1]
         return {
             "loss": "cross_entropy",
+            "logits": y,
             "probabilities": kernels.softmax(y),
-            "targets": cross_entropy_targets(y.shape[1], t, None, smoothing, None).astype(y.dtype),
-            "residual": kernels.softmax_cross_entropy(y, t, reduction="sum", label_smoothing=smoothing)[1],
+            "targets": q,
+            "residual": residual,
         }
 
     def in_network(self, t: npt.ArrayLike) -> tuple[object, ...] | None:

@@ -19,6 +19,7 @@ from nnframe.numerical.workers import Map
 
 Floats = npt.NDArray[np.floating]
 
+_FIRST = np.zeros(1, np.intp)
 STACK_BYTES = 1 << 23  # of the stack that a vectorized function is given at a time
 
 
@@ -323,16 +324,13 @@ class CompiledEvaluator(Evaluator):
 
     def at(self, points: Sequence[Sequence[Floats]], where: str) -> Doubles:
         """Return f at whole points, (S,)."""
-        return np.array([self._at_one(point[0], where) for point in points], np.float64)
-
-    def _at_one(self, point: Floats, where: str) -> float:
-        if not point.size:
-            return 0.0
-        table = np.empty((1, 1))
-        flat = _aligned(point)
-        _kernels.evaluate_moved(self.address, self.data, flat, np.zeros(1, np.intp), flat[:1, None].copy(), table)
-        self.done(1)
-        return as_number(float(table[0, 0]), where, self.lenient)
+        table = np.zeros((len(points), 1))
+        for i, point in enumerate(points):
+            flat = _aligned(point[0])
+            if flat.size:
+                _kernels.evaluate_moved(self.address, self.data, flat, _FIRST, flat[:1, None], table[i : i + 1])
+        self.done(len(points))
+        return np.array([as_number(value, where, self.lenient) for value in table[:, 0].tolist()])
 
     def values(self, leaf: int, group: Group, name: str) -> Doubles:
         """Return f for each entry and value of a group, (m, K)."""

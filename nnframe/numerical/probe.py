@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,27 +33,67 @@ class Known(NamedTuple):
     base : f at x, the shape of f's values
     noise : how far f's values are off at random (a standard deviation), of the same shape
     eps : relative precision of f's values
+    look : learns what is only assumed so far, and returns it; None where nothing is
+    given : the leaves as they came
     """
 
     evaluator: Evaluator
     base: Doubles
     noise: Doubles
     eps: float
+    look: Callable[[], Known] | None = None
+    given: Sequence[Any] = ()
+
+    def with_values(self, values: Doubles) -> Known:
+        """Return the same with the precision that these values show."""
+        eps = _eps(self.evaluator, self.base, values)
+        return self._replace(eps=eps, noise=np.maximum(self.noise, 0.3 * eps * np.abs(self.base)))
+
+    def follows(self, values: Doubles) -> bool:
+        """Whether f, of which these are values at copies of x that were moved, follows its argument and that alone.
+
+        Puts back what it may have changed where x lives.
+        """
+        untouched = not _put_back(self.given, self.evaluator.start)
+        return untouched and _differs(values, self.base, np.zeros_like(self.base))
 
 
 def look(
-    evaluator: Evaluator, given: Sequence[Any], rooms: Sequence[tuple[Floats, Floats]], noise: Any, measure: bool
+    evaluator: Evaluator,
+    given: Sequence[Any],
+    rooms: Sequence[tuple[Floats, Floats]],
+    noise: Any,
+    measure: bool,
+    later: bool = False,
 ) -> Known:
     """Evaluate f at x twice and, unless it is compiled, at a point near it; at POINTS of them to measure its noise.
 
     Where it does not change at these, as many points again that are farther away; and if it still does not, one more,
     moved where the array lives. given: the leaves as they came, which a function may read where they live.
+    later: evaluate f at x once, and the rest when `Known.look` is called.
     """
-    base, again = (_at(evaluator, [evaluator.start], given, " at x itself")[0] for _ in range(2))
+    base = _at(evaluator, [evaluator.start], given, " at x itself")[0]
     if evaluator.read is as_values:
         evaluator.read = functools.partial(as_values, like=base.shape)
+    rest = functools.partial(
+        _look_closer, evaluator, base, given, rooms, noise, POINTS if measure or noise is True else 1
+    )
+    if not later:
+        return rest()
+    eps = _eps(evaluator, base)
+    return Known(evaluator, base, 0.3 * eps * np.abs(base), eps, rest, given)
+
+
+def _look_closer(
+    evaluator: Evaluator,
+    base: Doubles,
+    given: Sequence[Any],
+    rooms: Sequence[tuple[Floats, Floats]],
+    noise: Any,
+    count: int,
+) -> Known:
+    again = _at(evaluator, [evaluator.start], given, " at x itself")[0]
     repeated = _check_repeats(evaluator, base, again, noise)
-    count = POINTS if measure or noise is True else 1
     if not sum(each.size for each in evaluator.start) or (count == 1 and isinstance(evaluator, CompiledEvaluator)):
         eps = _eps(evaluator, base)  # what is compiled is given its argument, and nothing else
         return Known(evaluator, base, np.maximum(0.3 * eps * np.abs(base), noise or 0.0), eps)
@@ -80,10 +120,18 @@ def _at(evaluator: Evaluator, points: Sequence[Sequence[Floats]], given: Sequenc
     found = []
     for point in points:
         found.append(evaluator.at([point], where)[0])
-        for leaf, start in zip(given, evaluator.start, strict=True):
-            if isinstance(leaf, np.ndarray) and leaf.flags.writeable and not np.array_equal(leaf, start):
-                leaf[...] = start
+        _put_back(given, evaluator.start)
     return np.array(found, np.float64)
+
+
+def _put_back(given: Sequence[Any], start: Sequence[Floats]) -> bool:
+    """Put back what f has changed where x lives; return whether it has."""
+    changed = False
+    for leaf, before in zip(given, start, strict=True):
+        if isinstance(leaf, np.ndarray) and leaf.flags.writeable and not np.array_equal(leaf, before):
+            leaf[...] = before
+            changed = True
+    return changed
 
 
 def _check_repeats(evaluator: Evaluator, base: Doubles, again: Doubles, noise: Any) -> Doubles:
@@ -91,6 +139,8 @@ def _check_repeats(evaluator: Evaluator, base: Doubles, again: Doubles, noise: A
     change = np.abs(base - again)
     if noise is not None:
         return change if noise is True else np.maximum(change, 4 * noise)
+    if not change.any():
+        return change
     eps = max(float(np.finfo(each.dtype).eps) for each in evaluator.start) if evaluator.start else 0.0
     allowed = 16 * max(eps, _eps(evaluator, base)) * np.maximum(np.abs(base), np.abs(again))
     if (change > allowed).any():
@@ -122,6 +172,13 @@ def _short(values: Doubles) -> bool:
     """Whether numbers have so few digits that float32 holds them by chance: integers, halves, ..."""
     mantissas = np.frexp(values)[0] * 2.0**16
     return bool((mantissas == np.rint(mantissas)).any() or not len(values))
+
+
+def grain_of(values: Doubles) -> Doubles:
+    """Return the largest power of 2 of which each number is a multiple; inf for 0 and what is not finite."""
+    mantissas, exponents = np.frexp(np.where(np.isfinite(values), values, 0.0))
+    whole = (mantissas * 2.0**53).astype(np.int64)
+    return np.where(whole == 0, np.inf, np.ldexp((whole & -whole).astype(np.float64), exponents - 53))
 
 
 def _points(

@@ -2,7 +2,8 @@
 
 A ladder for each entry costs 4 evaluations and more. Among many entries most vary over lengths for which the step of
 "central" is right, and that can be seen: the second difference is then small beside the first, both are large beside
-rounding, and along a random direction, at a much smaller step, f changes by what the gradient says.
+rounding, and along a random direction, at a much smaller step, f changes by what the gradient says. The noise of a
+compiled function is measured only where that does not hold: it would show there.
 """
 
 from __future__ import annotations
@@ -21,102 +22,117 @@ MANY = 100  # entries of an array, from which on this is worth it
 CURVED = 0.01  # second difference by first difference: about the step by the length over which f varies
 ROUNDED = 1e-3  # share of a difference that may be rounding
 CLOSER = 16.0  # how much smaller the step along a direction is
+COARSER = 100.0  # how much larger noise has to be than expected, for another step to be worth it
 STRAIGHT = 1e-6  # relative change of a quotient, by which it may differ at that step
 AGREES = 1e-5  # of the root of the sum of squares of what each entry contributes
 
 
-def worth_it(known: Known, point: Floats, with_error: bool) -> bool:
-    """Whether f is a number of many variables, and no bound for each entry's error is asked for."""
-    return known.base.ndim == 0 and point.size >= MANY and not with_error
-
-
 def gradient(known: Known, leaf: int, point: Floats, bounds: Any, rooms: tuple[Floats, Floats], name: str) -> Doubles:
-    """Return the derivative for each entry of one array."""
+    """Return the derivative for each entry of one array, where f is a number."""
     size = float(np.abs(known.base))
     eps = min(max(known.eps, float(known.noise) / size if size else 0.0), 0.1)  # float32 may hide behind float64
     plan = make_plan(point, SCHEMES["central"], None, bounds, name, eps)
-    found = np.full(point.size, np.nan)
-    sure = np.zeros(point.size, bool)
-    steps = np.zeros(point.size)
     group = next((each for each in plan.groups if each.central), None)
+    found, sure = np.full(point.size, np.nan), np.zeros(point.size, bool)
     if group is not None:
-        at = group.indices
-        try:
-            width, found[at], sure[at] = _differences(known, leaf, group, name)
-        except BaseException as error:
-            if known.evaluator.unfinished is not None:
-                found[at] = _quotients(group, known.evaluator.unfinished)[1]
-            keep_partial(error, found)
-            raise
-        steps[at] = width / (2 * CLOSER)
-        found[at], sure[at] = _closer(known, leaf, group, name, found[at], sure[at])
-        if not _agrees(known, leaf, found, np.where(sure, steps, 0.0)):
-            sure[:] = False
+        found[group.indices], sure[group.indices] = _confirmed(known, leaf, group, name, found)
     if sure.all():
         return found
+    if known.look is not None:
+        known = known.look()
+        if float(known.noise) > (COARSER if sure.any() else 1) * eps * size:  # another step, or other limits, may do
+            return gradient(known, leaf, point, bounds, rooms, name)
     search = Search(known, leaf, rooms, name, only=~sure)
     searched, _ = search.run(found)
     return np.where(sure, found, searched)
 
 
-def _differences(known: Known, leaf: int, group: Group, name: str) -> tuple[Doubles, Doubles, Any]:
-    """Return what lies between the points of each entry, the quotients, and whether they can be relied on."""
-    evaluator = known.evaluator
-    evaluator.lenient, evaluator.unfinished = True, None
+def _confirmed(known: Known, leaf: int, group: Group, name: str, partial: Doubles) -> tuple[Doubles, Any]:
+    """Return central differences, and which of them can be relied on."""
     try:
-        table = evaluator.values(leaf, group, name)
-    finally:
-        evaluator.lenient = False
-    width, quotients = _quotients(group, table)
-    with np.errstate(invalid="ignore", over="ignore"):
-        first = table[:, 0] - table[:, 1]
-        second = (table[:, 0] - known.base) + (table[:, 1] - known.base)
-        noise = np.maximum(known.noise, 0.3 * known.eps * np.abs(table).max(axis=1))
-        sure = (np.abs(second) <= CURVED * np.abs(first) + 4 * noise) & (noise <= ROUNDED * np.abs(first))
-    return width, quotients, sure
-
-
-def _quotients(group: Group, table: Doubles) -> tuple[Doubles, Doubles]:
-    values = group.values.astype(np.float64)
-    width = values[:, 0] - values[:, 1]
-    with np.errstate(invalid="ignore", over="ignore"):
-        return width, (table[:, 0] - table[:, 1]) / width
-
-
-def _closer(known: Known, leaf: int, group: Group, name: str, found: Doubles, sure: Any) -> tuple[Doubles, Any]:
-    """Look again at a smaller step at a few entries whose first difference is small beside the second."""
-    few = np.flatnonzero(~sure & np.isfinite(found))
-    if not len(few) or len(few) > len(sure) / 4:
-        return found, sure
-    start = group.start[few, None]
-    values = np.asarray(start + (group.values[few] - start) / CLOSER, start.dtype)
-    closer = Group(group.indices[few], values, group.start[few], True)
-    width, again, _ = _differences(known, leaf, closer, name)
-    noise = np.maximum(known.noise, known.eps * np.abs(known.base)) / width
-    agree = np.abs(again - found[few]) <= STRAIGHT * np.abs(found[few]) + 2 * noise
-    sure = sure.copy()
-    sure[few] = agree & (noise <= CLOSER * ROUNDED * np.abs(found[few]))
+        width, found, sure, first = _differences(known, leaf, group, name)
+    except BaseException as error:
+        if known.evaluator.unfinished is not None:
+            table = known.evaluator.unfinished
+            partial[group.indices] = (table[:, 0] - table[:, 1]) / _width(group)
+        keep_partial(error, partial)
+        raise
+    twice = np.zeros_like(sure)
+    if not sure.all():
+        twice = _closer(known, leaf, group, name, found, sure)
+        sure = sure | twice
+    residue, allowed = _along(known, leaf, group.indices, found, np.where(sure, width / (2 * CLOSER), 0.0))
+    if residue > allowed:
+        return found, np.zeros_like(sure)
+    if known.look is not None:  # f's noise was only assumed, and shows in the residue, by that of all quotients as well
+        sure &= (residue / np.sqrt(1 + len(sure) / (CLOSER**2 / 2)) <= ROUNDED * np.abs(first)) | twice
     return found, sure
 
 
-def _agrees(known: Known, leaf: int, found: Doubles, steps: Doubles) -> bool:
-    """Whether f changes along a random direction as the gradient says."""
-    if not steps.any():
-        return True
+def _differences(known: Known, leaf: int, group: Group, name: str) -> tuple[Doubles, Doubles, Any, Doubles]:
+    """Return what lies between the points of each entry, the quotients, whether they can be relied on, differences."""
+    table = _values(known, leaf, group, name)
+    base = float(known.base)
+    with np.errstate(invalid="ignore", over="ignore"):
+        up, down = table[:, 0], table[:, 1]
+        first, second = up - down, (up - base) + (down - base)
+        size = np.abs(first)
+        noise = np.maximum(float(known.noise), 0.3 * known.eps * np.maximum(np.abs(up), np.abs(down)))
+        sure = np.abs(second) <= CURVED * size + 4 * noise
+        sure &= noise <= ROUNDED * size
+        width = _width(group)
+        return width, first / width, sure, first
+
+
+def _values(known: Known, leaf: int, group: Group, name: str) -> Doubles:
     evaluator = known.evaluator
-    x = evaluator.start[leaf].reshape(-1)
-    direction = steps * scattered_signs(len(steps))
-    ends = [(x + sign * direction).astype(x.dtype) for sign in (1, -1)]
-    moved = ends[0].astype(np.float64) - ends[1].astype(np.float64)
-    points = [
-        [*evaluator.start[:leaf], end.reshape(evaluator.start[leaf].shape), *evaluator.start[leaf + 1 :]]
-        for end in ends
-    ]
-    evaluator.lenient = True
+    evaluator.lenient, evaluator.unfinished = True, None
     try:
-        values = evaluator.at(points, " near x")
+        return evaluator.values(leaf, group, name)
     finally:
         evaluator.lenient = False
-    parts = np.where(steps > 0, found, 0.0) * moved
-    noise = np.maximum(known.noise, 0.5 * known.eps * np.abs(values).max())
-    return bool(abs(values[0] - values[1] - parts.sum()) <= AGREES * np.sqrt((parts**2).sum()) + 20 * noise)
+
+
+def _width(group: Group) -> Doubles:
+    return np.subtract(group.values[:, 0], group.values[:, 1], dtype=np.float64)
+
+
+def _closer(known: Known, leaf: int, group: Group, name: str, found: Doubles, sure: Any) -> Any:
+    """Look again at a smaller step where the first difference is small beside the second; return where it agrees."""
+    twice = np.zeros_like(sure)
+    few = np.flatnonzero(~sure & np.isfinite(found))
+    if not len(few) or len(few) > len(sure) / 4:
+        return twice
+    start, there = group.start[few, None], np.abs(found[few])
+    values = np.asarray(start + (group.values[few] - start) / CLOSER, start.dtype)
+    closer = Group(group.indices[few], values, group.start[few], True)
+    table, width = _values(known, leaf, closer, name), _width(closer)
+    with np.errstate(invalid="ignore", over="ignore"):
+        again = (table[:, 0] - table[:, 1]) / width
+        noise = max(float(known.noise), known.eps * abs(float(known.base))) / width
+        agree = np.abs(again - found[few]) <= STRAIGHT * there + 2 * noise
+    twice[few] = agree & (noise <= CLOSER * ROUNDED * there)
+    return twice
+
+
+def _along(known: Known, leaf: int, at: Any, found: Doubles, steps: Doubles) -> tuple[float, float]:
+    """Return how far the change of f along a random direction is from what derivatives say, and what is allowed."""
+    evaluator = known.evaluator
+    start = evaluator.start[leaf]
+    whole = np.zeros(start.shape)
+    whole.reshape(-1)[at] = steps * scattered_signs(start.size)[at]
+    ends = [np.asarray(start + whole, start.dtype), np.asarray(start - whole, start.dtype)]
+    parts = np.subtract(*ends, dtype=np.float64).reshape(-1)[at]
+    if not parts.any():
+        return 0.0, 0.0
+    parts *= np.where(parts == 0, 0.0, found)  # what was not found is not moved
+    evaluator.lenient = True
+    try:
+        up, down = evaluator.at(
+            [[*evaluator.start[:leaf], end, *evaluator.start[leaf + 1 :]] for end in ends], " near x"
+        )
+    finally:
+        evaluator.lenient = False
+    noise = max(float(known.noise), 0.5 * known.eps * max(abs(up), abs(down)))
+    off = abs(up - down - float(parts.sum()))
+    return (off if off == off else np.inf), AGREES * float(np.sqrt(parts @ parts)) + 20 * noise

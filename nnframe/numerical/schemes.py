@@ -140,6 +140,8 @@ def as_steps(point: Floats, step: npt.ArrayLike | None, relative: float, name: s
     if chosen.shape not in ((), point.shape):
         raise ValueError(f"step: expected a number or an array of shape {point.shape}, got shape {chosen.shape}")
     steps: Floats = np.array(np.broadcast_to(chosen, point.shape), kind, order="C").reshape(-1)
+    if step is None:
+        return steps  # relative is eps at least: they move every entry
     if not (np.isfinite(steps) & (steps > 0)).all():
         raise ValueError(f"step: expected finite numbers above 0, got {step!r}")
     flat = point.reshape(-1)
@@ -168,6 +170,8 @@ def make_plan(
     kind = point.dtype.newbyteorder("=")
     steps = as_steps(point, step, max(eps, float(np.finfo(kind).eps)) ** scheme.power, name)
     start = np.array(point, kind).reshape(-1)
+    if bounds is None and scheme.central and start.size:
+        return Plan(name, point.size, [_central_group(np.arange(start.size), start, steps, scheme)], scheme)
     below, above = room(point, bounds, name)
     fixed = np.maximum(below, above) <= 0
     reach = steps * kind.type(max(scheme.central, default=0))
@@ -175,9 +179,7 @@ def make_plan(
     groups = []
     if (inside & ~fixed).any():
         at = np.flatnonzero(inside & ~fixed)
-        distances = np.multiply.outer(steps[at], np.array(scheme.central, kind))
-        values = np.stack([start[at, None] + distances, start[at, None] - distances], axis=2)
-        groups.append(Group(at, values.reshape(len(values), -1), start[at], True))
+        groups.append(_central_group(at, start[at], steps[at], scheme))
     if not (inside | fixed).all():
         at = np.flatnonzero(~inside & ~fixed)
         widest = kind.type(max(scheme.one_sided))
@@ -188,6 +190,14 @@ def make_plan(
         _check_room(values, start[at], at, below, above, name)
         groups.append(Group(at, values, start[at], False))
     return Plan(name, point.size, groups, scheme)
+
+
+def _central_group(at: npt.NDArray[np.intp], start: Floats, steps: Floats, scheme: Scheme) -> Group:
+    distances = np.multiply.outer(steps, np.array(scheme.central, start.dtype))
+    values = np.empty((len(start), 2 * len(scheme.central)), start.dtype)
+    np.add(start[:, None], distances, out=values[:, 0::2])
+    np.subtract(start[:, None], distances, out=values[:, 1::2])
+    return Group(at, values, start, True)
 
 
 LEAST_ROOM = 64  # in units in the last place: with less, rounding is 1 % of a difference and more

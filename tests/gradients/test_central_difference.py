@@ -1,6 +1,7 @@
 """What CentralDifference may be asked for: curves or not, some entries, the cost, progress."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -72,6 +73,71 @@ def test_a_step_function_is_never_a_curve(rng, step):
         by_definition(model, nn.CrossEntropyLoss(), x, t, step),
         1e-9,
     )
+
+
+def test_no_jump_between_the_samples_is_missed():
+    # all six samples agreed on a gradient of 0: an argument crossed both edges between two of them
+    wide = {"dtype": np.float64, "rng": 0}
+    model = nn.Sequential(
+        nn.Linear(10, 1, bias=False, **wide), nn.Linear(1, 2, **wide), nn.Step(), nn.Linear(2, 1, **wide)
+    )
+    for parameter, value in zip(model.parameters(), ([0.0] * 10, [1, 1], [-0.55, -0.75], [1, -1], [0]), strict=True):
+        parameter.value[...] = np.reshape(value, parameter.value.shape)
+    x, t = np.array([[1, 0.65, 0.7, 0.6, 0.3, 0.2, 0.9, 0.4, 0.1, 0.66]]), np.array([[2.0]])
+    found = gradients(nn.CentralDifference(1.0), model, nn.MSELoss(), x, t)
+    compare(found, by_definition(model, nn.MSELoss(), x, t, 1.0), 1e-12)
+    assert np.count_nonzero(found["0.weight"] == -1.5) == 4
+
+
+@pytest.mark.parametrize("at", [0.3, 0.5, 0.657, 0.8, 0.95])
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.LeakyReLU(), nn.ELU(2.0)], ids=repr)
+def test_no_kink_between_the_samples_is_missed(dtype, rng, activation, at):
+    # at 0.657 of the largest argument the samples of a piecewise straight function agree with each other
+    model = network(dtype, (12, 1), activation, (1, 3))
+    x, t, step = rng.uniform(-1, 1, (1, 12)), np.array([1]), 1e-2
+    model[0].bias.value[...] = 0
+    model[0].bias.value -= model[0](x)[0] - at * step
+    found = gradients(nn.CentralDifference(step), model, nn.CrossEntropyLoss(), x, t)
+    compare(found, by_definition(model, nn.CrossEntropyLoss(), x, t, step), 1e-11 if dtype == np.float64 else 2e-5)
+
+
+def test_a_bump_of_smooth_layers_between_the_samples_is_not_missed():
+    # two steep steps that undo each other, at 0.6 and 0.7 of the largest argument
+    wide = {"dtype": np.float64, "rng": 0}
+    model = nn.Sequential(nn.Linear(10, 1, **wide), nn.Linear(1, 2, **wide), nn.Sigmoid(), nn.Linear(2, 1, **wide))
+    for parameter, value in zip(
+        model.parameters(), ([0.0] * 10, [0], [1e3, 1e3], [-600, -700], [1, -1], [0]), strict=True
+    ):
+        parameter.value[...] = np.reshape(value, parameter.value.shape)
+    x, t = np.array([[1, 0.65, 0.68, 0.6, 0.3, 0.2, 0.9, 0.4, 0.1, 0.66]]), np.array([[2.0]])
+    found = gradients(nn.CentralDifference(1.0), model, nn.MSELoss(), x, t)
+    compare(found, by_definition(model, nn.MSELoss(), x, t, 1.0), 1e-12)
+    assert found["0.weight"][0, 1] < -1.4
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.Tanh()], ids=repr)
+def test_the_default_step_crosses_no_kink(dtype, rng, activation):
+    # at 1e-5 most batches had a unit that crossed one: entries were off by up to 1 %
+    model = network(dtype, (64, 128), activation, (128, 128), activation, (128, 10))
+    exact = model.astype(np.float64)
+    for _ in range(8):
+        x, t = rng.standard_normal((100, 64)).astype(np.float32), rng.integers(0, 10, 100)
+        found = gradients(nn.CentralDifference(), model, nn.CrossEntropyLoss(), x, t)
+        expected = gradients(nn.Backprop(), exact, nn.CrossEntropyLoss(), x, t)
+        compare(found, expected, 1e-14 if dtype == np.float64 else 2e-6)
+
+
+def test_curves_that_are_straight_are_sampled_once(rng):
+    # 4 ms in place of 50: far enough apart to be told from each other on a busy machine
+    model = network(np.float64, (64, 64), nn.Tanh(), (64, 64), nn.Tanh(), (64, 64), nn.Tanh(), (64, 10))
+    x, t = rng.standard_normal((100, 64)), rng.integers(0, 10, 100)
+    times = {1e-12: [], 1e-5: []}
+    for _ in range(5):
+        for step, each in times.items():
+            start = time.process_time()
+            nn.CentralDifference(step)(model, nn.CrossEntropyLoss(), x, t)
+            each.append(time.process_time() - start)
+    assert min(times[1e-12]) < min(times[1e-5]) / 2
 
 
 def test_rows_of_zeros_and_an_empty_batch(dtype, rng):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import nnframe as nn
+from nnframe.gradients.check import subjects
+from nnframe.gradients.check.differences import STACK_NUMBERS, Differences
 
 
 class Written(nn.Layer):
@@ -284,3 +286,136 @@ def test_what_is_computed_in_float32_is_no_false_alarm(rng):
 
     report = nn.check_gradients(Single(), rng.standard_normal((6, 4)))
     assert report, str(report)
+
+
+@pytest.mark.parametrize("equal", [3, 20])
+def test_a_sort_of_equal_values_is_right_in_any_order(equal):
+    class Sort(nn.Layer):
+        def forward(self, x):
+            return np.sort(x, axis=1)
+
+        def backward(self, x, y, dy):
+            ranks = np.argsort(np.argsort(x, axis=1, kind="stable"), axis=1, kind="stable")
+            return self.factor * np.take_along_axis(dy, ranks, axis=1)
+
+    layer, x = Sort(), np.zeros((2, equal))
+    layer.factor = 1.0
+    for seed in range(4):
+        report = nn.check_gradients(layer, x, rng=seed)
+        assert report, f"seed {seed}: {report}"
+    layer.factor = 5.0
+    assert not nn.check_gradients(layer, x, rng=0)
+
+
+def test_a_gradient_in_float32_of_a_forward_in_float64_is_wrong(rng):
+    class Cached(nn.Layer):
+        """Exact to seven digits."""
+
+        def __init__(self):
+            self.scale = nn.Parameter(rng.standard_normal(4), np.float64)
+
+        def forward(self, x):
+            return np.tanh(x * self.scale.value)
+
+        def backward(self, x, y, dy):
+            inner = (dy * (1 - y * y)).astype(np.float32).astype(x.dtype)
+            self.scale.grad += (inner * x).sum(axis=0)
+            return inner * self.scale.value
+
+    for layer in (Cached(), nn.Sequential(Cached(), nn.Linear(4, 2, rng=0))):
+        report = nn.check_gradients(layer, rng.standard_normal((6, 4)))
+        assert not report
+        assert {check.what for check in report.wrong} == {"x", "scale"}
+        assert "float32" in report.cause
+
+
+def test_stairs_are_the_function_unless_they_are_as_fine_as_rounding(rng):
+    class StraightThrough(nn.Layer):
+        def forward(self, x):
+            return np.round(x * self.levels) / self.levels
+
+        def backward(self, x, y, dy):
+            return self.factor * dy
+
+    layer, x = StraightThrough(), rng.standard_normal((4, 3))
+    for levels, factor, right in ((2, 1, False), (8, 1, False), (64, 1, False), (2.0**26, 1, True), (8, 0, True)):
+        layer.levels, layer.factor = levels, factor
+        assert bool(nn.check_gradients(layer, x)) is right, levels
+    layer.levels, layer.factor = 2.0**26, 2  # stairs that are climbed twice as fast
+    assert not nn.check_gradients(layer, x)
+
+
+@pytest.mark.parametrize(
+    "layer", [Written(), nn.Linear(4, 3, rng=0), nn.Sigmoid(), nn.ReLU(), nn.BatchNorm1d(4)], ids=repr
+)
+def test_arrays_judged_together_are_right_where_they_are_so_one_by_one(rng, monkeypatch, layer):
+    x = rng.standard_normal((5, 4))
+    together = nn.check_gradients(layer, x)
+    monkeypatch.setattr(Differences, "clearly_right", lambda *_: {})
+    for a, b in zip(together, nn.check_gradients(layer, x), strict=True):
+        assert (a.layer, a.what, a.verdict, a.counts, a.checked) == (b.layer, b.what, b.verdict, b.counts, b.checked)
+        assert a.error == pytest.approx(b.error, abs=1e-9)
+
+
+def test_what_is_right_takes_four_evaluations_per_entry_and_few_more(rng):
+    calls = []
+
+    def forward(x):
+        calls.append(1)
+        return np.sin(x)
+
+    assert nn.check_gradients(forward, rng.standard_normal((10, 10)), backward=lambda dy, x: dy * np.cos(x))
+    assert 400 < len(calls) < 430
+
+
+def test_what_is_below_the_noise_is_not_called_right(rng):
+    x = rng.standard_normal((4, 3))
+    (check,) = nn.check_gradients(lambda x: 1e9 + 1e-9 * x, x, backward=lambda dy, x: 1e-9 * dy)
+    assert check.verdict == "too flat to tell"
+
+
+@pytest.mark.parametrize("weights", [1.0, np.arange(1, 6)[:, None]], ids=["one for all rows", "one for each row"])
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_second_use_that_takes_what_the_first_call_has_left(rng, stale, weights):
+    kept = []
+
+    def forward(x):
+        return weights * x**3, x.copy()
+
+    def backward(dy, x):
+        kept.append(x)
+        return dy * 3 * weights * (kept[0] if stale else x) ** 2
+
+    report = nn.check_gradients(forward, rng.standard_normal((5, 4)), backward=backward)
+    assert bool(report) is not stale
+    assert not stale or "earlier call" in report.cause
+
+
+def test_a_check_inside_a_layer_that_is_checked(rng):
+    inside = nn.Linear(6, 5, rng=0)
+
+    class Asks(nn.Layer):
+        def forward(self, x):
+            assert nn.check_gradients(inside, np.ones((3, 6)))
+            return np.tanh(x)
+
+        def backward(self, x, y, dy):
+            return dy * (1 - y * y)
+
+    assert nn.check_gradients(nn.Sequential(nn.Linear(4, 4, rng=0), Asks()), rng.standard_normal((3, 4)))
+    assert inside.weight.grad.any() == 0
+
+
+def test_memory_is_kept_for_the_next_check_but_only_a_little(rng):
+    nn.check_gradients(nn.Linear(300, 300, rng=0), rng.standard_normal((8, 300)), seconds=0.01)
+    nn.check_gradients(nn.Linear(40, 30, rng=0), rng.standard_normal((8, 40)))
+    assert subjects._rooms
+    assert all(room.numbers.size <= STACK_NUMBERS for room in subjects._rooms)
+
+
+def test_parameters_are_where_they_were_after_a_check(rng):
+    model = nn.Sequential(nn.Linear(4, 3, rng=0), nn.Tanh(), nn.Linear(3, 2, rng=1)).astype(np.float64)
+    before = model.state_dict()
+    assert nn.check_gradients(model, rng.standard_normal((5, 4)))
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])

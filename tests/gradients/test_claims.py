@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 
 import nnframe as nn
+from nnframe.core.chain import run_forward
+from nnframe.core.run import Run
+from nnframe.core.structure import Memory, couples_of
 
 
 class Softmax(nn.Layer):
@@ -62,3 +65,26 @@ def test_a_claim_that_is_inherited_does_not_count_for_another_forward():
     expected = run(nn.CentralDifference(), Softmax(), np.float64)
     for one, other in zip(run(nn.CentralDifference(), derived(), np.float64), expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-9)
+
+
+class Hidden(nn.Layer):
+    """A batch normalization that moves the output by 1e-9 of itself."""
+
+    def forward(self, x):
+        centred = x - x.mean(axis=0)
+        return 2e4 * (1.7e-9 * centred / np.sqrt(np.square(centred).mean(axis=0) + 1e-5) - 0.9)
+
+
+@pytest.mark.parametrize(
+    ("layer", "x", "expected"),
+    [
+        (Hidden(), np.zeros((3, 2)), "batch"),
+        (Hidden(), np.full((5, 1), 7.0), "batch"),
+        (Softmax(), np.array([[0.0, 300.0], [1.0, 400.0], [2.0, 350.0]]), "rows"),
+    ],
+)
+def test_what_moves_others_by_little_is_coupled(layer, x, expected):
+    with Run(True) as run_:
+        (link,) = run_forward(layer, x, run_).links
+        run_.memory = Memory()
+        assert couples_of(link, run_) == expected

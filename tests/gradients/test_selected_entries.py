@@ -32,6 +32,37 @@ def test_what_was_not_asked_for_is_zero(dtype, share, interpolate):
         assert off <= (1e-9 if dtype == np.float64 else 5e-6), f"{name}: off by {off:.1e} where it was asked for"
 
 
+@pytest.mark.parametrize("step", [1e-4, 1e-2, 0.3])
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh], ids=lambda a: a.__name__)
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_selected_entries_where_curves_bend_or_are_in_doubt(dtype, activation, step, share):
+    rng = np.random.default_rng(0)
+    model = nn.Sequential(nn.Linear(120, 6, dtype=dtype, rng=1), activation(), nn.Linear(6, 3, dtype=dtype, rng=2))
+    loss, x, t = nn.CrossEntropyLoss(), rng.standard_normal((9, 120)), rng.integers(0, 3, 9)
+    nn.CentralDifference(step, interpolate=False)(model, loss, x, t)
+    full = {name: p.grad.copy() for name, p in model.named_parameters()}
+    masks = {name: rng.random(p.value.shape) < share for name, p in model.named_parameters()}
+    nn.CentralDifference(step, only=masks)(model, loss, x, t)
+    for name, parameter in model.named_parameters():
+        expected = np.where(masks[name], full[name], 0)
+        assert (parameter.grad[~masks[name]] == 0).all()
+        off = np.abs(parameter.grad - expected).max() / np.abs(full[name]).max()
+        assert off <= (1e-9 if dtype == np.float64 else 5e-6), f"{name}: off by {off:.1e}"
+
+
+def test_progress_through_selected_entries_changes_no_bit(dtype):
+    model, loss, x, t = model_and_batch(dtype)
+    rng = np.random.default_rng(1)
+    for share in (0.02, 0.5):
+        masks = {name: rng.random(p.value.shape) < share for name, p in model.named_parameters()}
+        found = []
+        for progress in (None, lambda *_: None):
+            nn.CentralDifference(only=masks)(model, loss, x, t, progress=progress)
+            found.append([p.grad.copy() for p in model.parameters()])
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_a_bias_alone_leaves_the_weight_at_zero(dtype):
     model, loss, x, t = model_and_batch(dtype)
     nn.CentralDifference(only="0.bias")(model, loss, x, t)

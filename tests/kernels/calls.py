@@ -15,13 +15,14 @@ def floats(*shape):
 
 def above(a):
     stages = [("tanh", 0.0, a["z"], a["y"]), (a["w"],)]
-    return _kernels.Above(OUTPUTS, stages, "cross_entropy", a["p"], a["t"], a["residual"])
+    return _kernels.Above(OUTPUTS, stages, "cross_entropy", a["residual"], a["logits"], a["p"], a["t"])
 
 
 ABOVE = {
     "z": (ROWS, OUTPUTS),
     "y": (ROWS, OUTPUTS),
     "w": (CLASSES, OUTPUTS),
+    "logits": (ROWS, CLASSES),
     "p": (ROWS, CLASSES),
     "t": (ROWS, CLASSES),
     "residual": (ROWS, CLASSES),
@@ -172,6 +173,12 @@ CALLS = {
             **ABOVE,
         },
         ["level", "bend"],
+        [],
+    ),
+    "selected_products": (
+        lambda a: _kernels.selected_products(a["a"], a["b"], np.arange(0, OUTPUTS * INPUTS, 3), a["out"]),
+        {"out": (len(range(0, OUTPUTS * INPUTS, 3)),), "a": (OUTPUTS, ROWS), "b": (ROWS, INPUTS)},
+        ["out"],
         [],
     ),
     "evaluate_moved": (

@@ -59,7 +59,7 @@ class Calls:
     def __init__(self, dtype, report):
         rng = np.random.default_rng(0)
         self.dtype, self.report = dtype, report
-        self.region = [Region(rng.uniform(0.1, 1, 1009).astype(dtype)) for _ in range(12)]
+        self.region = [Region(rng.uniform(0.1, 1, 1009).astype(dtype)) for _ in range(13)]
         self.flags = [Region(np.ones(1, bool)) for _ in range(3)]
         self.rng = rng
 
@@ -152,11 +152,11 @@ class Calls:
             kernels.all_finite(w.take(side, n))
 
     def above(self, side, loss, name, rows, outputs, middle, classes):
-        z, y, weight, z2, y2, top, p, t, residual = self.region[:9]
-        soft = None
+        z, y, weight, z2, y2, top, logits, p, t, residual = self.region[:10]
+        soft = []
         if loss == "cross_entropy":
-            soft = p.take(side, rows, classes), t.take(side, rows, classes)
-            soft[0][...] = soft[1][...] = 1 / classes
+            soft = [one.take(side, rows, classes) for one in (logits, p, t)]
+            soft[1][...] = soft[2][...] = 1 / classes
         stages = [
             (name, 0.1, z.take(side, rows, outputs), y.take(side, rows, outputs)),
             (weight.take(side, middle, outputs),),
@@ -164,10 +164,10 @@ class Calls:
             (top.take(side, classes, middle),),
         ]
         stages = stages if middle > 1 else [stages[0], (weight.take(side, classes, outputs),)]
-        return _kernels.Above(outputs, stages, loss, *(soft or (None, None)), residual.take(side, rows, classes))
+        return _kernels.Above(outputs, stages, loss, residual.take(side, rows, classes), *soft)
 
     def differences(self, side):
-        x, level, bend = self.region[9:]
+        x, level, bend = self.region[10:]
         wanted, counted, doubtful = self.flags
         state = Region(np.zeros(1, np.uint8))
         shapes = itertools.product(

@@ -22,6 +22,7 @@ def test_shapes_that_do_not_fit_never_reach_c():
     for name, message in (
         ("z", r"stages\[0\], x"),
         ("y", r"stages\[0\], y"),
+        ("logits", "logits"),
         ("p", "probabilities"),
         ("t", "targets"),
     ):  # fmtskip
@@ -33,9 +34,9 @@ def test_shapes_that_do_not_fit_never_reach_c():
     with pytest.raises(ValueError, match=r"residual: expected shape \(6, 2\) behind the last stage, got \(6, 3\)"):
         above(a | {"w": a["w"][:2]})
     with pytest.raises(ValueError, match="loss: expected 'cross_entropy' or 'squared_error', got 'hinge'"):
-        _kernels.Above(CLASSES, [], "hinge", None, None, a["residual"])
+        _kernels.Above(CLASSES, [], "hinge", a["residual"])
     with pytest.raises(TypeError, match=r"stages\[0\]: expected \(weight,\) or \(name, alpha, x, y\), got list"):
-        _kernels.Above(CLASSES, [[a["w"]]], "squared_error", None, None, a["residual"])
+        _kernels.Above(CLASSES, [[a["w"]]], "squared_error", a["residual"])
     with pytest.raises(TypeError, match="above"):
         _kernels.difference_gradient(
             None, floats(ROWS, INPUTS), step=0.1, scale=1.0, grad_weight=floats(OUTPUTS, INPUTS)
@@ -58,6 +59,10 @@ def test_shapes_that_do_not_fit_never_reach_c():
         ({"counted": np.ones((ROWS, OUTPUTS), bool)}, r"counted: expected an array of bool of shape \(4, 6\)"),
         ({"units": range(2, 5)}, r"units: expected a range within 0 and 4, got range\(2, 5\)"),
         ({"units": range(-1, 2)}, "units: expected a range within"),
+        (
+            {"wanted": np.ones((OUTPUTS, INPUTS + 1), bool), "columns": floats(2, OUTPUTS, ENTRIES)},
+            "wanted, columns: expected one of them at most, got both",
+        ),
         ({"units": range(0, 4, 2)}, "units: expected a range of step 1"),
         ({"units": [0, 1]}, "units: expected a range of step 1 or None, got list"),
         ({"grad_weight": floats(OUTPUTS, INPUTS + 1)}, "grad_weight: expected float64 of shape"),
@@ -91,6 +96,11 @@ def test_difference_gradient_refuses(wrong, message):
         ({"state": np.zeros(OUTPUTS, np.int8)}, "state: expected uint8 of shape"),
         ({"columns": floats(OUTPUTS, 5, ROWS)}, r"columns: expected shape \(4, 6, 6\), got \(4, 5, 6\)"),
         ({"units": range(3, 9)}, "units: expected a range within 0 and 4"),
+        (
+            {"chosen": np.ones(OUTPUTS + 1, bool)},
+            r"chosen: expected an array of bool of shape \(4,\), got bool of shape \(5,\)",
+        ),
+        ({"chosen": np.ones(OUTPUTS, int)}, "chosen: expected an array of bool"),
     ],
 )
 def test_difference_curves_refuses(wrong, message):
@@ -100,6 +110,24 @@ def test_difference_curves_refuses(wrong, message):
     call = own | wrong
     with pytest.raises((TypeError, ValueError), match=message):
         _kernels.difference_curves(above(a), call.pop("distance"), **call)
+
+
+def test_selected_products_refuses():
+    own = {"a": floats(4, 6), "b": floats(6, 5), "entries": np.arange(3), "out": floats(3)}
+    for wrong, message in (
+        ({"b": floats(5, 5)}, r"a, b: expected shapes \(O, N\) and \(N, I\), got \(4, 6\) and \(5, 5\)"),
+        ({"b": floats(6, 5).astype(np.float32)}, "b: expected"),
+        ({"entries": np.array([0, 3, 3])}, "entries: expected ascending numbers in .0, 20., got 3 at position 2"),
+        ({"entries": np.array([0, 3, 20])}, "entries: expected ascending numbers in .0, 20., got 20 at position 2"),
+        ({"entries": np.array([-1, 3, 4])}, "entries: expected ascending numbers in .0, 20., got -1 at position 0"),
+        ({"entries": np.zeros(3)}, "entries: expected int64 of shape"),
+        ({"out": floats(4)}, "out: expected float64 of shape"),
+    ):
+        call = own | wrong
+        before = call["out"].copy()
+        with pytest.raises((TypeError, ValueError), match=message):
+            _kernels.selected_products(**call)
+        np.testing.assert_array_equal(call["out"], before)
 
 
 def test_evaluate_moved_refuses():

@@ -22,9 +22,9 @@ def above(rng, dtype, loss, name, widths):
         stages += [(name, 0.3, x, y), (weight,)]
         y = kernels.linear(y, weight)
     if loss == "squared_error":
-        return _kernels.Above(widths[0], stages, loss, None, None, y - rng.standard_normal(y.shape).astype(dtype))
+        return _kernels.Above(widths[0], stages, loss, y - rng.standard_normal(y.shape).astype(dtype))
     p, t = kernels.softmax(y), rng.dirichlet(np.ones(y.shape[1]), ROWS).astype(dtype)
-    return _kernels.Above(widths[0], stages, loss, p, t, p - t)
+    return _kernels.Above(widths[0], stages, loss, p - t, y, p, t)
 
 
 def inputs(rng, dtype):
@@ -169,7 +169,7 @@ def test_quotients(simd, dtype, rng, name, loss):
 def test_curves(simd, rng, name, loss):
     for widths in ((5, 3), (6, 7, 4)):
         network = above(rng, np.float64, loss, name, widths)
-        for step, tolerance in ((1e-2, 1e-7), (0.5, 1e-3), (0.5, 1e-1)):
+        for step, tolerance in ((1e-2, 1e-7), (3e-2, 1e-5), (3e-2, 1e-9), (0.5, 1e-3), (0.5, 1e-1)):
             found, expected = curves(network, np.abs(rng.standard_normal(ROWS)) * step, tolerance=tolerance)
             np.testing.assert_array_equal(found[3], expected[3])
             np.testing.assert_array_equal(found[2], expected[2])
@@ -185,6 +185,57 @@ def test_curves_of_given_columns_and_units(simd, dtype, rng):
     found, expected = curves(network, distance, tolerance=-1, columns=columns, units=range(1, 3))
     assert_close(found[0], expected[0], bound(dtype, 1e-2), "columns")
     assert (found[0][[0, 3, 4, 5]] == 7).all()
+
+
+def test_curves_of_chosen_units(simd, dtype, rng):
+    network, chosen = above(rng, dtype, "cross_entropy", "tanh", (6, 4)), np.array([1, 0, 0, 1, 1, 0], bool)
+    for step in (1e-12, 1e-2):  # straight or sampled
+        found, expected = curves(network, np.full(ROWS, step, dtype), tolerance=1e-6, chosen=chosen)
+        everything, _ = curves(network, np.full(ROWS, step, dtype), tolerance=1e-6)
+        for one, other, whole in zip(found, expected, everything, strict=True):
+            np.testing.assert_array_equal(one[chosen], whole[chosen])
+            np.testing.assert_array_equal(one[~chosen], other[~chosen])
+        assert (found[0][~chosen] == 7).all()
+
+
+def test_selected_products(simd, dtype, rng):
+    for outputs, rows, inputs in ((4, 33, 50), (1, 1, 1), (3, 100, 784), (2, 0, 5)):
+        a, b = rng.standard_normal((outputs, rows)).astype(dtype), rng.standard_normal((rows, inputs)).astype(dtype)
+        for share in (0.0, 0.1, 1.0):
+            entries = np.flatnonzero(rng.random(outputs * inputs) <= share)
+
+            def run(a=a, b=b, entries=entries):
+                out = np.full(len(entries), 7, a.dtype)
+                _kernels.selected_products(a, b, entries, out)
+                return out
+
+            found, expected = both(run)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=(1e-13 if dtype == np.float64 else 1e-5))
+
+
+def test_the_same_bits_on_every_instruction_set(dtype, rng):
+    if not {"avx2", "avx512"} <= set(_kernels.simd_available()):
+        pytest.skip("needs a processor with AVX-512")
+    a, b = rng.standard_normal((5, 77)).astype(dtype), rng.standard_normal((77, 30)).astype(dtype)
+    networks = [above(rng, dtype, loss, name, (9, 70, 40, 4)) for loss in LOSSES for name in ("tanh", "relu")]
+    entries, found, before = np.arange(0, 150, 2), [], _kernels.get_simd()
+    try:
+        for name in ("avx2", "avx512"):
+            _kernels.set_simd(name)
+            products = np.empty(len(entries), dtype)
+            _kernels.selected_products(a, b, entries, products)
+            found.append([products])
+            for network in networks:
+                for step in (1e-12, 1e-4):
+                    level, bend = np.empty((2, 9, ROWS), dtype)
+                    doubtful, state = np.zeros((9, ROWS), bool), np.zeros(9, np.uint8)
+                    own = {"level": level, "bend": bend, "doubtful": doubtful, "state": state}
+                    _kernels.difference_curves(network, np.full(ROWS, step, dtype), tolerance=1e-6, **own)
+                    found[-1] += [level, bend, doubtful, state]
+    finally:
+        _kernels.set_simd(before)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 # ---- in reference mode ----

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import subprocess
@@ -211,6 +212,62 @@ def test_counts_of_the_others():
     with pytest.warns(RuntimeWarning, match="entry 0 of x to 10 %"):
         nn.numerical_gradient(f, np.zeros(2))
     assert f.calls <= 2 * 28 + 8
+
+
+def test_counts_of_one_variable():
+    x = np.array([0.7])
+    for f, rungs in ((lambda v: 3 * v[0] + 1, 2), (lambda v: v[0] ** 3 - v[0], 3), (lambda v: np.sin(v[0]), 4)):
+        counting = Counting(lambda v, f=f: float(f(v)))
+        nn.numerical_gradient(counting, x)
+        assert counting.calls == 2 * rungs + 2
+        counting.calls = 0
+        nn.numerical_gradient(counting, x, bounds=(x, x + 1))
+        assert counting.calls <= 2 * rungs + 2
+        counting.calls = 0
+        nn.numerical_jacobian(lambda v, c=counting: np.array([c(v)] * 2), x)
+        assert counting.calls == 2 * rungs + 2
+        counting.calls = 0
+        nn.numerical_gradient(counting, x, noise=1e-14)  # measured beforehand as for more variables
+        assert counting.calls <= 2 * rungs + 8 + 2
+    counting = Counting(lambda v: float(np.sin(v[0])) + 1e-7 * hash(float(v[0])) / 2**61)
+    nn.numerical_gradient(counting, x)
+    assert counting.calls <= 28 + 7
+
+
+@pytest.mark.parametrize("size", [1e-12, 1e-8, 1e-3, 0.1, 10.0])
+def test_one_variable_of_a_function_that_does_not_repeat_itself(size):
+    random, count = np.random.default_rng(0), itertools.count()
+    for noise in (
+        random.standard_normal,
+        lambda: random.integers(2),
+        lambda: next(count),
+        lambda: next(count) % 2,
+    ):
+        with pytest.raises(ValueError, match="same value for the same x"):
+            nn.numerical_gradient(lambda v, noise=noise: float(np.sin(v[0])) + size * noise(), np.array([0.5]))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_one_variable_that_f_reads_or_changes_where_it_lives(shape):
+    x = np.full(shape, 0.5)
+
+    def leaves_zero(v):
+        value = float(x.sum() ** 3)
+        x[...] = 0
+        return value
+
+    def spoils(v):
+        x[...] = 7
+        return float(v.sum() ** 3)
+
+    for f in (lambda _: float(x.sum() ** 3), leaves_zero, spoils):
+        found = nn.numerical_gradient(f, x)
+        assert found.shape == shape
+        close(found, np.full(shape, 0.75))
+        x[...] = 0.5
+    with pytest.raises(ValueError, match="reads the array where it lives. Use workers=1"):
+        nn.numerical_gradient(lambda _: float(x.sum() ** 3), x, workers=map)
+    close(nn.numerical_gradient(lambda v: v.reshape(len(v)) ** 3, x, vectorized=True), np.full(shape, 0.75))
 
 
 # ---- steps from the coarser dtype ----

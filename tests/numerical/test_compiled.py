@@ -28,6 +28,26 @@ double rosenbrock(const double *x, intptr_t n, void *data) {
     return sum;
 }
 double scaled(const double *x, intptr_t n, void *data) { return *(double *)data * rosenbrock(x, n, 0); }
+static long calls;
+long evaluations(void) { return __atomic_exchange_n(&calls, 0, __ATOMIC_RELAXED); }
+double counted(const double *x, intptr_t n, void *data) {
+    __atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED);
+    return rosenbrock(x, n, data);
+}
+double waves(const double *x, intptr_t n, void *data) {
+    double sum = 0;
+    for (intptr_t i = 0; i < n; i++) sum += sin(x[i]);
+    return sum;
+}
+double in_float(const double *x, intptr_t n, void *data) {
+    double sum = 0;
+    for (intptr_t i = 0; i < n; i++) sum += sinf((float)x[i]);
+    return sum;
+}
+double in_steps(const double *x, intptr_t n, void *data) { return floor(waves(x, n, data) * 1e9) / 1e9; }
+double counts_up(const double *x, intptr_t n, void *data) {
+    return waves(x, n, data) + 1e-7 * (double)__atomic_add_fetch(&calls, 1, __ATOMIC_RELAXED);
+}
 double slow(const double *x, intptr_t n, void *data) {
     double sum = 0;
     for (int k = 0; k < 1000; k++) for (intptr_t i = 0; i < n; i++) sum += sin(x[i] + k);
@@ -148,6 +168,26 @@ def test_compiled_with_every_scheme(library, rng, scheme):
         nn.numerical_gradient(f, {"x": x})
     with pytest.raises(TypeError, match="a compiled function .* takes one array"):
         nn.numerical_jacobian(f, x)
+
+
+def test_compiled_of_many_variables(library, rng):
+    lib = ctypes.CDLL(library)
+    x = rng.uniform(0.5, 1, 400)
+    lib.evaluations()
+    gradient = nn.numerical_gradient(typed(lib.counted), x)
+    np.testing.assert_allclose(gradient, rosenbrock_gradient(x), atol=1e-6)
+    assert 2 * 400 + 4 <= lib.evaluations() <= 2.2 * 400 + 4
+    nn.numerical_gradient(typed(lib.counted), x, scheme="central")
+    assert lib.evaluations() == 2 * 400 + 2
+    bounded = nn.numerical_gradient(typed(lib.counted), x, bounds=(x, np.where(np.arange(400) % 2, x + 1, x)))
+    np.testing.assert_allclose(bounded[1::2], rosenbrock_gradient(x)[1::2], rtol=1e-9, atol=1e-9)
+    assert np.isnan(bounded[::2]).all()
+    # noise that nobody measured beforehand: a fixed step is 1e-2 off for both
+    for f, bound in ((lib.in_float, 2e-4), (lib.in_steps, 2e-5)):
+        assert np.abs(nn.numerical_gradient(typed(f), x, scheme="central") - np.cos(x)).max() > bound
+        np.testing.assert_allclose(nn.numerical_gradient(typed(f), x), np.cos(x), atol=bound)
+    with pytest.raises(ValueError, match="same value for the same x"):
+        nn.numerical_gradient(typed(lib.counts_up), x)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")

@@ -432,8 +432,6 @@ def _rounded(case: Case) -> str:
     size = np.abs(case.true) + case.near
     if 2 * int(case.wrong.sum()) < case.g.size:
         return ""
-    if (case.g == case.g.astype(np.float32)).all() and (np.abs(case.g - case.true) <= 1e-5 * size).all():
-        return "it is rounded to float32 in between."
     if (np.abs(case.g - case.true) <= 1e-5 * size).all():
         return "it is right to some digits only: rounded to float32 in between, or a small constant is wrong."
     return ""

@@ -12,25 +12,27 @@ however small h is, and any number between them is right. Where the bound is too
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from nnframe.gradients.check.noise import EPS, Doubles, Function, Indices, noise_of, put_back, sizes_of
+from nnframe.gradients.check.lengths import LENGTHS, Lengths
+from nnframe.gradients.check.noise import EPS, Doubles, Function, Indices, Line, noise_of, put_back, sizes_of
 from nnframe.gradients.check.report import KINK, WRONG
-from nnframe.gradients.check.verdicts import Findings, Judged, Quotients
+from nnframe.gradients.check.verdicts import CLEAR, Findings, Judged, Quotients
 
 STEP = 2.0**-13  # of the size of what is moved
 OTHER_STEPS = (2.0**-5, 2.0**-10, 2.0**-15, 2.0**-20, 2.0**-27, 2.0**5, 2.0**10)  # times that, where it does not tell
 UPWARDS = 2.0**8  # and further up, where all numbers are small
 RESOLVED = 2.0**-22  # steps at which nothing moves below this may be lost beside larger numbers
 BESIDE = 2.0**-24  # of the size: how far away points beside a kink are
-POINTS_BESIDE = 24
-LENGTHS = 2.0 ** -np.arange(2, 48, 2, dtype=np.float64)  # of the size, at which a number is given another chance
+POINTS_BESIDE = 400  # at most, as long as some entries are outside what all have shown
+MOVES_BESIDE = 20_000  # and no more than these, beyond the first 24 points
 MOST_QUOTIENTS = 32
-STACK_NUMBERS = 1 << 17  # held at a time: few enough to stay in the cache
+STACK_NUMBERS = 1 << 16  # in copies of what is moved, held at a time: few enough to stay in the cache
+SIDES = np.array([1, -1, 0.5, -0.5])[:, None, None]  # of the step: where differences are taken
 
 
 class Subject(Function, Protocol):
@@ -66,7 +68,7 @@ class Sweep(NamedTuple):
         """Sum (S, outputs) over the outputs of each entry, (S, m)."""
         if self.outputs is None:
             parts = products.reshape(len(products), self.before, -1, self.after)
-            return np.asarray(parts.sum(axis=(1, 3)))
+            return np.asarray(np.einsum("kbma->km", parts))  # several times faster than `sum` over short axes
         table = products.reshape(len(products), max(self.rows, self.before), -1)
         if not self.rows:
             table = table.sum(axis=1, keepdims=True)
@@ -77,6 +79,30 @@ class Sweep(NamedTuple):
     def part(self, some: slice | Indices) -> Sweep:
         """Return some of the moves."""
         return self._replace(entries=self.entries[some])
+
+
+class Changes(NamedTuple):
+    """What outputs change by where some entries (k of them, flat) are moved by steps and by half of them.
+
+    steps (k,) : h
+    widths (2, k) : from side to side, of h and of h/2
+    totals (3 or 9, k) : sums over outputs, see `_totals`
+    noise (k,) : of such a sum, over h
+    """
+
+    steps: Doubles
+    widths: Doubles
+    totals: Doubles
+    noise: Doubles
+
+
+class Worst(NamedTuple):
+    """The entry of an array, flat, that is furthest away from its difference, and this one with its bound."""
+
+    entry: int
+    error: float
+    numerical: float
+    bound: float
 
 
 class Differences:
@@ -93,12 +119,42 @@ class Differences:
 
     def __init__(self, subject: Subject, dy: Doubles, step: float | None, rng: np.random.Generator) -> None:
         self.subject, self.dy = subject, dy.reshape(-1)
-        self.noise = noise_of(subject, rng)
+        self.line = Line(subject.arrays, rng)
+        self.noise = noise_of(subject, self.line)
         largest = float(np.abs(subject.y[np.isfinite(subject.y)]).max(initial=0)) or 1.0
         typical = float(np.sort(self.noise, axis=None)[self.noise.size // 2]) / largest if self.noise.size else 0.0
         self.typical = typical  # noise, of the largest output
         self.step = step or max(STEP, typical ** (1 / 3))
         self.weighted_noise = np.abs(self.dy) * self.noise.reshape(-1)
+
+    def clearly_right(self, written: Mapping[str, Any], tolerance: float | None) -> dict[str, Worst]:
+        """Return those arrays of which all entries are right by the first step alone, with the worst entry of each.
+
+        `judge` says the same of them, array by array; here they are looked at in one go.
+        """
+        found, end = dict[str, Worst](), 0
+        sweeps = [(name, one) for name in written for one in self.subject.sweeps(name) if one.entries.size]
+        if not sweeps:
+            return found
+        changes = [self._changes(name, one, self.step * self.line.sizes[name], sides=False) for name, one in sweeps]
+        value, bound, size, *_ = _quotients(Changes(*(np.concatenate(c, axis=-1) for c in zip(*changes, strict=True))))
+        entries = {name: _joined([one.entries.reshape(-1) for of, one in sweeps if of == name]) for name, _ in sweeps}
+        numbers = np.concatenate([written[n].reshape(-1)[some] for n, some in entries.items()], dtype=np.float64)
+        with np.errstate(all="ignore"):
+            off = np.abs(numbers - value)
+            allowed = bound + 4 * EPS * np.abs(numbers)
+            if tolerance is not None:
+                allowed = np.maximum(allowed, tolerance * size)
+            right = (off <= allowed) & (off < np.inf) & (bound <= CLEAR * size)
+            right |= (off == 0) & (size == 0) & (numbers == 0)  # nothing moves, and that is what was written
+            error = off / np.maximum(size, 1e-300)
+        for name, some in entries.items():
+            first, end = end, end + len(some)
+            if len(some) == written[name].size and right[first:end].all():
+                i = int(error[first:end].argmax())
+                at = first + i
+                found[name] = Worst(int(some[i]), float(error[at]), float(value[at]), float(bound[at]))
+        return found
 
     def judge(
         self,
@@ -116,7 +172,7 @@ class Differences:
         flat = written.reshape(-1)
         own = 4 * EPS * np.abs(flat) if rounding is None else rounding.reshape(-1)
         found = Findings(flat, own, tolerance, self.step)
-        sizes = sizes_of(self.subject.arrays[name])
+        sizes = self.line.sizes[name]
         for sweep in self._chosen(name, until, rng):
             found.add(self.step, sweep.entries, self.quotients(name, sweep, self.step * sizes, sides=False))
         for factor in self._other_steps(sizes):
@@ -138,28 +194,27 @@ class Differences:
         return factors
 
     def at_fault(self, name: str, written: Doubles, judged: Judged, rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-        """Which wrong entries are what quotients of some length converge to after all: the differences are at fault.
-
-        Taylor's remainder f(x + h) - f(x) - h g falls faster than h where g is the derivative; over what lengths a
-        function is smooth, differences may not have seen. Of many entries some are looked at.
-        """
+        """Which wrong entries may be right after all, as differences over other lengths show; of many some are seen."""
         wrong = np.flatnonzero(judged.verdicts.reshape(-1) == WRONG)
         some = np.sort(rng.choice(wrong, min(MOST_QUOTIENTS, len(wrong)), replace=False))
-        sizes, start = sizes_of(self.subject.arrays[name]), self.subject.arrays[name].reshape(-1)
-        distances = np.concatenate([LENGTHS, -LENGTHS])
         found = np.zeros(written.size, bool)
-        base = self.subject.y.reshape(-1)
         for i in some:
-            ends = (start[i] + sizes[i] * distances)[:, None]
-            with np.errstate(all="ignore"):
-                change = (moved(self.subject, name, np.full(ends.shape, i), ends) - base) @ self.dy
-                near = np.abs(change / (ends[:, 0] - start[i]) - written.reshape(-1)[i])
-                near = near <= 0.1 * abs(written.reshape(-1)[i] - judged.numerical.reshape(-1)[i])
-            both = near[: len(LENGTHS)] & near[len(LENGTHS) :]
-            found[i] = bool((both[2:] & both[1:-1] & both[:-2]).any())
+            found[i] = self._lengths(name, i).excuse(written.reshape(-1)[i], judged.numerical.reshape(-1)[i])
         if len(some) < len(wrong) and found[some].mean() > 0.9:
             found[wrong] = True
         return found.reshape(written.shape)
+
+    def _lengths(self, name: str, i: int) -> Lengths:
+        """Return the changes of the output where one entry is moved by ever smaller lengths."""
+        array, base = self.subject.arrays[name], self.subject.y.reshape(-1)
+        x, size = array.reshape(-1)[i], sizes_of(array)[i]
+        ends = (x + size * np.concatenate([LENGTHS, -LENGTHS]))[:, None]
+        with np.errstate(all="ignore"):
+            y = moved(self.subject, name, np.full(ends.shape, i), ends)
+            up, down = np.split((y - base) @ self.dy, 2)
+            above, below = np.split(ends[:, 0] - x, 2)
+            reach = float(np.nanmax(np.abs(y[np.isfinite(y)]), initial=np.abs(base).max(initial=0)))
+        return Lengths((above - below) / 2, up, -down, x, size, reach, float(np.max(self.noise, initial=0)))
 
     def taylor(self, name: str, entry: tuple[int, ...], written: float, numerical: float) -> str:
         """Say how |f(x + h) - f(x) - h g| falls with h: as h^2 where g is the derivative, as h where it is not."""
@@ -183,42 +238,37 @@ class Differences:
     ) -> Indices:
         """Return which entries at kinks are between the slopes at points nearby.
 
-        Where several values are equal, these are more than the two that an entry's own sides have.
+        Where several values are equal, these are more than the two that an entry's own sides have: as many as orders.
         """
         low, high = np.full((2, sizes.size), np.nan)
         rng = np.random.Generator(np.random.PCG64(ties.size))
-        y = self.subject.y
+        y, allowed, left = self.subject.y, 1e-3 * judged_size, ties.copy()
         try:
             with put_back(self.subject.arrays) as start:
-                for _ in range(POINTS_BESIDE):
+                for _ in range(min(POINTS_BESIDE, max(24, MOVES_BESIDE // int(ties.sum())))):
                     for one, array in self.subject.arrays.items():
                         away = BESIDE * sizes_of(start[one]).reshape(array.shape)
                         array[...] = start[one] + away * rng.uniform(-1, 1, array.shape)
                     self.subject.y = self.subject.value()
-                    for sweep in self._moves_of(name, ties):
+                    for sweep in self._moves_of(name, left):
                         at = sweep.entries.reshape(-1)
                         value = self.quotients(name, sweep, BESIDE * 2.0**-8 * sizes, sides=False).value.reshape(-1)
                         low[at], high[at] = np.fmin(low[at], value), np.fmax(high[at], value)
+                    with np.errstate(invalid="ignore"):
+                        left &= ~((low - allowed <= written) & (written <= high + allowed))
+                    if not left.any():
+                        break
         finally:
             self.subject.y = y
-        allowed = 1e-3 * judged_size
-        with np.errstate(invalid="ignore"):
-            between = (low - allowed <= written) & (written <= high + allowed)
-        return np.flatnonzero(ties & between)
-
-    def _many(self, name: str) -> int:
-        """How many moves are evaluated at a time, four points each."""
-        return max(1, STACK_NUMBERS // (4 * max(1, self.dy.size, self.subject.arrays[name].size)))
+        return np.flatnonzero(ties & ~left)
 
     def _chosen(self, name: str, until: float, rng: np.random.Generator) -> Iterator[Sweep]:
-        """Cut sweeps into parts that fit in memory; in random order, for as long as there is time, if that is short."""
-        parts: list[Sweep] = []
-        many = 1 if np.isfinite(until) else self._many(name)
-        for sweep in self.subject.sweeps(name):
-            parts += [sweep.part(slice(first, first + many)) for first in range(0, len(sweep.entries), many)]
+        """Return all sweeps; where time is short their moves, one by one, in random order for as long as there is."""
+        sweeps = [sweep for sweep in self.subject.sweeps(name) if len(sweep.entries)]
         if not np.isfinite(until):
-            yield from parts
+            yield from sweeps
             return
+        parts = [sweep.part(slice(i, i + 1)) for sweep in sweeps for i in range(len(sweep.entries))]
         for i in rng.permutation(len(parts)):
             yield parts[i]
             if time.perf_counter() > until:
@@ -229,47 +279,75 @@ class Differences:
         return self._moves_of(name, found.doubtful) if found.doubtful.any() else []
 
     def _moves_of(self, name: str, chosen: npt.NDArray[np.bool_]) -> list[Sweep]:
-        again = []
-        for sweep in self.subject.sweeps(name):
-            some = np.flatnonzero(chosen[sweep.entries].any(axis=1))
-            many = self._many(name)
-            again += [sweep.part(some[first : first + many]) for first in range(0, len(some), many)]
-        return again
+        some = [(sweep, np.flatnonzero(chosen[sweep.entries].any(axis=1))) for sweep in self.subject.sweeps(name)]
+        return [sweep.part(moves) for sweep, moves in some if len(moves)]
 
     def quotients(self, name: str, sweep: Sweep, h: Doubles, sides: bool = True) -> Quotients:
-        """Differences at h and h/2 for the moves of a sweep. Without sides: `low`, `high` and `bent` are not known."""
-        entries = sweep.entries
-        start, steps = self.subject.arrays[name].reshape(-1)[entries], h[entries]
-        ends = np.stack([start + steps, start - steps, start + steps / 2, start - steps / 2])
-        with np.errstate(all="ignore"):
-            y = moved(self.subject, name, np.concatenate([entries] * 4), ends.reshape(-1, entries.shape[1]))
-            y = y.reshape(4, len(entries), -1)
-            changes = y[0::2] - y[1::2]
-            changes *= self.dy
-            wide, near = (sweep.totals(changes[k]) / (ends[2 * k] - ends[2 * k + 1]) for k in (0, 1))
-            noise = sweep.totals(self.weighted_noise[None]) / (steps / 2)
-            size = sweep.totals(np.abs(changes[1])) / steps
-            value = (4 * near - wide) / 3
-            # nothing that moved so little may be below what is resolved: it tells nothing
-            noise = np.where((size == 0) & (steps < RESOLVED), np.inf, noise)
-            if not sides:
-                bound = np.abs(wide - near) + 4 * noise + 16 * EPS * size
-                return Quotients(value, bound, size, value, value, np.zeros(value.shape, bool))
-            spreads = [self._sides(sweep, y[2 * k], y[2 * k + 1], steps / (k + 1)) for k in (0, 1)]
-            (low, high), size = spreads[1][:2], np.maximum(size, spreads[1][2])
-            bound = np.abs(wide - near) + 4 * noise + 16 * EPS * size
-            apart = high - low
-            bent = (apart > 0.7 * (spreads[0][1] - spreads[0][0])) & (apart > 8 * noise)
-            wider = np.where(apart > 8 * noise, 4 * noise, np.nan)  # nan where noise is all there is
-        return Quotients(value, bound, size, low - wider, high + wider, bent)
+        """Differences at h and h/2, flat. Without sides: `low`, `high` and `bent` are not known."""
+        return _quotients(self._changes(name, sweep, h, sides))
 
-    def _sides(self, sweep: Sweep, up: Doubles, down: Doubles, steps: Doubles) -> tuple[Doubles, Doubles, Doubles]:
-        """Return the least and the largest slope that a choice of sides gives, and what they are added up from."""
-        base = self.subject.y.reshape(-1)
-        above, below = (up - base) * self.dy, (base - down) * self.dy
-        low = sweep.totals(np.minimum(above, below)) / steps
-        high = sweep.totals(np.maximum(above, below)) / steps
-        return low, high, sweep.totals(np.abs(above) + np.abs(below)) / (2 * steps)
+    def _changes(self, name: str, sweep: Sweep, h: Doubles, sides: bool) -> Changes:
+        start, steps = self.subject.arrays[name].reshape(-1)[sweep.entries], h[sweep.entries]
+        with np.errstate(all="ignore"):
+            ends = start + SIDES * steps
+            totals = self._totals(name, sweep, ends, sides)
+            noise = sweep.totals(self.weighted_noise[None]) / steps
+            widths = ends[0::2] - ends[1::2]
+        count = steps.size
+        return Changes(steps.reshape(-1), widths.reshape(2, count), totals.reshape(-1, count), noise.reshape(-1))
+
+    def _totals(self, name: str, sweep: Sweep, ends: Doubles, sides: bool) -> Doubles:
+        """Return sums of changes over the outputs of each entry (3 or 9, S, m).
+
+        Weighted by dy: the change from side to side of h, that of h/2, and its size. With sides too, for h and h/2
+        each: the least that a choice of sides gives, the largest, and both sizes.
+        """
+        largest = max(1, self.dy.size, self.subject.arrays[name].size)
+        many = max(1, STACK_NUMBERS // (4 * largest))
+        blocks = [slice(first, first + many) for first in range(0, len(sweep.entries), many)]
+        found = [self._totals_of(name, sweep, sweep.entries[some], ends[:, some], sides) for some in blocks]
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
+    def _totals_of(self, name: str, sweep: Sweep, entries: Indices, ends: Doubles, sides: bool) -> Doubles:
+        y = moved(self.subject, name, np.concatenate([entries] * 4), ends.reshape(-1, ends.shape[-1]))
+        y = y.reshape(4, len(entries), -1)
+        up, down = y[0::2], y[1::2]  # at h and at h/2
+        terms = np.empty((9 if sides else 3, *y.shape[1:]))
+        np.subtract(up, down, out=terms[:2])
+        terms[:2] *= self.dy
+        np.abs(terms[1], out=terms[2])
+        if sides:
+            base = self.subject.y.reshape(-1)
+            above, below = (up - base) * self.dy, (base - down) * self.dy
+            np.minimum(above, below, out=terms[3:5])
+            np.maximum(above, below, out=terms[5:7])
+            np.add(np.abs(above), np.abs(below), out=terms[7:9])
+        return sweep.totals(terms.reshape(-1, y.shape[-1])).reshape(len(terms), len(entries), -1)
+
+
+def _joined(parts: list[Indices]) -> Indices:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _quotients(c: Changes) -> Quotients:
+    with np.errstate(all="ignore"):
+        wide, near = c.totals[:2] / c.widths
+        apart = near - wide
+        value, size = near + apart / 3, c.totals[2] / c.steps
+        noise = 2 * c.noise
+        if c.steps.min(initial=np.inf) < RESOLVED:
+            # nothing that moved so little may be below what is resolved: it tells nothing
+            noise = np.where((size == 0) & (c.steps < RESOLVED), np.inf, noise)
+        if len(c.totals) == 3:
+            bound = np.abs(apart) + 4 * noise + 16 * EPS * size
+            return Quotients(value, bound, size, value, value, np.zeros(value.shape, bool))
+        low, high, sizes = c.totals[3:].reshape(3, 2, -1) / (c.steps * [[1], [0.5]])
+        size = np.maximum(size, sizes[1] / 2)
+        bound = np.abs(apart) + 4 * noise + 16 * EPS * size
+        spread = high - low
+        bent = (spread[1] > 0.7 * spread[0]) & (spread[1] > 8 * noise)
+        wider = np.where(spread[1] > 8 * noise, 4 * noise, np.nan)  # nan where noise is all there is
+    return Quotients(value, bound, size, low[1] - wider, high[1] + wider, bent)
 
 
 def moved(subject: Subject, name: str, entries: Indices, values: Doubles) -> Doubles:

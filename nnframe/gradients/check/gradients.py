@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,20 +21,27 @@ from nnframe.core.run import Run, read_only
 from nnframe.core.structure import Findings, Memory, ask
 from nnframe.gradients.check import promises, rows
 from nnframe.gradients.check.causes import Case, explain
-from nnframe.gradients.check.differences import Differences
-from nnframe.gradients.check.noise import EPS, Doubles, Line, put_back
+from nnframe.gradients.check.differences import Differences, Worst
+from nnframe.gradients.check.noise import EPS, Doubles, Line
 from nnframe.gradients.check.report import FLAT, KINK, RIGHT, UNCHECKED, VERDICTS, WRONG, Check, Report, plainly
+from nnframe.gradients.check.rounding import rounded_to_float32, rounding_of, unresolved
 from nnframe.gradients.check.subjects import (
     FunctionSubject,
     LayerSubject,
     LossSubject,
-    Room,
     Subjects,
     is_torch_function,
     of_torch,
+    room,
 )
+from nnframe.gradients.check.verdicts import Judged
 from nnframe.losses.base import Loss
 
+COARSE = 1e-2  # of what a number is added up from: rounding to 16 bits is below
+FLOAT32 = (
+    "it is rounded to float32, or to less: its numbers stay the same, to the last digit, where all that they are made "
+    "from moves by some 1e-12. An array in backward is of that dtype."
+)
 STREAM = (20261125, 8)  # of random numbers: its own, which no test data are drawn from
 
 
@@ -138,7 +146,6 @@ class _Checker:
         self, tolerance: float | None, step: float | None, seconds: float | None, rng: np.random.Generator
     ) -> None:
         self.tolerance, self.step, self.rng = tolerance, step, rng
-        self.room = Room()
         self.until = math.inf if seconds is None else time.perf_counter() + seconds
 
     # ---- models ----
@@ -149,7 +156,7 @@ class _Checker:
         double = model.astype(np.float64, memo)
         originals = {id(memo[id(tree)]): tree for _, tree in model.named_trees() if isinstance(tree, Layer)}
         checks: list[Check] = []
-        with Run(True, None, None, double) as run:
+        with Run(True, None, None, double) as run, room() as self.room:
             passed = run_forward(double, x, run)
             run.memory = Memory()
             links = list(_each(passed.links))
@@ -178,17 +185,17 @@ class _Checker:
         return now + max(0.0, last - now) / parts
 
     def _link(self, link: Link, run: Run, until: float) -> list[Check]:
-        title = named(link.layer, run.root)
-        broken = self._ask(link, run, title)
+        broken = self._ask(link, run)
         if not link.traits.backward:
+            title = named(link.layer, run.root)
             return [*broken, Check(title, "", VERDICTS[UNCHECKED], cause="no backward is written")]
         try:
             subject = LayerSubject(link, run, self.room)
         except LayerError as error:
-            return [*broken, rows.wrong(title, "forward", str(error))]
+            return [*broken, rows.wrong(named(link.layer, run.root), "forward", str(error))]
         return [*broken, *self.subject(subject, until=until)]
 
-    def _ask(self, link: Link, run: Run, title: str) -> list[Check]:
+    def _ask(self, link: Link, run: Run) -> list[Check]:
         """Find out what a layer written outside nnframe is; a broken law is a row of its own."""
         if not link.traits.own or link.inner:
             return []
@@ -204,13 +211,14 @@ class _Checker:
             unknown.contradicted = 2  # no patterns are looked for
             run.memory.known[id(link.layer)] = unknown
             claims = "couples" in str(error)
-            return [rows.wrong(title, "couples" if claims else "forward", str(error))]
+            return [rows.wrong(named(link.layer, run.root), "couples" if claims else "forward", str(error))]
         return []
 
     def _whole(self, passed: ForwardPass) -> list[Check]:
         """Compare the whole model's gradient with the loss along one random direction."""
         model: Any = passed.model
-        arrays = {name: p.value for name, p in model.named_parameters() if p.trainable}
+        trained = {name: p for name, p in model.named_parameters() if p.trainable}
+        arrays = {name: p.value for name, p in trained.items()}
         moves_x = isinstance(passed.x, np.ndarray) and passed.x.dtype.kind == "f"
         if moves_x:
             arrays["x"] = np.array(passed.x)
@@ -221,7 +229,7 @@ class _Checker:
             dx = backward_through(passed.links, dy, None, input_gradient=moves_x)
         except LayerError as error:
             return [rows.wrong("the whole model", "", str(error))]
-        gradients = {name: p.grad for name, p in model.named_parameters() if p.trainable}
+        gradients = {name: p.grad for name, p in trained.items()}
         if dx is not None and moves_x:
             gradients["x"] = dx
         line = Line(arrays, self.rng)
@@ -270,76 +278,48 @@ class _Checker:
             return Compared([rows.wrong(subject.title, "backward", rows.raised(error))], None, {}, None)
         gradients = {name: None if g is None else np.array(g, copy=True) for name, g in returned.items()}
         differences = Differences(subject, dy, self.step, self.rng)
-        rounding = self._rounding(subject, differences, gradients, dy)
+        rounding = functools.cache(lambda: rounding_of(subject, gradients, dy, differences.typical, self.rng))
+        single = rounded_to_float32(subject, gradients, rounding, dy, differences.line, self.rng)
+        clear: dict[str, Worst] = {}
+        if self._share(1, until) == math.inf:
+            fitting = {name: gradients[name] for name, a in subject.arrays.items() if rows.fits(gradients[name], a)}
+            clear = differences.clearly_right(fitting, self.tolerance)
         checks = []
         for i, name in enumerate(subject.arrays):
+            if name in clear and name not in single:
+                checks.append(rows.right(subject.title, name, gradients[name], clear[name]))
+                continue
             last = self._share(len(subject.arrays) - i, until)
-            checks.append(self._array(differences, name, gradients[name], dy, last, rounding.get(name)))
+            known = rounding().get(name), single.get(name)
+            checks.append(self._array(differences, name, gradients[name], dy, last, known))
         return Compared(checks, returned, gradients, differences)
 
     def _array(
-        self, differences: Differences, name: str, written: Any, dy: Doubles, until: float, rounding: Doubles | None
+        self, differences: Differences, name: str, written: Any, dy: Doubles, until: float, known: tuple[Any, Any]
     ) -> Check:
+        """Judge one array; known : how much its numbers are rounded, and which of them to float32."""
         subject: Any = differences.subject
         cause = rows.misshapen(written, subject.arrays[name])
         if cause:
             return rows.wrong(subject.title, name, cause)
         numbers = np.asarray(written, np.float64)
+        rounding, single = known
         judged = differences.judge(name, numbers, self.tolerance, until, self.rng, rounding)
         if (judged.verdicts == WRONG).any():
-            unresolved = self._unresolved(subject, name, numbers, dy)
-            judged.verdicts[unresolved & (judged.verdicts == WRONG)] = FLAT
+            lost = unresolved(subject, name, numbers, dy, self.rng)
+            judged.verdicts[lost & (judged.verdicts == WRONG)] = FLAT
         if (judged.verdicts == WRONG).any():
             judged.verdicts[differences.at_fault(name, numbers, judged, self.rng)] = FLAT
+        if single is not None and self.tolerance is None:
+            judged.verdicts[_clearest(single & np.isin(judged.verdicts, (RIGHT, FLAT)), numbers, judged)] = WRONG
         check = rows.summarized(subject.title, name, numbers, judged)
         if check.right:
             return check
+        if single is not None and check.error < COARSE:
+            return check._replace(cause=f"{subject.title}, {name}: {FLOAT32}")
         cause = explain(Case(subject, differences, name, numbers, judged, dy))
         order = differences.taylor(name, check.entry, check.written, check.numerical)
         return check._replace(cause=f"{cause or plainly(check)} {order}".strip())
-
-    def _unresolved(self, subject: Subjects, name: str, written: Doubles, dy: Doubles) -> npt.NDArray[np.bool_]:
-        """Which entries are others where everything moves by its last digits: no difference can tell what they are."""
-        nothing = np.zeros(written.shape, bool)
-        try:
-            again = np.asarray(subject.backward(dy)[name], np.float64)
-            with put_back(subject.arrays):
-                for a in subject.arrays.values():
-                    a *= 1 + self.rng.uniform(-8, 8, a.shape) * EPS
-                beside = np.asarray(subject.backward(dy)[name], np.float64)
-        except Exception:  # what it does for one x, it may refuse for another
-            return nothing
-        if beside.shape != written.shape or not np.array_equal(again, written, equal_nan=True):
-            return nothing
-        with np.errstate(invalid="ignore"):
-            return np.asarray(np.abs(beside - written) > 0.1 * np.abs(written))
-
-    def _rounding(
-        self, subject: Subjects, differences: Differences, gradients: dict[str, Any], dy: Doubles
-    ) -> dict[str, Doubles]:
-        """How much the written numbers are rounded: how they differ where dy is changed in its last digits.
-
-        But no more than forward rounds as well: a backward in float32 of a forward in float64 is wrong.
-        """
-        allowed = 1e-11 + 64 * differences.typical
-        numbers = {name: np.asarray(g) for name, g in gradients.items() if g is not None}
-        found = {name: 4 * EPS * np.abs(g.astype(np.float64)) for name, g in numbers.items() if g.dtype.kind in "fiub"}
-        if isinstance(subject, LossSubject):
-            return {name: own + 4 * EPS * own.max(initial=0) for name, own in found.items()}
-        for _ in range(2):
-            try:
-                beside = subject.backward(dy * (1 + self.rng.uniform(-4, 4, dy.shape) * EPS))
-            except Exception:  # what it does for one dy, it may refuse for another
-                return found
-            for name, own in found.items():
-                if np.shape(beside[name]) == own.shape:
-                    with np.errstate(invalid="ignore"):
-                        off = np.abs(np.asarray(beside[name]) - gradients[name])
-                    most = allowed * max(
-                        float(np.abs(gradients[name]).max(initial=0)), float(np.abs(dy).max(initial=0))
-                    )
-                    found[name] = np.maximum(own, np.minimum(np.where(np.isfinite(off), 8 * off, 0), most))
-        return found
 
 
 # ---- what was found ----
@@ -353,6 +333,12 @@ def _each(links: list[Link]) -> Iterator[Link]:
         for branch in link.inner:
             if link.traits.branches or link.chain:
                 yield from _each(branch.links)
+
+
+def _clearest(mask: npt.NDArray[np.bool_], written: Doubles, judged: Judged) -> npt.NDArray[np.bool_]:
+    """Return those of some entries that are furthest from the difference."""
+    off = np.where(mask, np.abs(written - judged.numerical), 0.0)
+    return np.asarray(mask & (off >= 0.5 * np.nanmax(off, initial=0.0)))
 
 
 def _along(values: Callable[[Any], list[float]], written: float, size: float) -> tuple[int, float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -40,9 +41,15 @@ def put_back(arrays: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def sizes_of(array: Doubles) -> Doubles:
     """How large each number of an array is taken to be: itself, at least as they are in the mean, but not above 1."""
     flat = np.abs(array.reshape(-1))
-    finite = flat[np.isfinite(flat)]
-    typical = float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
+    finite = flat if math.isfinite(np.dot(flat, flat)) else flat[np.isfinite(flat)]
+    typical = math.sqrt(np.dot(finite, finite) / finite.size) if finite.size else 0.0
     return np.asarray(np.maximum(flat, min(typical or 1.0, 1.0)))
+
+
+def largest(array: Any) -> float:
+    """Return the largest absolute value of finite numbers; 0 where there are none."""
+    most = float(np.abs(array).max(initial=0))
+    return most if most < math.inf else float(np.abs(array[np.isfinite(array)]).max(initial=0))
 
 
 class Line:
@@ -57,17 +64,20 @@ class Line:
 
     def __init__(self, arrays: Mapping[str, Any], rng: np.random.Generator) -> None:
         self.arrays, self.way = arrays, dict[str, Doubles]()
+        self.sizes = {name: sizes_of(array) for name, array in arrays.items()}
         for name, array in arrays.items():
-            random = rng.uniform(-1, 1, array.shape)
-            self.way[name] = sizes_of(array).reshape(array.shape) * (random + np.copysign(0.5, random))
+            random = 2 * rng.random(array.shape) - 1
+            self.way[name] = self.sizes[name].reshape(array.shape) * (random + np.copysign(0.5, random))
 
     def values(self, value: Callable[[], Any], distances: Any) -> list[Any]:
         """Return what `value` gives at some distances along the line."""
         found = []
         with put_back(self.arrays) as start, np.errstate(all="ignore"):
-            for distance in distances:
-                for name, array in self.arrays.items():
-                    array[...] = start[name] + distance * self.way[name]
+            moves = [(array, self.way[name], start[name]) for name, array in self.arrays.items()]
+            for distance in map(float, distances):
+                for array, way, before in moves:
+                    np.multiply(way, distance, out=array)
+                    array += before
                 found.append(value())
         return found
 
@@ -77,13 +87,12 @@ class Line:
         return float(sum(term.sum() for term in terms)), float(sum(np.abs(term).sum() for term in terms)) or 1.0
 
 
-def noise_of(function: Function, rng: np.random.Generator) -> Doubles:
+def noise_of(function: Function, line: Line) -> Doubles:
     """How much each output is rounded: at least as the output itself is, and as its fourth differences say.
 
     These are taken on a line so short that nothing but noise is left of them; on a longer one where nothing changes on
     that, on a shorter one where what is left is too much to be noise.
     """
-    line = Line(function.arrays, rng)
     finite = np.where(np.isfinite(function.y), function.y, 0.0)
     largest = float(np.abs(finite).max(initial=0))
     smallest = min((float(np.abs(one).max(initial=1e-3)) for one in line.way.values()), default=1.0)
@@ -106,6 +115,6 @@ def _fourth_differences(function: Function, line: Line, spacing: float) -> Doubl
     """Noise after Moré and Wild, "Estimating computational noise" (2011): fourth differences over sqrt(70)."""
     points = line.values(lambda: function.value().copy(), spacing * np.arange(1, 7))
     with np.errstate(all="ignore"):
-        p = np.stack([function.y, *points])
+        p = np.array([function.y, *points])
         fourth = np.abs(p[:3] - 4 * p[1:4] + 6 * p[2:5] - 4 * p[3:6] + p[4:]).max(axis=0) / np.sqrt(70)
     return np.asarray(np.where(np.isfinite(fourth), fourth, 0.0))

@@ -6,19 +6,21 @@ Gradients are added to `.grad`; another use of the layer in between changes noth
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from nnframe.core.run import read_only
-from nnframe.gradients.check.noise import EPS, Doubles, Line, put_back, sizes_of
+from nnframe.gradients.check.differences import moved
+from nnframe.gradients.check.noise import EPS, Doubles, Indices, Line, largest, put_back, sizes_of
 from nnframe.gradients.check.report import Check
 from nnframe.gradients.check.rows import raised, unlike, wrong
 from nnframe.gradients.check.subjects import LayerSubject, LossSubject, Subjects
 
 Gradients = dict[str, Any]
+
+DIRECTIONS = 4  # along which the slope is compared: along one, other numbers may by chance have the same slope
 
 
 def second_use(
@@ -33,7 +35,7 @@ def second_use(
     other, other_dy = _reversed_rows(subject.x), _reversed_rows(dy)
     try:
         elsewhere = _copied(subject.backward(other_dy, x=other))
-        kept = _copied(returned)
+        overwritten = [n for n, g in gradients.items() if g is not None and not _same(g, np.asarray(returned[n]))]
         again = subject.backward(dy, between=other)
     except Exception:  # it does not take that input: nothing to compare
         return
@@ -43,7 +45,7 @@ def second_use(
     for name, before in gradients.items():
         if before is None:
             continue
-        if not np.array_equal(before, kept[name], equal_nan=True):
+        if name in overwritten:
             cause = "the array that it returned is written to again at the next call; return a new one."
             yield wrong(title, what, f"{name}: {cause}")
             return
@@ -58,6 +60,10 @@ def second_use(
 
 def _copied(gradients: Gradients) -> Gradients:
     return {name: np.array(gradient) for name, gradient in gradients.items()}
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a.shape == b.shape and bool((a == b).all() or np.array_equal(a, b, equal_nan=a.dtype.kind in "fc"))
 
 
 def _is_stale(
@@ -75,11 +81,20 @@ def _is_stale(
     x, dy, gradients = there
     if not all(np.shape(gradients[name]) == a.shape for name, a in subject.arrays.items()):
         return False
-    if _fits(subject, here[0], here[1], rng) is not True:
-        return False
-    with put_back(subject.arrays):
+    with put_back({"x": subject.arrays["x"]}):
         subject.arrays["x"][...] = x
-        return _fits(subject, dy, gradients, rng) is False
+        if _is_in_other_order(subject.value(), gradients, subject.y, here[1]):
+            return False
+        if all(_fits(subject, dy, gradients, rng) is not False for _ in range(DIRECTIONS)):
+            return False
+    return all(_fits(subject, here[0], here[1], rng) is True for _ in range(DIRECTIONS))
+
+
+def _is_in_other_order(y: Doubles, gradients: Gradients, known_y: Doubles, known: Gradients) -> bool:
+    """Whether for the rows of x and dy in another order all is as it was, in that order: then it is right as well."""
+    if not y.ndim or y.shape != known_y.shape or _apart(y, known_y[::-1]):
+        return False
+    return not any(_apart(g, _reversed_rows(known[n]) if n == "x" else known[n]) for n, g in gradients.items())
 
 
 def _fits(subject: Subjects, dy: Doubles, gradients: Gradients, rng: np.random.Generator) -> bool | None:
@@ -96,11 +111,14 @@ def _fits(subject: Subjects, dy: Doubles, gradients: Gradients, rng: np.random.G
 
 def _apart(a: Any, b: Any) -> bool:
     """Whether two results of the same computation differ by more than the order of sums may change."""
-    return not bool((np.abs(a - b) <= _order_of_sums(b)).all() or np.array_equal(a, b, equal_nan=True))
+    if (a == b).all():
+        return False
+    with np.errstate(invalid="ignore"):
+        return not ((np.abs(a - b) <= _order_of_sums(b)).all() or _same(a, b))
 
 
 def _order_of_sums(a: Any) -> float:
-    return 1e-12 * float(np.abs(a[np.isfinite(a)]).max(initial=0)) if a.size else 0.0
+    return 1e-12 * largest(a)
 
 
 def _reversed_rows(x: Any) -> Any:
@@ -110,6 +128,9 @@ def _reversed_rows(x: Any) -> Any:
 
 
 # ---- gradients of parameters ----
+
+OVERWRITTEN = "= instead of +=: `.grad` is overwritten, where it is to be added to."
+ADDED_TO = "what is added to `.grad` depends on what is in it: += once, of the gradient alone, is right."
 
 
 def accumulation(subject: LayerSubject, gradients: Gradients, dy: Doubles, rng: np.random.Generator) -> Iterator[Check]:
@@ -126,16 +147,11 @@ def accumulation(subject: LayerSubject, gradients: Gradients, dy: Doubles, rng: 
         yield wrong(subject.title, "accumulation", raised(error))
         return
     for name in subject.parameters:
-        if np.array_equal(found[name], gradients[name]):
-            cause = "= instead of +=: `.grad` is overwritten, where it is to be added to."
-        else:
-            cause = "what is added to `.grad` depends on what is in it: += once, of the gradient alone, is right."
         allowed = 64 * EPS * (np.abs(start[name]) + np.abs(gradients[name]).max(initial=0))
-        row = unlike(
-            subject.title, f"accumulation of {name}", found[name], start[name] + gradients[name], allowed, cause
-        )
+        row = unlike(subject.title, f"accumulation of {name}", found[name], start[name] + gradients[name], allowed, "")
         if row is not None:
-            yield row
+            overwritten = np.array_equal(found[name], gradients[name])
+            yield row._replace(cause=OVERWRITTEN if overwritten else ADDED_TO)
 
 
 def parameters_alone(subject: LayerSubject, gradients: Gradients, dy: Doubles) -> Iterator[Check]:
@@ -162,22 +178,23 @@ Pairs = Iterator[tuple[Any, Doubles]]  # what a layer says that it changes by, a
 
 def claims(subject: LayerSubject, noise: Doubles, rng: np.random.Generator) -> Iterator[Check]:
     """Compare `difference` and `perturb` with two evaluations of forward; noise: of each output."""
-    t = subject.link.traits
+    t, rounding = subject.link.traits, 64 * noise
     if t.difference and "x" in subject.arrays:
-        yield from _claim(subject.title, noise, "difference", functools.partial(_of_difference, subject, rng))
+        yield from _claim(subject.title, rounding, "difference", _of_difference(subject, rng))
     if t.perturb:
         for name in subject.parameters:
-            pairs = functools.partial(_of_perturb, subject, name, rng)
-            yield from _claim(subject.title, noise, f"perturb({name})", pairs)
+            yield from _claim(subject.title, rounding, f"perturb({name})", _of_perturb(subject, name, rng))
 
 
-def _claim(title: str, noise: Doubles, what: str, pairs: Callable[[], Pairs]) -> Iterator[Check]:
+def _claim(title: str, rounding: Doubles, what: str, pairs: Pairs) -> Iterator[Check]:
     try:
-        for claimed, true in pairs():
+        for claimed, true in pairs:
             if claimed.shape != true.shape:
                 yield wrong(title, what, f"expected shape {true.shape}, got {claimed.shape}.")
                 return
-            allowed = 1e-7 * float(np.abs(true[np.isfinite(true)]).max(initial=0)) + 64 * noise
+            if (np.abs(claimed - true) <= rounding).all():
+                continue
+            allowed = 1e-7 * largest(true) + rounding
             where_known = np.where(np.isfinite(true), claimed, true)
             row = unlike(title, what, where_known, true, allowed, "it is not what forward changes by.")
             if row is not None:
@@ -191,7 +208,7 @@ def _of_difference(subject: LayerSubject, rng: np.random.Generator) -> Pairs:
     x = subject.parts[0]
     scales = np.array([1e-3, 0.3]).reshape(2, *[1] * x.ndim)
     stack = scales * sizes_of(x).reshape(x.shape) * rng.standard_normal((2, *x.shape))
-    true = np.stack([_changed(subject, "x", x + dx) for dx in stack])
+    true = _changes(subject, "x", np.broadcast_to(np.arange(x.size), (2, x.size)), (x + stack).reshape(2, -1))
     for dx, change in ((stack[0], true[0]), (stack, true)):
         claimed = subject.layer.difference(read_only(x), read_only(subject.y), read_only(dx))
         yield np.asarray(claimed), change
@@ -199,21 +216,24 @@ def _of_difference(subject: LayerSubject, rng: np.random.Generator) -> Pairs:
 
 def _of_perturb(subject: LayerSubject, name: str, rng: np.random.Generator) -> Pairs:
     value = subject.arrays[name]
-    some = np.sort(rng.choice(value.size, min(2, value.size), replace=False)).astype(np.intp)
-    for step in (1e-3, -0.1):
-        true = []
-        for index in some:
-            moved = value.copy()
-            moved.reshape(-1)[index] += step
-            true.append(_changed(subject, name, moved))
+    some = _two_of(value.size, rng)
+    steps = np.array([1e-3, -0.1])
+    entries = np.concatenate([some, some])[:, None]
+    true = _changes(subject, name, entries, value.reshape(-1)[entries] + np.repeat(steps, len(some))[:, None])
+    for step, change in zip(steps.tolist(), true.reshape(2, len(some), *subject.y.shape), strict=True):
         claimed = subject.layer.perturb(
             subject.parameters[name], some, step, read_only(subject.x), read_only(subject.y)
         )
-        yield np.asarray(claimed), np.stack(true)
+        yield np.asarray(claimed), change
 
 
-def _changed(subject: LayerSubject, name: str, to: Doubles) -> Doubles:
-    """Return how the output changes where an array becomes another one."""
-    with put_back({name: subject.arrays[name]}):
-        subject.arrays[name][...] = to
-        return subject.value() - subject.y
+def _two_of(count: int, rng: np.random.Generator) -> Indices:
+    """Draw two different indices below a count, fewer if there are no two."""
+    first = int(count * rng.random())
+    second = first + 1 + int((count - 1) * rng.random())
+    return np.array(sorted({first, second % count}) if count else [], np.intp)
+
+
+def _changes(subject: LayerSubject, name: str, entries: Indices, values: Doubles) -> Doubles:
+    """Return how the output changes where some entries of an array have other values, for each of several moves."""
+    return moved(subject, name, entries, values).reshape(-1, *subject.y.shape) - subject.y

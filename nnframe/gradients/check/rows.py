@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from nnframe.gradients.check.differences import Worst
 from nnframe.gradients.check.noise import Doubles
 from nnframe.gradients.check.report import RIGHT, UNCHECKED, VERDICTS, WRONG, Check
 from nnframe.gradients.check.subjects import Overwritten
@@ -15,25 +16,33 @@ from nnframe.gradients.check.verdicts import Judged
 def summarized(title: str, name: str, written: Doubles, judged: Judged) -> Check:
     """Return the row of an array whose entries have been judged."""
     verdicts = judged.verdicts.reshape(-1)
-    counts = {VERDICTS[k]: int((verdicts == k).sum()) for k in range(UNCHECKED)}
-    counts = {words: count for words, count in counts.items() if count}
+    every = np.bincount(verdicts, minlength=len(VERDICTS)).tolist()
+    counts = {VERDICTS[k]: every[k] for k in range(UNCHECKED) if every[k]}
     if not written.size:
         return Check(title, name, VERDICTS[RIGHT], counts=counts)
-    looked = verdicts != UNCHECKED
-    if not looked.any():
+    if not counts:
         return Check(title, name, VERDICTS[UNCHECKED], size=written.size)
     with np.errstate(all="ignore"):
         off = np.abs(written - judged.numerical).reshape(-1)
         error = off / np.maximum(judged.size.reshape(-1), 1e-300)
-    error = np.where(off == 0, 0.0, np.where(np.isnan(error), np.inf, error))
-    wrong = verdicts == WRONG
-    candidates = wrong if wrong.any() else looked
-    worst = int(np.where(candidates, error, -1.0).argmax())
-    overall = VERDICTS[WRONG] if wrong.any() else max(counts, key=lambda words: counts[words])
+    error[np.isnan(error)] = np.inf
+    if every[WRONG] or every[UNCHECKED]:
+        error[verdicts != WRONG if every[WRONG] else verdicts == UNCHECKED] = -1.0
+    worst = int(error.argmax())
+    overall = VERDICTS[WRONG] if every[WRONG] else max(counts, key=lambda words: counts[words])
     entry = tuple(int(i) for i in np.unravel_index(worst, written.shape))
     return Check(
         title, name, overall, float(error[worst]), entry, float(written[entry]), float(judged.numerical[entry]),
         float(judged.bound[entry]), counts, judged.sampled, written.size,
+    )  # fmt: skip
+
+
+def right(title: str, name: str, written: Any, worst: Worst) -> Check:
+    """Return the row of an array of which every entry is right."""
+    entry = tuple(int(i) for i in np.unravel_index(worst.entry, written.shape))
+    return Check(
+        title, name, VERDICTS[RIGHT], worst.error, entry, float(written[entry]), worst.numerical, worst.bound,
+        {VERDICTS[RIGHT]: written.size}, written.size, written.size,
     )  # fmt: skip
 
 
@@ -46,6 +55,8 @@ def unlike(title: str, what: str, found: Doubles, right: Doubles, allowed: Any, 
     """Return the row of an array that is not what it should be, within what is allowed; None where it is."""
     with np.errstate(invalid="ignore"):
         off = np.abs(found - right)
+        if (off <= allowed).all():
+            return None
         bad = ~((off <= allowed) | (found == right) | (np.isnan(found) & np.isnan(right)))
     if not bad.any():
         return None
@@ -57,6 +68,11 @@ def unlike(title: str, what: str, found: Doubles, right: Doubles, allowed: Any, 
         float(found[worst]), float(right[worst]), float(np.broadcast_to(allowed, off.shape)[worst]),
         {words: count for words, count in counts.items() if count}, off.size, off.size, cause,
     )  # fmt: skip
+
+
+def fits(written: Any, array: Doubles) -> bool:
+    """Whether something can be the gradient of an array."""
+    return isinstance(written, np.ndarray) and written.dtype.kind in "fiub" and written.shape == array.shape
 
 
 def misshapen(written: Any, array: Doubles) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from nnframe.core.patterns import input_pattern, parameter_pattern
 from nnframe.core.protocol import named
 from nnframe.core.run import Run, read_only
 from nnframe.core.structure import couples_of
-from nnframe.gradients.check.differences import Sweep
+from nnframe.gradients.check.differences import STACK_NUMBERS, Sweep
 from nnframe.gradients.check.noise import Doubles, Indices
 from nnframe.layers.linear import Linear
 from nnframe.losses.base import Loss, as_labels, value_of
@@ -32,13 +33,32 @@ class Room:
 
     def moved_copies(self, array: Array, entries: Indices, values: Doubles) -> Doubles:
         """Return copies of an array, flat, each with its moves; they hold until the next call."""
-        count = len(entries)
-        if self.numbers.size < count * array.size:
-            self.numbers = np.empty(count * array.size)
-        stack: Doubles = self.numbers[: count * array.size].reshape(count, array.size)
-        stack[...] = array.reshape(1, -1)
-        stack[np.arange(count)[:, None], entries] = values
+        stack = self._stack(len(entries), array.size)
+        stack[...] = array.reshape(-1)
+        stack[np.arange(len(entries))[:, None], entries] = values
         return stack
+
+    def _stack(self, count: int, size: int) -> Doubles:
+        if self.numbers.size < count * size:
+            self.numbers = np.empty(count * size)
+        return self.numbers[: count * size].reshape(count, size)
+
+
+_rooms: list[Room] = []  # that are free
+
+
+@contextlib.contextmanager
+def room() -> Iterator[Room]:
+    """Lend memory for one check. It is kept for the next one, unless it is large."""
+    try:
+        lent = _rooms.pop()
+    except IndexError:
+        lent = Room()
+    try:
+        yield lent
+    finally:
+        if lent.numbers.size <= STACK_NUMBERS:
+            _rooms.append(lent)
 
 
 class LayerSubject:
@@ -56,7 +76,8 @@ class LayerSubject:
         self.link, self.run = link, run
         self.title = named(link.layer, run.root)
         memo: dict[int, Any] = {}
-        self.layer: Any = link.layer.astype(np.float64, memo)
+        # moving parameters does no harm to a plain layer, as they are put back: other layers may keep what they see
+        self.layer: Any = link.layer if link.traits.plain else link.layer.astype(np.float64, memo)
         self.several = isinstance(link.x, tuple)
         parts = link.x if self.several else (link.x,)
         self.parts = [np.array(part, np.float64 if part.dtype.kind == "f" else None, order="C") for part in parts]
@@ -66,7 +87,7 @@ class LayerSubject:
         self.originals: dict[str, Parameter] = {}
         for name, parameter in link.layer.named_parameters():
             if parameter.trainable:
-                self.originals[name], self.parameters[name] = parameter, memo[id(parameter)]
+                self.originals[name], self.parameters[name] = parameter, memo.get(id(parameter), parameter)
         self.arrays |= {name: parameter.value for name, parameter in self.parameters.items()}
         self.rows = len(self.parts[0])
         self.is_linear = isinstance(link.layer, Linear) and link.traits.stage
@@ -96,25 +117,30 @@ class LayerSubject:
             return None
         x = self.parts[0]
         stack = self.room.moved_copies(x, entries, values)
-        rows = np.tile(row_numbers(len(x), self.run), len(entries))
+        rows = repeated(row_numbers(len(x), self.run), len(entries))
         y = np.asarray(self.run.evaluate(self.layer, stack.reshape(-1, *x.shape[1:]), rows), np.float64)
         y = y.copy() if np.may_share_memory(y, stack) else y  # a layer may hand on what it is given
         return y.reshape(len(entries), -1)
 
+    @functools.cached_property
+    def _wide(self) -> Any:
+        """A copy of a linear layer, to hold several side by side."""
+        wide = copy.copy(self.layer)
+        for own in ("weight", "bias"):
+            if getattr(self.layer, own) is not None:
+                setattr(wide, own, SimpleNamespace())
+        return wide
+
     def _of_linear_copies(self, name: str, entries: Indices, values: Doubles) -> Doubles:
-        count, wide = len(entries), copy.copy(self.layer)
-        outputs = self.y.shape[1]
+        count, outputs = len(entries), self.y.shape[1]
         for own in ("weight", "bias"):
             parameter = getattr(self.layer, own)
-            if parameter is None:
-                continue
             if own == name:
                 stack = self.room.moved_copies(parameter.value, entries, values)
-                side_by_side = stack.reshape(count * outputs, *parameter.value.shape[1:])
-            else:
-                side_by_side = np.concatenate([parameter.value] * count)
-            setattr(wide, own, SimpleNamespace(value=side_by_side))
-        y = wide.forward(self.given).reshape(self.rows, count, outputs)
+                getattr(self._wide, own).value = stack.reshape(count * outputs, *parameter.value.shape[1:])
+            elif parameter is not None:
+                getattr(self._wide, own).value = repeated(parameter.value, count)
+        y = self._wide.forward(self.given).reshape(self.rows, count, outputs)
         return y.transpose(1, 0, 2).reshape(count, -1)  # type: ignore[no-any-return]
 
     def sweeps(self, name: str) -> list[Sweep]:
@@ -177,7 +203,7 @@ class LayerSubject:
         input where one is given.
         """
         layer, t = self.layer, self.link.traits
-        given = read_only(self.x if x is None else x)
+        given = self.given if x is None else read_only(x)
         for name, parameter in self.parameters.items():
             parameter.grad[...] = 0 if start is None else start[name]
         with self.outside_frames():
@@ -214,6 +240,13 @@ class LayerSubject:
             yield
         finally:
             self.run.frame = before
+
+
+def repeated(array: Any, count: int) -> Any:
+    """Return an array so many times, one after another along its first axis."""
+    many = np.empty((count, *array.shape), array.dtype)
+    many[...] = array
+    return many.reshape(-1, *array.shape[1:])
 
 
 def _silent(entries: Indices, outputs: int) -> list[Sweep]:

@@ -1,0 +1,88 @@
+"""What a central-difference gradient costs beside `Backprop`, by depth, selected entries and kind of network.
+
+Printed by speed.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from networks import classifier
+from side_by_side import measure, seconds, table
+
+import nnframe as nn
+
+# layer sizes, rows of the mini-batch, and the most that a gradient may cost in times of Backprop
+DEPTHS = [
+    ([784, 50, 10], 100, 3), ([64, 64, 10], 100, 5), ([64, 64, 64, 10], 100, 12), ([64, 64, 64, 64, 10], 100, 30),
+    ([4, 32, 16, 4], 1000, 10),
+]  # fmt: skip
+
+
+def batch(sizes: list[int], rows: int, dtype: type) -> tuple[np.ndarray, np.ndarray]:
+    """Random inputs and labels, seeded."""
+    rng = np.random.default_rng(1)
+    return rng.standard_normal((rows, sizes[0])).astype(dtype), rng.integers(0, sizes[-1], rows)
+
+
+def taking(strategy: Any, model: nn.Layer, x: np.ndarray, t: np.ndarray) -> Callable[[], object]:
+    loss = nn.CrossEntropyLoss()
+    return lambda: strategy(model, loss, x, t)
+
+
+def compared(model: nn.Layer, x: np.ndarray, t: np.ndarray, rounds: int = 15) -> tuple[float, float, float]:
+    """Seconds of `CentralDifference` and of `Backprop`, and the largest difference over the largest entry."""
+    strategies = {"central": nn.CentralDifference(), "backprop": nn.Backprop()}
+    times = measure({name: taking(each, model, x, t) for name, each in strategies.items()}, rounds)
+    found = {}
+    for name, each in strategies.items():
+        each(model, nn.CrossEntropyLoss(), x, t)
+        found[name] = [p.grad.astype(np.float64) for p in model.parameters()]
+    largest = max(np.abs(g).max() for g in found["backprop"])
+    apart = max(np.abs(a - b).max() for a, b in zip(found["central"], found["backprop"], strict=True))
+    return times["central"], times["backprop"], apart / largest
+
+
+def depth(full: bool) -> str:
+    """`CentralDifference` over `Backprop`, from one hidden layer to four, both dtypes, smooth and with kinks."""
+    rows = []
+    for sizes, count, most in DEPTHS:
+        for dtype in (np.float32, np.float64):
+            for activation in (nn.Tanh, nn.ReLU):
+                x, t = batch(sizes, count, dtype)
+                ours, other, apart = compared(classifier(sizes, activation, dtype), x, t)
+                what = ["-".join(map(str, sizes)), f"{count:,}", np.dtype(dtype).name, activation.__name__]
+                rows.append([*what, seconds(ours), seconds(other), f"{ours / other:.1f}", str(most), f"{apart:.0e}"])
+    header = ["layers", "rows", "dtype", "activation", "`CentralDifference`", "`Backprop`", "ratio", "at most", "apart"]
+    title = f"a gradient by differences over one by backpropagation; {nn.get_num_threads()} threads"
+    return title + "\n\n" + table(header, rows)
+
+
+SIZES = [784, 50, 10]
+
+
+def selected(full: bool) -> str:
+    """What `Blocks` of a network's entries cost, over all of them."""
+    rows = []
+    for dtype in (np.float32, np.float64):
+        x, t = batch(SIZES, 100, dtype)
+        model = classifier(SIZES, nn.Tanh, dtype)
+        loss = nn.CrossEntropyLoss()
+        ways: dict[str, Callable[[], object]] = {
+            "all": taking(nn.CentralDifference(), model, x, t),
+            "all, weight by weight": taking(nn.CentralDifference(interpolate=False), model, x, t),
+            "forward and loss": lambda model=model, x=x, t=t: loss(model(x), t),
+        }
+        for size in (10, 100, 1000, 10000):
+            blocks = nn.Blocks(size, rng=0)
+            ways[f"`Blocks({size})`"] = taking(nn.CentralDifference(only=blocks), model, x, t)
+        times = measure(ways, 15)
+        for name, each in times.items():
+            over = f"{each / times['all, weight by weight']:.3f}"
+            rows.append([np.dtype(dtype).name, name, seconds(each), f"{each / times['all']:.2f}", over])
+    count = sum(p.value.size for p in model.parameters())
+    title = f"{'-'.join(map(str, SIZES))} tanh, batch 100, blocks of {count:,} entries; {nn.get_num_threads()} threads"
+    header = ["dtype", "entries", "time", "over all", "over all weight by weight"]
+    return title + "\n\n" + table(header, rows)
