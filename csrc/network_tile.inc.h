@@ -335,7 +335,8 @@ static void FN(tiles_task)(void *context, intptr_t task) {
     double loss = 0;
     memset(lanes, 0, (size_t)plan->lanes * sizeof(T));
     memset(pass.sum, 0, (size_t)plan->sums * sizeof(T));
-    for (pass.first = first; pass.first < end && !nnf_should_stop(); pass.first += TILE) {
+    for (pass.first = first; pass.first < end; pass.first += TILE) {
+        if ((pass.first - first) % (16 * TILE) == 15 * TILE && nnf_should_stop()) break;
         pass.rows = end - pass.first < TILE ? end - pass.first : TILE;
         pass.n = (pass.rows + LOGICAL - 1) / LOGICAL * LOGICAL;
         loss += FN(one_tile)(&pass);

@@ -40,7 +40,7 @@ enum {
 /* ---- networks: see network.inc.h ---- */
 
 enum {
-    NNF_TILE_LANES = 4,            /* 64-byte vectors of rows in a tile */
+    NNF_TILE_LANES = 8,            /* 64-byte vectors of rows in a tile */
     NNF_TILED_WEIGHTS = 1 << 14,   /* of a network that is small enough to be taken a tile of rows at a time */
     NNF_TILE_TASK_FLOPS = 1 << 19, /* some 10 us of work, */
     NNF_TILE_TASKS = 32            /* and not more sums of gradients to add up than so many */

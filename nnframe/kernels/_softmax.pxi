@@ -20,10 +20,21 @@ cdef array as_labels(object labels, array x, int64_t ignored=NNF_NONE_IGNORED):
     if cnp.PyArray_TYPE(t) != cnp.NPY_INT64 or not cnp.PyArray_ISCARRAY_RO(t):
         t = to_class_indices(t, classes)
     index = <const int64_t *>cnp.PyArray_DATA(t)
+    if are_classes(index, rows, classes):
+        return t
     for i in range(rows):
         if (index[i] < 0 or index[i] >= classes) and (index[i] != ignored or ignored == NNF_NONE_IGNORED):
             raise ValueError(f"labels: expected class indices in [0, {classes}), got {index[i]} at position {i}")
     return t
+
+
+cdef bint are_classes(const int64_t *index, cnp.npy_intp rows, cnp.npy_intp classes) noexcept:
+    """Whether each index is in [0, classes): neither it nor classes - 1 - index has its highest bit set."""
+    cdef uint64_t bits = 0, last = <uint64_t>classes - 1
+    cdef cnp.npy_intp i
+    for i in range(rows):
+        bits |= <uint64_t>index[i] | (last - <uint64_t>index[i])
+    return not bits >> 63
 
 
 cdef array to_class_indices(array t, cnp.npy_intp classes):

@@ -81,7 +81,7 @@ def test_against_the_reference(simd, dtype, rng, widths, name):
         compare(Made(rng, dtype, widths, name, rows), 10 * tolerance(dtype))
 
 
-@pytest.mark.parametrize("rows", [1, 2, 15, 16, 31, 32, 33, 63, 64, 100, 128, 400, 1500])
+@pytest.mark.parametrize("rows", [1, 2, 15, 16, 31, 32, 33, 63, 64, 100, 127, 128, 129, 400, 1500])
 def test_any_number_of_rows(simd, dtype, rng, rows):
     for widths in ((4, 32, 16, 4), (150, 120, 3)):
         compare(Made(rng, dtype, widths, "tanh", rows), 10 * tolerance(dtype))
@@ -156,7 +156,7 @@ def test_many_rows_keep_their_digits(simd, rng):
 
 
 def test_what_is_not_finite_stays_in_its_row(simd, dtype, rng):
-    for rows in (3, 70):  # the last tile is filled up
+    for rows in (3, 70, 140):  # the last tile is filled up
         made = Made(rng, dtype, (3, 6, 4), "tanh", rows)
         made.values[1][2] = np.inf  # tanh makes 1 of it
         found = made.gradient()
