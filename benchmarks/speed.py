@@ -25,6 +25,7 @@ from composition_tables import composition, structure
 from depth_tables import depth, selected
 from gradient_tables import agreement, compiled, deep, dense, gradient, interrupts, large, training
 from limits import peak
+from network_tables import tiles
 from networks import NumpyNetwork, classifier
 from side_by_side import measure, seconds, table
 
@@ -356,7 +357,8 @@ TABLES = {
     "accuracy": accuracy, "mistakes": mistakes, "right": right, "checking": checking,
     "composition": composition, "structure": structure, "depth": depth, "selected": selected,
     "large": large, "training": training, "interrupts": interrupts, "matmul": matmul, "scaling": scaling,
-    "softmax": softmax, "activation": activation, "step": step, "calls": calls, "optimizer": optimizer, "avx2": avx2,
+    "softmax": softmax, "activation": activation, "step": step, "tiles": tiles, "calls": calls,
+    "optimizer": optimizer, "avx2": avx2,
 }  # fmt: skip
 
 

@@ -7,6 +7,9 @@
 #include "matmul_tile.inc.h"
 #include "matmul.inc.h"
 #include "losses.inc.h"
+#include "network_plan.inc.h"
+#include "network_tile.inc.h"
+#include "network.inc.h"
 #include "propagation.inc.h"
 #include "loss_change.inc.h"
 #include "difference.inc.h"
@@ -24,6 +27,8 @@ static const nnf_kernels FN(kernels) = {
     .activation_difference = FN(activation_difference),
     .update = FN(update),
     .all_finite = FN(all_finite),
+    .network_memory = FN(network_memory),
+    .network = FN(network),
     .difference_gradient = FN(difference_gradient),
     .difference_curves = FN(difference_curves),
     .selected_products = FN(selected_products),

@@ -115,21 +115,52 @@ typedef struct {
     double rate, decay, shrink, beta1, beta2, eps;
 } nnf_update;
 
-/* ---- central differences of a linear layer --------------------------------------------------------------- */
+/* ---- networks: stages, from the bottom up, and a loss --------------------------------------------------- */
 
-/* What stands above the perturbed layer, from the bottom up: linear layers and activations, then a loss. */
 typedef struct {
-    const void *weight;        /* linear: (width, inputs), contiguous; NULL for an activation */
-    nnf_activation activation; /* activation: its function, */
-    double alpha;              /*             its parameter, */
-    const void *x, *y;         /*             its input and output, (N, width), contiguous */
-    intptr_t width;            /* outputs of this stage per row */
+    const void *weight;            /* linear: (width, inputs), contiguous; NULL for an activation */
+    nnf_activation activation;     /* activation: its function, */
+    double alpha;                  /*             its parameter, */
+    const void *x, *y;             /*             its input and output, (N, width), contiguous */
+    intptr_t width;                /* outputs of this stage per row */
+    const void *bias;              /* linear: width, or NULL; differences do not read it */
+    void *grad_weight, *grad_bias; /* linear: like weight and bias; NULL: not wanted. For nnf_network alone */
 } nnf_stage;
 
 typedef enum {
     NNF_CROSS_ENTROPY, /* sum over rows and classes of -t log(softmax(y)) */
-    NNF_SQUARED_ERROR  /* sum over all entries of (y - t)^2 */
+    NNF_SQUARED_ERROR, /* sum over all entries of (y - t)^2 */
+    NNF_NO_LOSS        /* forward alone */
 } nnf_loss;
+
+/* y = the last stage(... the first stage(x)); and with a loss, that of y, and the gradients of all weights and biases.
+ *
+ * x: (N, inputs). y: (N, width of the last stage), overwritten. Both contiguous.
+ * stage: its x is not read. Its y is NULL, or holds the output of that stage where it is known and need not be
+ *   computed: for all stages or for none; the network's own y may then be NULL.
+ * cross_entropy: labels, ignored, targets, weights, smoothing and scale count; NULL for another loss.
+ * targets, scale: for the squared error, (N, width), contiguous; gradients are those of scale times the loss.
+ * total: the loss, not scaled; 0 without one.
+ * threads: how many tasks may run at a time; more than those wait for each other.
+ * memory: aligned to 64 bytes, as many as network_memory says for the same p; nothing is kept in it.
+ *
+ * Gradients are overwritten. Nothing that is written shares memory with anything else. Stopped by poll, gradients and y
+ * hold anything. Sums over rows run in an order that depends on sizes alone: same bits for any number of threads, and
+ * with AVX2 as with AVX-512 (but for a softmax of more than NNF_FEW_CLASSES classes). */
+typedef struct {
+    intptr_t rows, inputs, stages; /* stages >= 1 */
+    const nnf_stage *stage;
+    const void *x;
+    void *y;
+    nnf_loss loss;
+    const nnf_softmax_cross_entropy *cross_entropy;
+    const void *targets;
+    double scale;
+    double *total;
+    int threads;
+} nnf_network;
+
+/* ---- central differences of a linear layer --------------------------------------------------------------- */
 
 /* For a cross-entropy: logits y; p, their softmax; targets t >= 0 with any sum, 0 throughout where a row is left out;
  * residual, the gradient sum(t) p - t with all its digits. For the squared error: residual y - t, the others NULL. Each
@@ -240,6 +271,10 @@ typedef struct {
     void (*update)(const nnf_update *p);
     /* Whether none of n numbers is infinite or NaN. */
     int (*all_finite)(intptr_t n, const void *x);
+
+    size_t (*network_memory)(const nnf_network *p);
+    /* 0; or what poll answered when it stopped the loop. poll may be NULL. */
+    int (*network)(const nnf_network *p, void *memory, int (*poll)(void));
 
     /* 0; or what poll answered when it stopped the loop; or NNF_NO_MEMORY. poll may be NULL. */
     int (*difference_gradient)(const nnf_difference *p, int (*poll)(void));

@@ -12,6 +12,7 @@
 #define NNFRAME_TEMPLATE_H
 
 #include <math.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,7 @@
 /* tuning.h - sizes of blocks, tiles and tasks: what was measured, and may be measured anew for another processor.
  *
- * No result depends on them, but for the rounding of sums over k, which are cut at NNF_BLOCK_K. */
+ * No result depends on them, but for the rounding of sums over k, which are cut at NNF_BLOCK_K, and of those over the
+ * rows of a network, which are cut into tasks. */
 #ifndef NNFRAME_TUNING_H
 #define NNFRAME_TUNING_H
 
@@ -34,6 +35,15 @@ enum {
     NNF_SOFTMAX_TASK = 1 << 14,
     NNF_UPDATE_TASK = 1 << 15,
     NNF_FEW_CLASSES = 32 /* up to here rows are side by side, one per lane */
+};
+
+/* ---- networks: see network.inc.h ---- */
+
+enum {
+    NNF_TILE_LANES = 8,            /* 64-byte vectors of rows in a tile */
+    NNF_TILED_WEIGHTS = 1 << 14,   /* of a network that is small enough to be taken a tile of rows at a time */
+    NNF_TILE_TASK_FLOPS = 1 << 19, /* some 10 us of work, */
+    NNF_TILE_TASKS = 32            /* and not more sums of gradients to add up than so many */
 };
 
 /* ---- central differences: see propagation.inc.h ---- */

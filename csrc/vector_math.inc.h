@@ -20,6 +20,7 @@
 #undef v_expm1_rest
 #undef v_log1p_unit
 #undef v_sigmoid_slope
+#undef v_tanh_slope
 #undef MANTISSA
 #undef BIAS
 #undef ROUNDER
@@ -39,6 +40,7 @@
 #define v_expm1_rest    FN(vector_expm1_rest)
 #define v_log1p_unit    FN(vector_log1p_unit)
 #define v_sigmoid_slope FN(vector_sigmoid_slope)
+#define v_tanh_slope    FN(vector_tanh_slope)
 
 #ifndef NNF_SMALL
 #define NNF_SMALL 0.0078125 /* largest |x| for the *_small functions */
@@ -251,6 +253,17 @@ NNF_INLINE V v_sigmoid_slope(V x, V *slope) {
     const V e = v_exp(-FN(vector_absolute)(x)), part = v_set1(1) / (v_set1(1) + e);
     *slope = e * part * part;
     return v_select(x < v_set1(0), e * part, part);
+}
+
+/* v_tanh(x), and its derivative 1 - tanh^2(x) = 4 e / (1 + e)^2 with e = exp(-2 |x|), from one exp and one division:
+ * tanh(|x|) = -expm1(-2 |x|) / (1 + e), 3.5 ULP */
+NNF_INLINE V v_tanh_slope(V x, V *slope) {
+    V n;
+    const V a = FN(vector_limit)(FN(vector_absolute)(x), 0, sizeof(T) == 8 ? (T)354 : (T)43);
+    const V p = FN(vector_reduced_expm1)(a * v_set1(-2), &n), s = FN(vector_power_of_two)(n);
+    const V e = s * p + s, part = v_set1(1) / (v_set1(1) + e);
+    *slope = v_set1(4) * e * part * part;
+    return FN(vector_with_sign)(((v_set1(1) - s) - s * p) * part, x);
 }
 
 /* ---- the normal distribution ---- */

@@ -40,6 +40,42 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS: list[Mutation] = [
+    # ---- networks in one call ----
+    Mutation(
+        "nnframe/core/network.py",
+        "not found.fixed or not all(map(found.held.__contains__, key))",
+        "not found.fixed",
+        "a layer made anew in each run is taken for another one that had its id",
+        "tests/gradients/test_in_one_call.py",
+    ),
+    Mutation(
+        "nnframe/core/network.py",
+        "    if not once or not len(once) == len(parameters) == len(own) or once",
+        "    if not once or once",
+        "parameters that are shared, or used besides, are overlooked",
+        "tests/gradients/test_in_one_call.py",
+    ),
+    Mutation(
+        "nnframe/core/network.py",
+        "            if not np.allclose(again.output, self.output, bound, bound * size, equal_nan=True):",
+        "            if False:",
+        "links of a pass are those of other parameters",
+        "tests/gradients/test_in_one_call.py",
+    ),
+    Mutation(
+        "nnframe/core/network.py",
+        "                parameter.grad.fill(0)",
+        "                pass",
+        "the gradient of what is not trained is what it was",
+        "tests/gradients/test_in_one_call.py",
+    ),
+    Mutation(
+        "nnframe/losses/cross_entropy.py",
+        "        if self.ignore_index is not None and np.ndim(t) == 2:",
+        "        if False:",
+        "soft labels with an ignore_index are taken in one call",
+        "tests/gradients/test_in_one_call.py",
+    ),
     # ---- those that once survived the whole suite ----
     Mutation(
         "nnframe/gradients",

@@ -170,14 +170,17 @@ class Survey:
         By the `id` of each tree, the sum of LAYERS and PARAMETERS that hold for it.
     known : dict
         By the `id` of a layer, how it is run and what that needs; see `chain`.
+    networks : dict
+        By the `id` of each layer of a chain, the network that C runs in one call; see `network`.
     """
 
-    __slots__ = ("containers", "fixed", "held", "kinds", "known", "met")
+    __slots__ = ("containers", "fixed", "held", "kinds", "known", "met", "networks")
 
     def __init__(self) -> None:
         self.held: dict[int, list[Parameter]] = {}
         self.kinds: dict[int, int] = {}
         self.known: dict[int, Any] = {}
+        self.networks: dict[tuple[int, ...], Any] = {}
         self.met: set[int] = set()  # layers that have been met since; see `chain`
         self.containers: list[tuple[Any, list[Any]]] = []  # lists and dicts, and what they held
         self.fixed = True  # whether a change would be seen

@@ -10,6 +10,7 @@ from nnframe.core.backward import backward_through
 from nnframe.core.chain import ForwardPass, run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.local import as_step
+from nnframe.core.network import NetworkPass, gradient_in_one_call, gradient_of_chain
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory
 from nnframe.core.summary import evaluations_of
@@ -71,16 +72,21 @@ class Backprop:
             A float that also has the model's output and the forward pass.
         """
         passed = self._take(model, loss, x, t)
-        if count := self.memory.look_due(model):
+        if type(passed) is not NetworkPass and (count := self.memory.look_due(model)):
             passed = look_at_the_whole(self, passed, count, lambda one: one._take(model, loss, x, t), written=True)
         if self.verifier is not None:
             self.verifier.look(passed, t, self.step)
         return Measured(passed)
 
     def _take(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> ForwardPass:
-        """Take a gradient; returns the forward pass."""
+        """Take a gradient, in one call where C knows all layers and the loss; returns the forward pass."""
+        found = gradient_in_one_call(model, loss, x, t, self.memory)
+        if found is not None:
+            return found
         with Run(True, self.memory, self.step, model) as run:
             passed = run_forward(model, x, run)
+            if gradient_of_chain(passed, loss, t):
+                return passed
             output = passed.output
             passed.loss, passed.labels = loss, as_labels(loss, output, t)
             if not len(output) and loss.reduction != "sum":

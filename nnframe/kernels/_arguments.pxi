@@ -196,7 +196,7 @@ cdef int refuse_shared(piece *pieces, intptr_t count, tuple names) except -1:
     that begin before they end.
     """
     cdef intptr_t i, j
-    cdef bint sorted = count > 16
+    cdef bint sorted = count > 32
     if sorted:
         qsort(pieces, count, sizeof(piece), by_address)
     for i in range(count):

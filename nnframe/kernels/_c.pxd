@@ -53,9 +53,24 @@ cdef extern from "nnframe.h" nogil:
         const void *x
         const void *y
         intptr_t width
+        const void *bias
+        void *grad_weight
+        void *grad_bias
     ctypedef enum nnf_loss:
         NNF_CROSS_ENTROPY
         NNF_SQUARED_ERROR
+        NNF_NO_LOSS
+    ctypedef struct nnf_network:
+        intptr_t rows, inputs, stages
+        const nnf_stage *stage
+        const void *x
+        void *y
+        nnf_loss loss
+        const nnf_softmax_cross_entropy *cross_entropy
+        const void *targets
+        double scale
+        double *total
+        int threads
     ctypedef struct nnf_above:
         intptr_t rows, outputs
         intptr_t stages
@@ -103,6 +118,8 @@ cdef extern from "nnframe.h" nogil:
                                       const void *y, const void *dx, void *dy) noexcept nogil
         void (*update)(const nnf_update *p) noexcept nogil
         int (*all_finite)(intptr_t n, const void *x) noexcept nogil
+        size_t (*network_memory)(const nnf_network *p) noexcept nogil
+        int (*network)(const nnf_network *p, void *memory, int (*poll)() noexcept nogil) noexcept nogil
         int (*difference_gradient)(const nnf_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*difference_curves)(const nnf_curves *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*selected_products)(const nnf_selected *p) noexcept nogil

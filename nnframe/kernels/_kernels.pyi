@@ -118,6 +118,32 @@ class Above:
         targets: _Floats | None = None,
     ) -> None: ...
 
+def values_of(parameters: list[Any]) -> list[_Floats]: ...
+def gradients_of(parameters: list[Any]) -> list[Any]: ...
+def are_trainable(parameters: list[Any]) -> bool: ...
+
+class Network:
+    inputs: int
+    outputs: int
+    stages: tuple[tuple[Any, Any], ...]
+    def __init__(self, inputs: int, stages: list[tuple[Any, Any]], dtype: npt.DTypeLike) -> None: ...
+    def forward(self, x: npt.ArrayLike, values: list[_Floats]) -> _Floats: ...
+    def takes(self, x: object) -> bool: ...
+    def gradient(
+        self,
+        x: npt.ArrayLike,
+        labels: npt.ArrayLike,
+        values: list[_Floats],
+        gradients: list[_Floats | None],
+        loss: str,
+        reduction: str = "mean",
+        weight: npt.ArrayLike | None = None,
+        label_smoothing: float = 0.0,
+        ignore_index: int | None = None,
+        *,
+        outputs: list[_Floats] | None = None,
+    ) -> tuple[float, Any, npt.NDArray[Any]]: ...
+
 def difference_gradient(
     above: Above,
     x: _Floats,

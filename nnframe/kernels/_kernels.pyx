@@ -15,13 +15,15 @@ import numpy as np
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
-from libc.stdint cimport int64_t, intptr_t, uint8_t
+from libc.stdint cimport int64_t, intptr_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
+from libc.string cimport memset
 
 from nnframe.kernels._c cimport (
     NNF_ACTIVATIONS,
     NNF_CROSS_ENTROPY,
     NNF_IDENTITY,
+    NNF_NO_LOSS,
     NNF_NO_MEMORY,
     NNF_NONE_IGNORED,
     NNF_RULES,
@@ -44,6 +46,7 @@ from nnframe.kernels._c cimport (
     nnf_loss,
     nnf_matmul,
     nnf_moved,
+    nnf_network,
     nnf_rule,
     nnf_rule_has_m,
     nnf_rule_has_s,
@@ -122,6 +125,7 @@ include "_matmul.pxi"
 include "_softmax.pxi"
 include "_activations.pxi"
 include "_differences.pxi"
+include "_network.pxi"
 include "_optimizers.pxi"
 
 if os.environ.get("NNFRAME_KERNELS", "c") not in ("c", "reference"):

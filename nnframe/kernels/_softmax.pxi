@@ -17,18 +17,34 @@ cdef array as_labels(object labels, array x, int64_t ignored=NNF_NONE_IGNORED):
     if cnp.PyArray_NDIM(t) != 1 or cnp.PyArray_DIM(t, 0) != rows:
         raise ValueError(f"labels: expected {rows} class indices of shape ({rows},), or one-hot or soft labels of "
                          f"shape ({rows}, {classes}), got shape {np.shape(t)}")
-    if not cnp.PyArray_ISINTEGER(t):
-        raise TypeError(f"labels: expected integers for class indices, got {t.dtype}")
-    if t.dtype == np.uint64 and rows and t.max() > np.uint64(2**63 - 1):    # int64 would make it another number
-        raise ValueError(f"labels: expected class indices in [0, {classes}), got {t.max()} at position {t.argmax()}")
-    t = as_contiguous(t.astype(np.int64, copy=False))
-    if not cnp.PyArray_ISALIGNED(t):
-        t = t.copy()
+    if cnp.PyArray_TYPE(t) != cnp.NPY_INT64 or not cnp.PyArray_ISCARRAY_RO(t):
+        t = to_class_indices(t, classes)
     index = <const int64_t *>cnp.PyArray_DATA(t)
+    if are_classes(index, rows, classes):
+        return t
     for i in range(rows):
         if (index[i] < 0 or index[i] >= classes) and (index[i] != ignored or ignored == NNF_NONE_IGNORED):
             raise ValueError(f"labels: expected class indices in [0, {classes}), got {index[i]} at position {i}")
     return t
+
+
+cdef bint are_classes(const int64_t *index, cnp.npy_intp rows, cnp.npy_intp classes) noexcept:
+    """Whether each index is in [0, classes): neither it nor classes - 1 - index has its highest bit set."""
+    cdef uint64_t bits = 0, last = <uint64_t>classes - 1
+    cdef cnp.npy_intp i
+    for i in range(rows):
+        bits |= <uint64_t>index[i] | (last - <uint64_t>index[i])
+    return not bits >> 63
+
+
+cdef array to_class_indices(array t, cnp.npy_intp classes):
+    """Integers as int64, in C order."""
+    if not cnp.PyArray_ISINTEGER(t):
+        raise TypeError(f"labels: expected integers for class indices, got {t.dtype}")
+    if t.dtype == np.uint64 and len(t) and t.max() > np.uint64(2**63 - 1):    # int64 would make it another number
+        raise ValueError(f"labels: expected class indices in [0, {classes}), got {t.max()} at position {t.argmax()}")
+    t = as_contiguous(t.astype(np.int64, copy=False))
+    return t if cnp.PyArray_ISALIGNED(t) else t.copy()
 
 
 cdef array as_targets(array t, array x):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from nnframe.kernels.reference_activations import activation, activation_backward, activation_difference
 from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
+from nnframe.kernels.reference_network import network_forward, network_gradient
 
 __all__ = [
     "activation",
@@ -21,6 +22,8 @@ __all__ = [
     "cross_entropy_targets",
     "difference_curves",
     "difference_gradient",
+    "network_forward",
+    "network_gradient",
     "optimizer_update",
     "product",
     "selected_products",

@@ -29,6 +29,10 @@ class Activation(Layer):
         """Return the description of this layer for C: see `kernels._kernels.Above`."""
         return (self.name, self.alpha, x, y)
 
+    def in_network(self) -> tuple[str, float]:
+        """Return the description of this layer for `core.network`."""
+        return self.name, self.alpha
+
 
 class Sigmoid(Activation):
     """y = 1 / (1 + exp(-x)), elementwise."""

@@ -112,6 +112,10 @@ class Linear(Layer):
         """Return the description of this layer for C: see `kernels._kernels.Above`."""
         return (self.weight.value,)
 
+    def in_network(self) -> tuple[Parameter, Parameter | None]:
+        """Return the description of this layer for `core.network`."""
+        return self.weight, self.bias
+
     def __repr__(self) -> str:
         bias = ", bias=False" if self.bias is None else ""
         return f"{type(self).__name__}({self.in_features}, {self.out_features}{bias})"

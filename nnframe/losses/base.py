@@ -31,6 +31,7 @@ class Traits(NamedTuple):
     row_differences: bool
     divisor: bool
     stage: bool
+    in_network: bool
     own: bool
 
 
@@ -162,6 +163,7 @@ def _traits_of_class(cls: type[Loss]) -> Traits:
         return found is not None and found <= lead
 
     found = {name: counts(name) for name in Traits._fields if name != "own"}
+    found["in_network"] &= counts("forward_backward") or counts("backward")
     found["own"] = not cls.__module__.startswith("nnframe.")
     # a gradient in one pass stands for the loss and for its backward
     found["forward_backward"] &= depth("backward") is None or (depth("forward_backward") or 0) <= (

@@ -132,6 +132,12 @@ class CrossEntropyLoss(Loss):
             "residual": residual,
         }
 
+    def in_network(self, t: npt.ArrayLike) -> tuple[object, ...] | None:
+        """Describe this loss for C, see `kernels._kernels.Network.gradient`; None for labels that `prepare` refuses."""
+        if self.ignore_index is not None and np.ndim(t) == 2:
+            return None
+        return "cross_entropy", self.reduction, self.weight, self.label_smoothing, self.ignore_index
+
     def __repr__(self) -> str:
         default = {"reduction": "mean", "weight": None, "label_smoothing": 0.0, "ignore_index": None}
         given = {name: value for name, value in self.options().items() if value is not default[name]}

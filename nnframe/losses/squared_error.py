@@ -50,3 +50,7 @@ class MSELoss(Loss):
     def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any]:
         """Return the description of this loss for C: see `kernels._kernels.Above`."""
         return {"loss": "squared_error", "residual": y - t}
+
+    def in_network(self, t: npt.ArrayLike) -> tuple[object, ...]:
+        """Return the description of this loss for C: see `kernels._kernels.Network.gradient`."""
+        return "squared_error", self.reduction

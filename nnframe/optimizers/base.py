@@ -10,6 +10,7 @@ import numpy as np
 from nnframe import kernels
 from nnframe._checks import in_range
 from nnframe.core.parameter import Array, Parameter
+from nnframe.kernels._kernels import are_trainable, gradients_of, values_of
 
 SETTINGS = frozenset({"lr", "weight_decay", "momentum", "alpha", "eps", "betas"})
 
@@ -77,14 +78,14 @@ class Optimizer:
     def apply(self, rule: str, rate: float, means: list[Array], squares: list[Array], **constants: float) -> None:
         """Run the kernel of a rule over all parameters."""
         parameters = self.parameters
-        if not all([p.trainable for p in parameters]):  # noqa: C419 - a list is faster
+        if not are_trainable(parameters):
             kept = [i for i, p in enumerate(parameters) if p.trainable]
             parameters = [parameters[i] for i in kept]
             means, squares = ([arrays[i] for i in kept] if arrays else [] for arrays in (means, squares))
         kernels.optimizer_update(
             rule,
-            [p.value for p in parameters],
-            [p.grad for p in parameters],
+            values_of(parameters),
+            gradients_of(parameters),
             means,
             squares,
             rate=rate,

@@ -30,6 +30,15 @@ ABOVE = {
 ENTRIES = ROWS * (INPUTS + 1)  # of x that are not zero, and the bias
 
 
+def network(a, **options):
+    made = _kernels.Network(INPUTS, [(OUTPUTS, True), ("tanh", 0.0), (CLASSES, False)], np.float64)
+    lists = [[a[f"{name}[{i}]"] for i in range(3)] for name in ("values", "gradients")]
+    made.gradient(a["x"], a["labels"], *lists, "cross_entropy", **options)
+
+
+NETWORK = {"[0]": (OUTPUTS, INPUTS), "[1]": (OUTPUTS,), "[2]": (CLASSES, OUTPUTS)}
+
+
 def optimize(rule, arrays):
     names = ["values", "gradients", "means", "squares"]
     lists = [[arrays[f"{name}[{i}]"] for i in range(2) if f"{name}[{i}]" in arrays] for name in names]
@@ -110,6 +119,19 @@ CALLS = {
         lambda a: optimize("adam", a),
         {f"{name}[{i}]": (3, 5) for name in ("values", "gradients", "means", "squares") for i in range(2)},
         [f"{name}[{i}]" for name in ("values", "means", "squares") for i in range(2)],
+        [],
+    ),
+    "a network": (
+        lambda a: network(a, outputs=[a[f"outputs[{i}]"] for i in range(3)]),
+        {
+            **{name + i: shape for name in ("gradients", "values") for i, shape in NETWORK.items()},
+            "x": (ROWS, INPUTS),
+            "labels": (ROWS, CLASSES),
+            "outputs[0]": (ROWS, OUTPUTS),
+            "outputs[1]": (ROWS, OUTPUTS),
+            "outputs[2]": (ROWS, CLASSES),
+        },
+        ["gradients[0]", "gradients[1]", "gradients[2]"],
         [],
     ),
     "difference_gradient": (

@@ -236,5 +236,5 @@ def test_a_derived_container_may_call_the_backward_that_it_replaces(container, r
         nn.Backprop()(model, nn.CrossEntropyLoss(), x, t)
         found.append([p.grad.copy() for p in model.parameters()])
         assert nn.check_gradients(model, x)
-    for one, other in zip(*found, strict=True):
-        np.testing.assert_array_equal(one, other)
+    for one, other in zip(*found, strict=True):  # C takes the plain Sequential in one call, in another order of sums
+        np.testing.assert_allclose(one, other, rtol=1e-13, atol=1e-16)

@@ -1,0 +1,149 @@
+/* network.inc.h - a whole network in one call: forward, the loss, backward, the gradients of all weights.
+ *
+ * Two ways, chosen by sizes alone.
+ *
+ * Tiles, for small networks: TILE rows at a time go through all stages, the loss and back, so that what they need stays
+ * in the caches. Arrays of a tile are (features, rows): lanes are rows, whatever the widths are. Tasks are ranges of
+ * tiles; each sums its own gradients, and those are added in the order of the tasks.
+ *
+ * Layers, for wide networks: all rows through one stage after another, (rows, features), each product on all threads.
+ */
+
+/* ---- layers: all rows through one stage after another ---- */
+
+/* What a layer gave, (N, width). */
+NNF_INLINE T *FN(rows_of)(const network_plan_t *plan, intptr_t s) {
+    if (s < 0) return (T *)plan->p->x;                        /* is only read, */
+    if (plan->p->stage[s].y) return (T *)plan->p->stage[s].y; /* and so is this */
+    return s + 1 == plan->p->stages ? plan->p->y : plan->slot + plan->place[s].y;
+}
+
+static void FN(forward_layer)(const network_plan_t *plan, intptr_t i) {
+    const nnf_network *p = plan->p;
+    const nnf_stage *s = p->stage + i;
+    const intptr_t inputs = plan->place[i].inputs;
+    if (!s->weight) {
+        FN(activation_forward)(s->activation, s->alpha, p->rows * s->width, FN(rows_of)(plan, i - 1),
+                               FN(rows_of)(plan, i));
+        return;
+    }
+    const nnf_matmul product = {.batch = 1,
+                                .m = p->rows,
+                                .n = s->width,
+                                .k = inputs,
+                                .a = FN(rows_of)(plan, i - 1),
+                                .a_row = inputs,
+                                .a_col = 1,
+                                .b = s->weight,
+                                .b_row = 1,
+                                .b_col = inputs,
+                                .c = FN(rows_of)(plan, i),
+                                .c_row = s->width,
+                                .bias = s->bias};
+    FN(matmul)(&product);
+}
+
+/* The gradients of a linear layer from dz (N, width): dz^T x, and a row of ones times dz. */
+static void FN(gradients_of_layer)(const network_plan_t *plan, intptr_t i, const T *dz) {
+    static const T one = 1;
+    const nnf_network *p = plan->p;
+    const nnf_stage *s = p->stage + i;
+    const intptr_t inputs = plan->place[i].inputs;
+    const nnf_matmul weight = {.batch = 1,
+                               .m = s->width,
+                               .n = inputs,
+                               .k = p->rows,
+                               .a = dz,
+                               .a_row = 1,
+                               .a_col = s->width,
+                               .b = FN(rows_of)(plan, i - 1),
+                               .b_row = inputs,
+                               .b_col = 1,
+                               .c = s->grad_weight,
+                               .c_row = inputs};
+    const nnf_matmul bias = {.batch = 1,
+                             .m = 1,
+                             .n = s->width,
+                             .k = p->rows,
+                             .a = &one,
+                             .b = dz,
+                             .b_row = s->width,
+                             .b_col = 1,
+                             .c = s->grad_bias,
+                             .c_row = s->width};
+    if (s->grad_weight) FN(matmul)(&weight);
+    if (s->grad_bias) FN(matmul)(&bias);
+}
+
+/* dz: the gradient of stage i's output; returns that of its input, in `other` or in place. */
+static T *FN(backward_layer)(const network_plan_t *plan, intptr_t i, T *dz, T *other) {
+    const nnf_network *p = plan->p;
+    const nnf_stage *s = p->stage + i;
+    const intptr_t inputs = plan->place[i].inputs;
+    if (!s->weight) {
+        FN(activation_backward)(s->activation, s->alpha, p->rows * s->width, FN(rows_of)(plan, i - 1),
+                                FN(rows_of)(plan, i), dz, dz);
+        return dz;
+    }
+    FN(gradients_of_layer)(plan, i, dz);
+    if (i == plan->lowest) return dz;
+    const nnf_matmul product = {.batch = 1,
+                                .m = p->rows,
+                                .n = inputs,
+                                .k = s->width,
+                                .a = dz,
+                                .a_row = s->width,
+                                .a_col = 1,
+                                .b = s->weight,
+                                .b_row = inputs,
+                                .b_col = 1,
+                                .c = other,
+                                .c_row = inputs};
+    FN(matmul)(&product);
+    return other;
+}
+
+/* Whether to stop: calls poll every 50 ms. */
+static int FN(asked)(int (*poll)(void), int64_t *polled) {
+    if (!poll) return 0;
+    const int64_t now = nnf_nanoseconds();
+    if (now - *polled < NNF_POLL_NANOSECONDS) return 0;
+    *polled = now;
+    return poll();
+}
+
+static int FN(gradient_by_layers)(const network_plan_t *plan, int (*poll)(void)) {
+    const nnf_network *p = plan->p;
+    const intptr_t last = p->stages - 1;
+    int64_t polled = poll ? nnf_nanoseconds() : 0;
+    int answer = 0;
+    T *dz = plan->slot + plan->values - 2 * p->rows * plan->widest, *other = dz + p->rows * plan->widest;
+    for (intptr_t i = 0; i <= last && !answer; i++) {
+        if (!p->stage[i].y) FN(forward_layer)(plan, i);
+        answer = FN(asked)(poll, &polled);
+    }
+    *p->total = 0;
+    if (answer || p->loss == NNF_NO_LOSS) return answer;
+    *p->total =
+        FN(loss_of_rows)(p, 0, p->rows, FN(rows_of)(plan, last), plan->lowest <= last ? dz : NULL, plan->losses);
+    for (intptr_t i = last; i >= plan->lowest && !answer; i--) {
+        T *const below = FN(backward_layer)(plan, i, dz, other);
+        if (below == other) other = dz, dz = below;
+        answer = FN(asked)(poll, &polled);
+    }
+    return answer;
+}
+
+/* ---- which way ---- */
+
+static size_t FN(network_memory)(const nnf_network *p) {
+    network_plan_t plan;
+    return FN(make_plan)(&plan, p, NULL);
+}
+
+static int FN(network)(const nnf_network *p, void *memory, int (*poll)(void)) {
+    network_plan_t plan;
+    FN(make_plan)(&plan, p, memory);
+    if (p->rows == 0) plan.tasks = 0;
+    return plan.rows_a_task ? FN(gradient_by_tiles)(&plan, poll) : FN(gradient_by_layers)(&plan, poll);
+}

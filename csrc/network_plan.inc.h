@@ -1,0 +1,159 @@
+/* network_plan.inc.h - where a network in one call keeps what, and its loss: see network.inc.h. */
+
+#undef place_t
+#undef network_plan_t
+#define place_t        FN(place_t)
+#define network_plan_t FN(network_plan_t)
+
+#undef TILE
+#undef LOGICAL
+#define LOGICAL ((intptr_t)(64 / sizeof(T)))
+#define TILE    (NNF_TILE_LANES * LOGICAL) /* rows */
+
+/* Where a stage keeps what, counted in elements from the start of an array. */
+typedef struct {
+    intptr_t inputs;            /* width of the stage below */
+    intptr_t y;                 /* its output, among the values of a tile or of all rows */
+    intptr_t slope;             /* activation of a tile: f'(x); -1 without a loss */
+    intptr_t weight, bias;      /* linear: its gradients among the sums of a task; -1: not wanted */
+    intptr_t lanes, bias_lanes; /* and among its sums of lanes; -1: the weight's are not in lanes */
+} place_t;
+
+typedef struct {
+    const nnf_network *p;
+    place_t *place;
+    intptr_t lowest;               /* the lowest stage with a gradient that is wanted */
+    intptr_t widest;               /* of the input and all stages */
+    intptr_t tasks, rows_a_task;   /* tiles */
+    intptr_t values, sums, lanes;  /* elements of a slot, of the sums of a task, of the sums of lanes of a slot */
+    intptr_t slots;                /* buffers for tasks that run at the same time */
+    _Atomic int *taken;            /* (slots): whether a task uses it */
+    T *slot, *sum;                 /* (slots, values + lanes), (tasks, sums) */
+    double *losses, *loss_of_task; /* (N), (tasks) */
+} network_plan_t;
+
+/* ---- sizes ---- */
+
+static double FN(flops_of_row)(const nnf_network *p) {
+    double flops = 0, inputs = (double)p->inputs;
+    for (intptr_t i = 0; i < p->stages; i++) {
+        const nnf_stage *s = p->stage + i;
+        flops += (double)s->width * (s->weight ? 6 * inputs : 60);
+        inputs = (double)s->width;
+    }
+    return flops;
+}
+
+static intptr_t FN(weights_of)(const nnf_network *p) {
+    intptr_t weights = 0, inputs = p->inputs;
+    for (intptr_t i = 0; i < p->stages; i++) {
+        if (p->stage[i].weight) weights += inputs * p->stage[i].width;
+        inputs = p->stage[i].width;
+    }
+    return weights;
+}
+
+/* A product with inputs for columns needs as many as a vector has lanes to be worth it, and some outputs to be worth
+ * the transposition of its inputs, which those of the lowest stage do not need. */
+NNF_INLINE int FN(sums_in_lanes)(intptr_t stage, intptr_t inputs, intptr_t width) {
+    return inputs < LOGICAL || (stage > 0 && width < LOGICAL / 2);
+}
+
+NNF_INLINE intptr_t FN(whole_lines)(intptr_t n) { return (n + LOGICAL - 1) / LOGICAL * LOGICAL; }
+
+/* Where everything is. places: (stages), or NULL: to count alone. */
+static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_t *places) {
+    const nnf_network *p = plan->p;
+    intptr_t inputs = p->inputs, at = 0, y = 0;
+    plan->widest = inputs, plan->lowest = p->stages;
+    plan->values = plan->sums = plan->lanes = 0;
+    if (tiles) at = inputs * rows;
+    for (intptr_t i = 0; i < p->stages; i++) {
+        const nnf_stage *s = p->stage + i;
+        place_t place = {inputs, y, -1, -1, -1, -1, -1};
+        if (s->weight || !tiles) { /* in a tile, f(x) takes the place of x */
+            place.y = y = at;
+            at += FN(whole_lines)(s->width * rows);
+        }
+        if (!s->weight && tiles && p->loss != NNF_NO_LOSS) {
+            place.slope = at;
+            at += s->width * rows;
+        }
+        if ((s->grad_weight || s->grad_bias) && plan->lowest > i) plan->lowest = i;
+        if (s->grad_weight) {
+            place.weight = plan->sums;
+            plan->sums += FN(whole_lines)(inputs * s->width);
+            if (FN(sums_in_lanes)(i, inputs, s->width)) {
+                place.lanes = plan->lanes;
+                plan->lanes += inputs * s->width * LOGICAL;
+            }
+        }
+        if (s->grad_bias) {
+            place.bias = plan->sums, place.bias_lanes = plan->lanes;
+            plan->sums += FN(whole_lines)(s->width);
+            plan->lanes += s->width * LOGICAL;
+        }
+        inputs = s->width;
+        if (inputs > plan->widest) plan->widest = inputs;
+        if (places) places[i] = place;
+    }
+    plan->values = at + 2 * FN(whole_lines)(plan->widest * rows);
+}
+
+/* The plan for memory at `memory`, or NULL to count; returns how many bytes it takes. */
+static size_t FN(make_plan)(network_plan_t *plan, const nnf_network *p, char *memory) {
+    const int tiles = FN(weights_of)(p) <= NNF_TILED_WEIGHTS;
+    const double flops = FN(flops_of_row)(p) * (double)TILE;
+    size_t size = 0;
+    *plan = (network_plan_t){.p = p, .tasks = 1, .slots = 1};
+    if (tiles) {
+        const intptr_t all = (p->rows + TILE - 1) / TILE;
+        intptr_t each = (all + NNF_TILE_TASKS - 1) / NNF_TILE_TASKS;
+        if ((double)each < NNF_TILE_TASK_FLOPS / flops) each = (intptr_t)(NNF_TILE_TASK_FLOPS / flops) + 1;
+        plan->rows_a_task = each * TILE;
+        plan->tasks = (all + each - 1) / each;
+        plan->slots = plan->tasks < p->threads ? plan->tasks : p->threads;
+        if (plan->slots < 1) plan->slots = 1;
+    }
+#define NNF_TAKE(member, type, count)                                                                                  \
+    plan->member = (type *)(memory ? memory + size : NULL);                                                            \
+    size += ((size_t)(count) * sizeof(type) + 63) / 64 * 64
+    NNF_TAKE(place, place_t, p->stages);
+    FN(place_all)(plan, tiles ? TILE : p->rows, tiles, plan->place);
+    if (!tiles) plan->sums = plan->lanes = 0;
+    NNF_TAKE(taken, _Atomic int, plan->slots);
+    NNF_TAKE(losses, double, p->rows);
+    NNF_TAKE(loss_of_task, double, plan->tasks);
+    NNF_TAKE(slot, T, plan->slots * (plan->values + plan->lanes));
+    NNF_TAKE(sum, T, plan->tasks * plan->sums);
+#undef NNF_TAKE
+    return size;
+}
+
+/* ---- the loss of some rows ---- */
+
+/* y: (rows, classes), contiguous; grad, of the same shape, may be NULL. Returns the sum of the losses of the rows. */
+static double FN(loss_of_rows)(const nnf_network *p, intptr_t first, intptr_t rows, const T *y, T *grad,
+                               double *losses) {
+    const intptr_t width = p->stage[p->stages - 1].width;
+    double sum = 0;
+    if (p->loss == NNF_CROSS_ENTROPY) {
+        nnf_softmax_cross_entropy q = *p->cross_entropy;
+        q.rows = rows, q.classes = width, q.logits = y, q.logits_row = width;
+        if (q.labels) q.labels += first;
+        if (q.targets) q.targets = (const T *)q.targets + first * width;
+        q.grad = grad, q.losses = losses;
+        FN(softmax_cross_entropy)(&q);
+        for (intptr_t r = 0; r < rows; r++)
+            sum += losses[r];
+        return sum;
+    }
+    const T *t = (const T *)p->targets + first * width;
+    const T factor = (T)(2 * p->scale);
+    for (intptr_t i = 0; i < rows * width; i++) {
+        const T residual = y[i] - t[i];
+        sum += (double)residual * (double)residual;
+        if (grad) grad[i] = residual * factor;
+    }
+    return sum;
+}
