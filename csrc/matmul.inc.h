@@ -32,18 +32,23 @@
 #else
 #define NNF_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (VI){__VA_ARGS__})
 #endif
+#undef NNF_EVEN
 #undef NNF_LOW
 #undef NNF_HIGH
 #if NNF_VECTOR_BYTES == 64 && !NNF_DOUBLE
+#define NNF_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14
 #define NNF_LOW  0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define NNF_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 #elif (NNF_VECTOR_BYTES == 64 && NNF_DOUBLE) || (NNF_VECTOR_BYTES == 32 && !NNF_DOUBLE)
+#define NNF_EVEN 0, 2, 4, 6, 0, 2, 4, 6
 #define NNF_LOW  0, 8, 1, 9, 2, 10, 3, 11
 #define NNF_HIGH 4, 12, 5, 13, 6, 14, 7, 15
 #elif (NNF_VECTOR_BYTES == 32 && NNF_DOUBLE) || (NNF_VECTOR_BYTES == 16 && !NNF_DOUBLE)
+#define NNF_EVEN 0, 2, 0, 2
 #define NNF_LOW  0, 4, 1, 5
 #define NNF_HIGH 2, 6, 3, 7
 #else
+#define NNF_EVEN 0, 0
 #define NNF_LOW  0, 2
 #define NNF_HIGH 1, 3
 #endif
@@ -115,6 +120,8 @@ static void FN(pack_strip)(intptr_t k, intptr_t rows, const T *from, intptr_t ro
             to[r] = from[r * row];
 }
 
+#include "matmul_dot.inc.h"
+
 /* ---- one product, a block of k and of columns at a time ---- */
 
 typedef struct {
@@ -134,31 +141,46 @@ NNF_INLINE intptr_t FN(strip_height)(intptr_t rows, intptr_t strips, intptr_t s)
     return rows / strips + (s < rows % strips);
 }
 
-/* C (rows, n) = or += A (rows, k) B (k, n). A's strips are in `strip` when they have been packed, else in A itself. */
+/* Columns `first` .. `last` of C (rows, n) = or += A (rows, k) B (k, n), a strip of rows at a time. A's strips are in
+ * `strip` when they have been packed, else in A itself. */
+static void FN(multiply_columns)(const block_t *block, intptr_t first, intptr_t last, intptr_t rows, const T *a,
+                                 const T *strip, T *c) {
+    const nnf_matmul *p = block->p;
+    const int wide = !block->packed && (rows <= WIDE_ROWS || last - first > PANEL);
+    const intptr_t width = wide ? WIDE_VECTORS * LANES : PANEL;
+    const intptr_t widest = (last - first < width ? last - first + LANES - 1 : width) / LANES;
+    const intptr_t most = wide && widest > NNF_TILE_VECTORS ? WIDE_ROWS : FN(most_rows)(widest);
+    const intptr_t strips = (rows + most - 1) / most;
+    const int packed = strip && most == TILE_ROWS;
+    tile_t t = {.k = block->k,
+                .a_row = p->a_row,
+                .a_col = p->a_col,
+                .b_row = block->panel_row,
+                .c_row = p->c_row,
+                .add = p->add || block->first_k > 0};
+    for (intptr_t s = 0, i = 0; s < strips; s++) {
+        const intptr_t height = FN(strip_height)(rows, strips, s);
+        const T *numbers = packed ? strip + i * block->k : a + i * p->a_row;
+        if (packed) t.a_row = 1, t.a_col = height;
+        for (intptr_t j = first; j < last; j += width) {
+            const intptr_t columns = last - j < width ? last - j : width, vectors = (columns + LANES - 1) / LANES;
+            const T *b = block->panels + (block->packed ? j / PANEL * block->panel : j);
+            t.tail = columns - (vectors - 1) * LANES;
+            t.bias = p->bias ? (const T *)p->bias + block->first_n + j : NULL;
+            FN(tile_of)(vectors, height, t.tail == LANES, t.a_row == 1)(&t, numbers, b, c + i * p->c_row + j);
+        }
+        i += height;
+    }
+}
+
+/* All columns of a strip before the next strip, where B's block stays in the L2 cache: C is then written, and A read, from
+ * first to last. Otherwise a panel of B stays in the L1 cache while all strips pass by. */
 static void FN(multiply_rows)(const block_t *block, intptr_t rows, const T *a, const T *strip, T *c) {
     const nnf_matmul *p = block->p;
-    for (intptr_t j = 0; j < block->n; j += PANEL) {
-        const intptr_t columns = block->n - j < PANEL ? block->n - j : PANEL;
-        const intptr_t vectors = (columns + LANES - 1) / LANES, most = FN(most_rows)(vectors);
-        const intptr_t strips = (rows + most - 1) / most;
-        const int packed = strip && most == TILE_ROWS;
-        tile_t t = {.k = block->k,
-                    .a_row = p->a_row,
-                    .a_col = p->a_col,
-                    .b_row = block->panel_row,
-                    .c_row = p->c_row,
-                    .tail = columns - (vectors - 1) * LANES,
-                    .add = p->add || block->first_k > 0,
-                    .bias = p->bias ? (const T *)p->bias + block->first_n + j : NULL};
-        const T *b = block->panels + j / PANEL * block->panel;
-        for (intptr_t s = 0, i = 0; s < strips; s++) {
-            const intptr_t height = FN(strip_height)(rows, strips, s);
-            const T *numbers = packed ? strip + i * block->k : a + i * p->a_row;
-            if (packed) t.a_row = 1, t.a_col = height;
-            FN(tiles)[vectors - 1][height - 1][t.tail == LANES][t.a_row == 1](&t, numbers, b, c + i * p->c_row + j);
-            i += height;
-        }
-    }
+    const int near = block->k * block->n * (intptr_t)sizeof(T) <= NNF_NEAR_B;
+    const intptr_t step = near ? block->n : PANEL;
+    for (intptr_t j = 0; j < block->n; j += step)
+        FN(multiply_columns)(block, j, block->n - j < step ? block->n : j + step, rows, a, strip, c);
     if (p->activation != NNF_IDENTITY && block->first_k + block->k >= p->k)
         for (intptr_t i = 0; i < rows; i++)
             FN(activation_forward)(p->activation, p->alpha, block->n, c + i * p->c_row, c + i * p->c_row);
@@ -230,12 +252,15 @@ NNF_INLINE int FN(should_pack)(const nnf_matmul *p) {
            (p->k * p->n > NNF_SMALL_B && p->m > FEW_ROWS && p->b_row * (intptr_t)sizeof(T) > NNF_NEAR_ROWS);
 }
 
+/* How much of k is summed at a time. */
+static intptr_t FN(block_of_k)(intptr_t k) {
+    const intptr_t blocks = k / NNF_BLOCK_K + (k % NNF_BLOCK_K > NNF_BLOCK_K / 4); /* a short rest joins the others */
+    return blocks < 2 ? (k > 0 ? k : 1) : (k + blocks - 1) / blocks;
+}
+
 static void FN(multiply)(const nnf_matmul *p, const T *a, const T *b, T *c, int threads) {
     T few[NNF_SMALL_B], *many = NULL;
-    const intptr_t k_blocks =
-        p->k / NNF_BLOCK_K + (p->k % NNF_BLOCK_K > NNF_BLOCK_K / 4); /* a short rest joins the others */
-    intptr_t block_k = k_blocks < 2 ? (p->k > 0 ? p->k : 1) : (p->k + k_blocks - 1) / k_blocks;
-    intptr_t block_n = NNF_BLOCK_N;
+    intptr_t block_k = FN(block_of_k)(p->k), block_n = NNF_BLOCK_N;
     block_t block = {.p = p, .a = a, .b = b, .c = c};
     if (FN(should_pack)(p)) {
         const intptr_t k = p->k < block_k ? p->k : block_k, n = p->n < block_n ? p->n : block_n;
@@ -254,6 +279,40 @@ static void FN(multiply)(const nnf_matmul *p, const T *a, const T *b, T *c, int 
         } while (block.first_k < p->k);
     }
     free(many);
+}
+
+/* ---- narrow products of a transposed A ---- */
+
+/* C^T = B^T A^T: lanes are rows of A, which lie side by side. */
+NNF_INLINE int FN(should_turn)(const nnf_matmul *p) {
+    const intptr_t columns = (p->n + LANES - 1) / LANES, rows = (p->m + LANES - 1) / LANES;
+    return p->a_row == 1 && p->m > 1 && p->n <= NNF_MOST_FEW &&
+           rows * (p->n < 4 ? 4 : p->n) * (p->k + 2) + p->m * p->n < (p->m < 4 ? 4 : p->m) * (p->k + 2) * columns;
+}
+
+/* C's rows `first` .. `first + rows`, at most NNF_TURNED_ROWS. */
+static void FN(multiply_turned)(const nnf_matmul *p, const T *a, const T *b, T *c, intptr_t first, intptr_t rows) {
+    T scratch[NNF_MOST_FEW * NNF_TURNED_ROWS];
+    const int direct = p->n == 1 && p->c_row == 1;
+    T *to = direct ? c + first : scratch;
+    nnf_matmul turned = {.m = p->n, .k = p->k, .n = rows, .a_row = p->b_col, .a_col = p->b_row, .b_row = p->a_col, .b_col = 1,
+                         .c_row = direct ? rows : NNF_TURNED_ROWS, .add = p->add || p->bias};
+    if (p->add && !direct) FN(pack_transposed)(p->n, rows, c + first * p->c_row, p->c_row, to, NNF_TURNED_ROWS);
+    if (p->bias && !p->add)
+        for (intptr_t j = 0; j < p->n; j++)
+            for (intptr_t i = 0; i < rows; i++)
+                to[j * turned.c_row + i] = ((const T *)p->bias)[j];
+    block_t block = {.p = &turned, .k = FN(block_of_k)(p->k), .n = rows, .panel_row = p->a_col};
+    do {
+        if (block.k > p->k - block.first_k) block.k = p->k - block.first_k;
+        block.panels = a + first + block.first_k * p->a_col;
+        FN(multiply_rows)(&block, p->n, b + block.first_k * p->b_row, NULL, to);
+        block.first_k += block.k;
+    } while (block.first_k < p->k);
+    if (!direct) FN(pack_transposed)(rows, p->n, to, NNF_TURNED_ROWS, c + first * p->c_row, p->c_row);
+    if (p->activation != NNF_IDENTITY)
+        for (intptr_t i = first; i < first + rows; i++)
+            FN(activation_forward)(p->activation, p->alpha, p->n, c + i * p->c_row, c + i * p->c_row);
 }
 
 /* ---- the batch ---- */
@@ -301,18 +360,27 @@ static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t cou
     }
 }
 
+/* One product on one thread. */
+static void FN(multiply_whole)(const nnf_matmul *p, const T *a, const T *b, T *c) {
+    if (FN(should_turn)(p))
+        for (intptr_t i = 0; i < p->m; i += NNF_TURNED_ROWS)
+            FN(multiply_turned)(p, a, b, c, i, p->m - i < NNF_TURNED_ROWS ? p->m - i : NNF_TURNED_ROWS);
+    else
+        FN(multiply)(p, a, b, c, 1);
+}
+
 static void FN(matrices_task)(void *context, intptr_t task) {
     const batch_t *batch = context;
     const nnf_matmul *p = batch->p;
     const intptr_t first = task * batch->matrices_a_task, left = p->batch - first;
     const intptr_t count = left < batch->matrices_a_task ? left : batch->matrices_a_task;
-    if (p->n <= PANEL && p->m <= FEW_ROWS && p->k * PANEL <= NNF_SMALL_B) {
+    if (p->n <= PANEL && p->m <= FEW_ROWS && p->k * PANEL <= NNF_SMALL_B && !FN(should_turn)(p)) {
         FN(one_panel_each)(p, first, count);
         return;
     }
     for (intptr_t i = first; i < first + count; i++)
-        FN(multiply)(p, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch, (T *)p->c + i * p->c_batch,
-                     1);
+        FN(multiply_whole)(p, (const T *)p->a + i * p->a_batch, (const T *)p->b + i * p->b_batch,
+                           (T *)p->c + i * p->c_batch);
 }
 
 /* Some rows of one product, with a copy of B of their own where it is packed. */
@@ -328,7 +396,7 @@ static void FN(slice_task)(void *context, intptr_t task) {
     const intptr_t first = task * slices->rows_a_task;
     nnf_matmul p = *slices->p;
     p.m = p.m - first < slices->rows_a_task ? p.m - first : slices->rows_a_task;
-    FN(multiply)(&p, slices->a + first * p.a_row, slices->b, slices->c + first * p.c_row, 1);
+    FN(multiply_whole)(&p, slices->a + first * p.a_row, slices->b, slices->c + first * p.c_row);
 }
 
 /* One product on all threads. A small B is packed by each of them: that takes less than to wait for each other. */
@@ -358,6 +426,11 @@ static void FN(matmul)(const nnf_matmul *given) {
     const double flops = 2.0 * (double)p.m * (double)columns * (double)(p.k + 1);
     const int threads = flops * (double)p.batch < 2 * NNF_TASK_FLOPS ? 1 : nnf_get_num_threads();
     batch_t batch = {&p, p.batch};
+    dots_t dots;
+    if (FN(by_dots)(&p, &dots)) {
+        FN(dots)(&dots, threads);
+        return;
+    }
     if (threads == 1)
         FN(matrices_task)(&batch, 0);
     else if (p.batch >= 2 * threads || flops < 2 * NNF_TASK_FLOPS) {

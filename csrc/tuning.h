@@ -24,6 +24,11 @@ enum {
     NNF_SMALL_B = 1 << 12,  /* elements of B that are in the L1 cache anyhow; what is packed is packed on the stack */
     NNF_SHARED_B = 1 << 16, /* elements of B; a larger one is packed once, by all threads */
     NNF_SHARED_PACK = 1 << 15, /* elements of a block of B that are worth packing on several threads */
+    NNF_MOST_FEW = 24,         /* rows of A or columns of B that may be taken as dots, with lanes along k */
+    NNF_STREAM = 1 << 22, /* bytes that come from memory */
+    NNF_TURNED_ROWS = 256,
+    NNF_ROWS_AHEAD = 8, /* of B, asked for by a tile */
+    NNF_NEAR_B = 1 << 19, /* bytes of a block of B that stay in the L2 cache */
     NNF_TASK_FLOPS = 1 << 20   /* some 10 us of work: well above what it costs to wake a thread */
 };
 
