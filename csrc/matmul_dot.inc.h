@@ -19,7 +19,9 @@
 
 /* The sum of the lanes of each of `count` vectors, a power of 2 up to LANES, in the first lanes of one. A round folds the
  * second half of what lanes there are onto the first, and interleaves two vectors, or one with itself. */
-NNF_INLINE V FN(add_lanes)(const int count, V *sum) {
+NNF_INLINE V FN(add_lanes)(const int count, const V *from) {
+    V sum[LANES];
+    NNF_UNROLL for (int i = 0; i < count; i++) sum[i] = from[i];
 #if NNF_VECTOR_BYTES > 0
     int vectors = count;
     NNF_UNROLL for (int round = 1; round < (int)LANES; round *= 2) {
@@ -168,7 +170,7 @@ static void FN(dots_of_rows)(const dots_t *d, intptr_t first, intptr_t rows, con
     for (intptr_t g = 0, f = 0; g < groups; g++) {
         const intptr_t few_here = d->few / groups + (g < d->few % groups);
         intptr_t height = FN(most_dots)(few_here);
-        while (d->streams && height > 1 && height * d->many_row * (intptr_t)sizeof(T) > NNF_NEAR_ROWS / 2)
+        while (d->streams && height > 1 && height * d->many_row * (intptr_t)sizeof(T) > NNF_NEAR_ROWS)
             height /= 2;
         for (intptr_t i = first; i < first + rows; i += height) {
             while (height > first + rows - i)
