@@ -173,13 +173,37 @@ static void FN(multiply_columns)(const block_t *block, intptr_t first, intptr_t 
     }
 }
 
+/* The same for a k so short that B's columns are registers: some rows at a time, so that C is written from first to last. */
+static void FN(multiply_short)(const block_t *block, intptr_t rows, const T *a, T *c) {
+    const nnf_matmul *p = block->p;
+    const intptr_t vectors = (block->n + LANES - 1) / LANES, most = block->packed ? NNF_TILE_VECTORS : NNF_SHORT_VECTORS;
+    const intptr_t width = (vectors < most ? vectors : most) * LANES;
+    tile_t t = {.a_row = p->a_row, .a_col = p->a_col, .b_row = block->panel_row, .c_row = p->c_row, .add = p->add};
+    for (intptr_t i = 0; i < rows; i += NNF_SHORT_ROWS) {
+        const intptr_t here = block->n <= width || rows - i < NNF_SHORT_ROWS ? rows - i : NNF_SHORT_ROWS;
+        for (intptr_t j = 0; j < block->n; j += width) {
+            const intptr_t columns = block->n - j < width ? block->n - j : width, last = (columns + LANES - 1) / LANES;
+            const T *b = block->panels + (block->packed ? j / PANEL * block->panel : j);
+            t.tail = columns - (last - 1) * LANES;
+            t.bias = p->bias ? (const T *)p->bias + block->first_n + j : NULL;
+            FN(shorts)[last - 1][p->k - 1][t.tail == LANES](&t, here, a + i * p->a_row, b, c + i * p->c_row + j);
+        }
+        if (here > NNF_SHORT_ROWS) break;
+    }
+}
+NNF_INLINE int FN(is_short)(const nnf_matmul *p, intptr_t vectors) {
+    return p->k > 0 && p->k <= FN(short_k)(vectors < NNF_SHORT_VECTORS ? vectors : NNF_SHORT_VECTORS) && p->m >= NNF_SHORT_LEAST;
+}
+
 /* All columns of a strip before the next strip, where B's block stays in the L2 cache: C is then written, and A read, from
  * first to last. Otherwise a panel of B stays in the L1 cache while all strips pass by. */
 static void FN(multiply_rows)(const block_t *block, intptr_t rows, const T *a, const T *strip, T *c) {
     const nnf_matmul *p = block->p;
     const int near = block->k * block->n * (intptr_t)sizeof(T) <= NNF_NEAR_B;
     const intptr_t step = near ? block->n : PANEL;
-    for (intptr_t j = 0; j < block->n; j += step)
+    if (FN(is_short)(p, block->packed ? NNF_TILE_VECTORS : (block->n + LANES - 1) / LANES))
+        FN(multiply_short)(block, rows, a, c);
+    else for (intptr_t j = 0; j < block->n; j += step)
         FN(multiply_columns)(block, j, block->n - j < step ? block->n : j + step, rows, a, strip, c);
     if (p->activation != NNF_IDENTITY && block->first_k + block->k >= p->k)
         for (intptr_t i = 0; i < rows; i++)
@@ -343,6 +367,7 @@ static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t cou
     const tile_function_t second_tile = FN(tiles)[vectors - 1][p->m - height - (strips > 1)][whole][packed_a];
     intptr_t at = 0; /* of this matrix among those packed together */
     if (pack) t.b_row = PANEL;
+    const short_function_t by_rows = FN(is_short)(p, vectors) ? FN(shorts)[vectors - 1][p->k - 1][whole] : NULL;
     for (intptr_t i = 0; i < count; i++) {
         const T *a = (const T *)p->a + (first + i) * p->a_batch, *b = (const T *)p->b + (first + i) * p->b_batch;
         T *c = (T *)p->c + (first + i) * p->c_batch;
@@ -352,8 +377,11 @@ static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t cou
             b = packed + at * p->n;
             at = at + 1 < together ? at + 1 : 0;
         }
-        first_tile(&t, a, b, c);
-        if (strips > 1) second_tile(&t, a + height * p->a_row, b, c + height * p->c_row);
+        if (by_rows)
+            by_rows(&t, p->m, a, b, c);
+        else
+            first_tile(&t, a, b, c);
+        if (!by_rows && strips > 1) second_tile(&t, a + height * p->a_row, b, c + height * p->c_row);
         if (p->activation != NNF_IDENTITY)
             for (intptr_t row = 0; row < p->m; row++)
                 FN(activation_forward)(p->activation, p->alpha, p->n, c + row * p->c_row, c + row * p->c_row);

@@ -170,7 +170,7 @@ static void FN(dots_of_rows)(const dots_t *d, intptr_t first, intptr_t rows, con
     for (intptr_t g = 0, f = 0; g < groups; g++) {
         const intptr_t few_here = d->few / groups + (g < d->few % groups);
         intptr_t height = FN(most_dots)(few_here);
-        while (d->streams && height > 1 && height * d->many_row * (intptr_t)sizeof(T) > NNF_NEAR_ROWS)
+        while (d->streams && height > 1 && height * d->many_row * (intptr_t)sizeof(T) > NNF_NEAR_ROWS / 2)
             height /= 2;
         for (intptr_t i = first; i < first + rows; i += height) {
             while (height > first + rows - i)

@@ -48,6 +48,7 @@ typedef void (*tile_function_t)(const tile_t *t, const T *a, const T *b, T *c);
 #define NNF_FETCH(p, write) ((void)0)
 #endif
 
+#undef NNF_LOAD_COLUMNS
 #define NNF_LOAD_COLUMNS(p, n, N, whole)                                                                               \
     ((whole) || (n) + 1 < (N) ? v_load((p) + (n) * LANES) : v_load_n((p) + (n) * LANES, t->tail))
 
@@ -153,4 +154,3 @@ NNF_INLINE tile_function_t FN(tile_of)(intptr_t vectors, intptr_t rows, int whol
 #undef NNF_TILE_NAMES
 #undef NNF_TILE_FORMS
 #undef NNF_TILE
-#undef NNF_LOAD_COLUMNS

@@ -26,6 +26,8 @@ enum {
     NNF_SHARED_PACK = 1 << 15, /* elements of a block of B that are worth packing on several threads */
     NNF_MOST_FEW = 24,         /* rows of A or columns of B that may be taken as dots, with lanes along k */
     NNF_STREAM = 1 << 24, /* bytes that come from memory */
+    NNF_SHORT_ROWS = 16,  /* of a short k, for all columns, */
+    NNF_SHORT_LEAST = 4,  /* and how many are worth loading B first */
     NNF_TURNED_ROWS = 256,
     NNF_ROWS_AHEAD = 8, /* of B, asked for by a tile */
     NNF_NEAR_B = 1 << 19, /* bytes of a block of B that stay in the L2 cache */
