@@ -36,19 +36,19 @@
 #undef NNF_LOW
 #undef NNF_HIGH
 #if NNF_VECTOR_BYTES == 64 && !NNF_DOUBLE
-#define NNF_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14
+#define NNF_EVEN 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30
 #define NNF_LOW  0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
 #define NNF_HIGH 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 #elif (NNF_VECTOR_BYTES == 64 && NNF_DOUBLE) || (NNF_VECTOR_BYTES == 32 && !NNF_DOUBLE)
-#define NNF_EVEN 0, 2, 4, 6, 0, 2, 4, 6
+#define NNF_EVEN 0, 2, 4, 6, 8, 10, 12, 14
 #define NNF_LOW  0, 8, 1, 9, 2, 10, 3, 11
 #define NNF_HIGH 4, 12, 5, 13, 6, 14, 7, 15
 #elif (NNF_VECTOR_BYTES == 32 && NNF_DOUBLE) || (NNF_VECTOR_BYTES == 16 && !NNF_DOUBLE)
-#define NNF_EVEN 0, 2, 0, 2
+#define NNF_EVEN 0, 2, 4, 6
 #define NNF_LOW  0, 4, 1, 5
 #define NNF_HIGH 2, 6, 3, 7
 #else
-#define NNF_EVEN 0, 0
+#define NNF_EVEN 0, 2
 #define NNF_LOW  0, 2
 #define NNF_HIGH 1, 3
 #endif
@@ -103,10 +103,23 @@ static void FN(pack_panel)(intptr_t k, intptr_t columns, const T *from, intptr_t
             for (; j + LANES <= columns; j += LANES)
                 v_store(to + j, v_load(from + j));
             if (j < columns) v_store_n(to + j, v_load_n(from + j, columns - j), columns - j);
-        } else
-            for (intptr_t j = 0; j < columns; j++)
+        } else {
+            intptr_t j = 0;
+#if NNF_VECTOR_BYTES > 0
+            for (; col == 2 && j + LANES < columns; j += LANES) /* never beyond the last entry */
+                v_store(to + j, NNF_SHUFFLE(v_load(from + 2 * j), v_load(from + 2 * j + LANES), NNF_EVEN));
+#endif
+            for (; j < columns; j++)
                 to[j] = from[j * col];
+        }
     }
+}
+
+/* All of B's block, a row after another where its columns are not far apart, so that it is read from first to last. */
+static void FN(pack_rows)(intptr_t k, intptr_t n, const T *from, intptr_t row, intptr_t col, T *to) {
+    for (intptr_t i = 0; i < k; i++, from += row, to += PANEL)
+        for (intptr_t j = 0; j < n; j += PANEL)
+            FN(pack_panel)(1, n - j < PANEL ? n - j : PANEL, from + j * col, row, col, to + j * k);
 }
 
 /* A strip of A: to[k * rows + i] = from[i * row + k * col], i < rows. */
@@ -173,11 +186,20 @@ static void FN(multiply_columns)(const block_t *block, intptr_t first, intptr_t 
     }
 }
 
+/* Vectors of B that are taken at a time where k is short; 0: it is not, or rows are too few. */
+NNF_INLINE intptr_t FN(short_vectors)(const nnf_matmul *p, intptr_t n, int packed) {
+    const intptr_t vectors = (n + LANES - 1) / LANES;
+    intptr_t most = packed ? NNF_TILE_VECTORS : vectors < NNF_SHORT_VECTORS ? vectors : NNF_SHORT_VECTORS;
+    if (p->k == 0 || p->m < NNF_SHORT_LEAST) return 0;
+    while (most > 0 && p->k > FN(short_k)(most))
+        most--;
+    return packed && most < NNF_TILE_VECTORS && vectors > most ? 0 : most;
+}
+
 /* The same for a k so short that B's columns are registers: some rows at a time, so that C is written from first to last. */
 static void FN(multiply_short)(const block_t *block, intptr_t rows, const T *a, T *c) {
     const nnf_matmul *p = block->p;
-    const intptr_t vectors = (block->n + LANES - 1) / LANES, most = block->packed ? NNF_TILE_VECTORS : NNF_SHORT_VECTORS;
-    const intptr_t width = (vectors < most ? vectors : most) * LANES;
+    const intptr_t width = FN(short_vectors)(p, block->n, block->packed != NULL) * LANES;
     tile_t t = {.a_row = p->a_row, .a_col = p->a_col, .b_row = block->panel_row, .c_row = p->c_row, .add = p->add};
     for (intptr_t i = 0; i < rows; i += NNF_SHORT_ROWS) {
         const intptr_t here = block->n <= width || rows - i < NNF_SHORT_ROWS ? rows - i : NNF_SHORT_ROWS;
@@ -191,17 +213,13 @@ static void FN(multiply_short)(const block_t *block, intptr_t rows, const T *a, 
         if (here > NNF_SHORT_ROWS) break;
     }
 }
-NNF_INLINE int FN(is_short)(const nnf_matmul *p, intptr_t vectors) {
-    return p->k > 0 && p->k <= FN(short_k)(vectors < NNF_SHORT_VECTORS ? vectors : NNF_SHORT_VECTORS) && p->m >= NNF_SHORT_LEAST;
-}
-
 /* All columns of a strip before the next strip, where B's block stays in the L2 cache: C is then written, and A read, from
  * first to last. Otherwise a panel of B stays in the L1 cache while all strips pass by. */
 static void FN(multiply_rows)(const block_t *block, intptr_t rows, const T *a, const T *strip, T *c) {
     const nnf_matmul *p = block->p;
     const int near = block->k * block->n * (intptr_t)sizeof(T) <= NNF_NEAR_B;
     const intptr_t step = near ? block->n : PANEL;
-    if (FN(is_short)(p, block->packed ? NNF_TILE_VECTORS : (block->n + LANES - 1) / LANES))
+    if (FN(short_vectors)(p, block->n, block->packed != NULL))
         FN(multiply_short)(block, rows, a, c);
     else for (intptr_t j = 0; j < block->n; j += step)
         FN(multiply_columns)(block, j, block->n - j < step ? block->n : j + step, rows, a, strip, c);
@@ -250,6 +268,9 @@ static void FN(multiply_block)(block_t *block, int threads) {
         block->panels = block->packed, block->panel_row = PANEL, block->panel = block->k * PANEL;
         if (threads > 1 && block->k * block->n > NNF_SHARED_PACK)
             nnf_parallel(panels, FN(panel_task), block);
+        else if (p->b_row != 1)
+            FN(pack_rows)(block->k, block->n, block->b + block->first_k * p->b_row + block->first_n * p->b_col, p->b_row,
+                          p->b_col, block->packed);
         else
             for (intptr_t j = 0; j < panels; j++)
                 FN(panel_task)(block, j);
@@ -272,7 +293,7 @@ static void FN(multiply_block)(block_t *block, int threads) {
  * large that a panel is in many pages, or in few sets of the cache. */
 NNF_INLINE int FN(must_pack)(const nnf_matmul *p) { return p->b_col != 1 && p->n > 1; }
 NNF_INLINE int FN(should_pack)(const nnf_matmul *p) {
-    return FN(must_pack)(p) ||
+    return FN(must_pack)(p) || (p->m >= NNF_STREAM_ROWS && p->k * p->n * (intptr_t)sizeof(T) > NNF_NEAR_B && p->b_row * (intptr_t)sizeof(T) > NNF_NEAR_ROWS) ||
            (p->k * p->n > NNF_SMALL_B && p->m > FEW_ROWS && p->b_row * (intptr_t)sizeof(T) > NNF_NEAR_ROWS);
 }
 
@@ -333,7 +354,12 @@ static void FN(multiply_turned)(const nnf_matmul *p, const T *a, const T *b, T *
         FN(multiply_rows)(&block, p->n, b + block.first_k * p->b_row, NULL, to);
         block.first_k += block.k;
     } while (block.first_k < p->k);
-    if (!direct) FN(pack_transposed)(rows, p->n, to, NNF_TURNED_ROWS, c + first * p->c_row, p->c_row);
+    if (!direct && p->n <= 4)
+        for (intptr_t j = 0; j < p->n; j++)
+            for (intptr_t i = 0; i < rows; i++)
+                c[(first + i) * p->c_row + j] = to[j * NNF_TURNED_ROWS + i];
+    else if (!direct)
+        FN(pack_transposed)(rows, p->n, to, NNF_TURNED_ROWS, c + first * p->c_row, p->c_row);
     if (p->activation != NNF_IDENTITY)
         for (intptr_t i = first; i < first + rows; i++)
             FN(activation_forward)(p->activation, p->alpha, p->n, c + i * p->c_row, c + i * p->c_row);
@@ -367,7 +393,7 @@ static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t cou
     const tile_function_t second_tile = FN(tiles)[vectors - 1][p->m - height - (strips > 1)][whole][packed_a];
     intptr_t at = 0; /* of this matrix among those packed together */
     if (pack) t.b_row = PANEL;
-    const short_function_t by_rows = FN(is_short)(p, vectors) ? FN(shorts)[vectors - 1][p->k - 1][whole] : NULL;
+    const short_function_t by_rows = FN(short_vectors)(p, p->n, 0) == vectors ? FN(shorts)[vectors - 1][p->k - 1][whole] : NULL;
     for (intptr_t i = 0; i < count; i++) {
         const T *a = (const T *)p->a + (first + i) * p->a_batch, *b = (const T *)p->b + (first + i) * p->b_batch;
         T *c = (T *)p->c + (first + i) * p->c_batch;

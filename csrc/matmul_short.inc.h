@@ -42,10 +42,11 @@ typedef void (*short_function_t)(const tile_t *t, intptr_t rows, const T *a, con
 #if NNF_VECTOR_BYTES == 64 || NNF_VECTOR_BYTES == 16
 #define NNF_EACH_SHORT(x)                                                                                              \
     x(1, 1) x(2, 1) x(3, 1) x(4, 1) x(5, 1) x(6, 1) x(7, 1) x(8, 1) x(9, 1) x(10, 1) x(11, 1) x(12, 1)                 \
+    x(13, 1) x(14, 1) x(15, 1) x(16, 1)                                                                                \
     x(1, 2) x(2, 2) x(3, 2) x(4, 2) x(5, 2) x(6, 2) x(7, 2) x(8, 2) x(9, 2) x(10, 2) x(11, 2) x(12, 2)                 \
     x(1, 3) x(2, 3) x(3, 3) x(4, 3) x(5, 3) x(6, 3) x(7, 3) x(8, 3)                                                    \
     x(1, 4) x(2, 4) x(3, 4) x(4, 4) x(5, 4) x(6, 4)
-NNF_INLINE intptr_t FN(short_k)(intptr_t vectors) { return vectors <= 2 ? 12 : vectors == 3 ? 8 : 6; }
+NNF_INLINE intptr_t FN(short_k)(intptr_t vectors) { return vectors == 1 ? 16 : vectors == 2 ? 12 : vectors == 3 ? 8 : 6; }
 #else
 #define NNF_EACH_SHORT(x)                                                                                              \
     x(1, 1) x(2, 1) x(3, 1) x(4, 1) x(5, 1) x(6, 1) x(7, 1) x(8, 1) x(1, 2) x(2, 2) x(3, 2) x(4, 2) x(5, 2)            \
@@ -56,7 +57,7 @@ NNF_EACH_SHORT(NNF_SHORT_FORMS)
 
 /* [vectors - 1][k - 1][whole] */
 #define NNF_SHORT_ENTRY(K, N) [(N) - 1][(K) - 1] = {FN(short_##K##x##N##_tail), FN(short_##K##x##N##_whole)},
-static const short_function_t FN(shorts)[NNF_SHORT_VECTORS][12][2] = {NNF_EACH_SHORT(NNF_SHORT_ENTRY)};
+static const short_function_t FN(shorts)[NNF_SHORT_VECTORS][16][2] = {NNF_EACH_SHORT(NNF_SHORT_ENTRY)};
 
 #undef NNF_SHORT_ENTRY
 #undef NNF_SHORT_FORMS

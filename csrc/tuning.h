@@ -28,6 +28,7 @@ enum {
     NNF_STREAM = 1 << 24, /* bytes that come from memory */
     NNF_SHORT_ROWS = 16,  /* of a short k, for all columns, */
     NNF_SHORT_LEAST = 4,  /* and how many are worth loading B first */
+    NNF_STREAM_ROWS = 6,  /* of A, for which a B that comes from memory is packed */
     NNF_TURNED_ROWS = 256,
     NNF_ROWS_AHEAD = 8, /* of B, asked for by a tile */
     NNF_NEAR_B = 1 << 19, /* bytes of a block of B that stay in the L2 cache */
