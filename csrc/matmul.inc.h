@@ -335,6 +335,25 @@ NNF_INLINE int FN(should_turn)(const nnf_matmul *p) {
            rows * (p->n < 4 ? 4 : p->n) * (p->k + 2) + p->m * p->n < (p->m < 4 ? 4 : p->m) * (p->k + 2) * columns;
 }
 
+/* C (rows, n) = the transpose of what is in `from` (n, NNF_TURNED_ROWS). */
+static void FN(put_turned)(const nnf_matmul *p, const T *from, intptr_t rows, T *c) {
+    intptr_t done = 0;
+    if (p->n > 4) {
+        FN(pack_transposed)(rows, p->n, from, NNF_TURNED_ROWS, c, p->c_row);
+        return;
+    }
+#if NNF_VECTOR_BYTES > 0
+    for (; p->n == 2 && p->c_row == 2 && done + LANES <= rows; done += LANES) {
+        const V one = v_load(from + done), other = v_load(from + NNF_TURNED_ROWS + done);
+        v_store(c + 2 * done, NNF_SHUFFLE(one, other, NNF_LOW));
+        v_store(c + 2 * done + LANES, NNF_SHUFFLE(one, other, NNF_HIGH));
+    }
+#endif
+    for (intptr_t j = 0; j < p->n; j++)
+        for (intptr_t i = done; i < rows; i++)
+            c[i * p->c_row + j] = from[j * NNF_TURNED_ROWS + i];
+}
+
 /* C's rows `first` .. `first + rows`, at most NNF_TURNED_ROWS. */
 static void FN(multiply_turned)(const nnf_matmul *p, const T *a, const T *b, T *c, intptr_t first, intptr_t rows) {
     T scratch[NNF_MOST_FEW * NNF_TURNED_ROWS];
@@ -354,12 +373,7 @@ static void FN(multiply_turned)(const nnf_matmul *p, const T *a, const T *b, T *
         FN(multiply_rows)(&block, p->n, b + block.first_k * p->b_row, NULL, to);
         block.first_k += block.k;
     } while (block.first_k < p->k);
-    if (!direct && p->n <= 4)
-        for (intptr_t j = 0; j < p->n; j++)
-            for (intptr_t i = 0; i < rows; i++)
-                c[(first + i) * p->c_row + j] = to[j * NNF_TURNED_ROWS + i];
-    else if (!direct)
-        FN(pack_transposed)(rows, p->n, to, NNF_TURNED_ROWS, c + first * p->c_row, p->c_row);
+    if (!direct) FN(put_turned)(p, to, rows, c + first * p->c_row);
     if (p->activation != NNF_IDENTITY)
         for (intptr_t i = first; i < first + rows; i++)
             FN(activation_forward)(p->activation, p->alpha, p->n, c + i * p->c_row, c + i * p->c_row);
