@@ -4,7 +4,8 @@
  * of BLOCK_K, B is packed into panels as wide as a tile, for all rows of A; rows are cut into blocks of BLOCK_M, packed
  * into panels as high as a tile; tiles run over a block that is in the L2 cache and a panel that is in the L1
  * cache. A matrix B whose columns are not contiguous (a transposed weight) is packed whatever its size, by transposing
- * in registers.
+ * in registers. Three kinds have ways of their own: few columns or few rows (matmul_dot.inc.h), a short k
+ * (matmul_short.inc.h), and few columns with a transposed A, whose rows are then lanes (multiply_turned).
  */
 
 #undef block_t
@@ -196,7 +197,8 @@ NNF_INLINE intptr_t FN(short_vectors)(const nnf_matmul *p, intptr_t n, int packe
     return packed && most < NNF_TILE_VECTORS && vectors > most ? 0 : most;
 }
 
-/* The same for a k so short that B's columns are registers: some rows at a time, so that C is written from first to last. */
+/* The same for a k so short that B's columns are registers: some rows at a time, so that C is written from first to
+ * last. */
 static void FN(multiply_short)(const block_t *block, intptr_t rows, const T *a, T *c) {
     const nnf_matmul *p = block->p;
     const intptr_t width = FN(short_vectors)(p, block->n, block->packed != NULL) * LANES;
@@ -213,16 +215,17 @@ static void FN(multiply_short)(const block_t *block, intptr_t rows, const T *a, 
         if (here > NNF_SHORT_ROWS) break;
     }
 }
-/* All columns of a strip before the next strip, where B's block stays in the L2 cache: C is then written, and A read, from
- * first to last. Otherwise a panel of B stays in the L1 cache while all strips pass by. */
+/* All columns of a strip before the next strip, where B's block stays in the L2 cache: C is then written, and A read,
+ * from first to last. Otherwise a panel of B stays in the L1 cache while all strips pass by. */
 static void FN(multiply_rows)(const block_t *block, intptr_t rows, const T *a, const T *strip, T *c) {
     const nnf_matmul *p = block->p;
     const int near = block->k * block->n * (intptr_t)sizeof(T) <= NNF_NEAR_B;
     const intptr_t step = near ? block->n : PANEL;
     if (FN(short_vectors)(p, block->n, block->packed != NULL))
         FN(multiply_short)(block, rows, a, c);
-    else for (intptr_t j = 0; j < block->n; j += step)
-        FN(multiply_columns)(block, j, block->n - j < step ? block->n : j + step, rows, a, strip, c);
+    else
+        for (intptr_t j = 0; j < block->n; j += step)
+            FN(multiply_columns)(block, j, block->n - j < step ? block->n : j + step, rows, a, strip, c);
     if (p->activation != NNF_IDENTITY && block->first_k + block->k >= p->k)
         for (intptr_t i = 0; i < rows; i++)
             FN(activation_forward)(p->activation, p->alpha, block->n, c + i * p->c_row, c + i * p->c_row);
@@ -269,8 +272,8 @@ static void FN(multiply_block)(block_t *block, int threads) {
         if (threads > 1 && block->k * block->n > NNF_SHARED_PACK)
             nnf_parallel(panels, FN(panel_task), block);
         else if (p->b_row != 1)
-            FN(pack_rows)(block->k, block->n, block->b + block->first_k * p->b_row + block->first_n * p->b_col, p->b_row,
-                          p->b_col, block->packed);
+            FN(pack_rows)(block->k, block->n, block->b + block->first_k * p->b_row + block->first_n * p->b_col,
+                          p->b_row, p->b_col, block->packed);
         else
             for (intptr_t j = 0; j < panels; j++)
                 FN(panel_task)(block, j);
@@ -293,7 +296,9 @@ static void FN(multiply_block)(block_t *block, int threads) {
  * large that a panel is in many pages, or in few sets of the cache. */
 NNF_INLINE int FN(must_pack)(const nnf_matmul *p) { return p->b_col != 1 && p->n > 1; }
 NNF_INLINE int FN(should_pack)(const nnf_matmul *p) {
-    return FN(must_pack)(p) || (p->m >= NNF_STREAM_ROWS && p->k * p->n * (intptr_t)sizeof(T) > NNF_NEAR_B && p->b_row * (intptr_t)sizeof(T) > NNF_NEAR_ROWS) ||
+    return FN(must_pack)(p) ||
+           (p->m >= NNF_STREAM_ROWS && p->k * p->n * (intptr_t)sizeof(T) > NNF_NEAR_B &&
+            p->b_row * (intptr_t)sizeof(T) > NNF_NEAR_ROWS) ||
            (p->k * p->n > NNF_SMALL_B && p->m > FEW_ROWS && p->b_row * (intptr_t)sizeof(T) > NNF_NEAR_ROWS);
 }
 
@@ -359,8 +364,15 @@ static void FN(multiply_turned)(const nnf_matmul *p, const T *a, const T *b, T *
     T scratch[NNF_MOST_FEW * NNF_TURNED_ROWS];
     const int direct = p->n == 1 && p->c_row == 1;
     T *to = direct ? c + first : scratch;
-    nnf_matmul turned = {.m = p->n, .k = p->k, .n = rows, .a_row = p->b_col, .a_col = p->b_row, .b_row = p->a_col, .b_col = 1,
-                         .c_row = direct ? rows : NNF_TURNED_ROWS, .add = p->add || p->bias};
+    nnf_matmul turned = {.m = p->n,
+                         .k = p->k,
+                         .n = rows,
+                         .a_row = p->b_col,
+                         .a_col = p->b_row,
+                         .b_row = p->a_col,
+                         .b_col = 1,
+                         .c_row = direct ? rows : NNF_TURNED_ROWS,
+                         .add = p->add || p->bias};
     if (p->add && !direct) FN(pack_transposed)(p->n, rows, c + first * p->c_row, p->c_row, to, NNF_TURNED_ROWS);
     if (p->bias && !p->add)
         for (intptr_t j = 0; j < p->n; j++)
@@ -407,7 +419,8 @@ static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t cou
     const tile_function_t second_tile = FN(tiles)[vectors - 1][p->m - height - (strips > 1)][whole][packed_a];
     intptr_t at = 0; /* of this matrix among those packed together */
     if (pack) t.b_row = PANEL;
-    const short_function_t by_rows = FN(short_vectors)(p, p->n, 0) == vectors ? FN(shorts)[vectors - 1][p->k - 1][whole] : NULL;
+    const short_function_t by_rows =
+        FN(short_vectors)(p, p->n, 0) == vectors ? FN(shorts)[vectors - 1][p->k - 1][whole] : NULL;
     for (intptr_t i = 0; i < count; i++) {
         const T *a = (const T *)p->a + (first + i) * p->a_batch, *b = (const T *)p->b + (first + i) * p->b_batch;
         T *c = (T *)p->c + (first + i) * p->c_batch;

@@ -1,9 +1,11 @@
-/* matmul_dot.inc.h - products of many rows with a few, both contiguous along k: C (many, few) = M (many, k) F (few, k)^T.
+/* matmul_dot.inc.h - products of many rows with a few, both contiguous along k: C (many, few) = M (many, k) F (few,
+ * k)^T.
  *
- * That is A B with few columns of B, where tiles would leave most lanes of a vector idle; or its transpose, B^T A^T, with
- * few rows of A and a transposed B, where tiles would have to transpose all of B for a few rows. Here lanes run along k.
- * A sum has 64 bytes of lanes whatever the instruction set (one vector, or several), which are added at the end, second
- * half to first half, and so on: an entry has the same bits for every instruction set with fused operations.
+ * That is A B with few columns of B, where tiles would leave most lanes of a vector idle; or its transpose, B^T A^T,
+ * with few rows of A and a transposed B, where tiles would have to transpose all of B for a few rows. Here lanes run
+ * along k. A sum has 64 bytes of lanes whatever the instruction set (one vector, or several), which are added at the
+ * end, second half to first half, and so on: an entry has the same bits for every instruction set with fused
+ * operations.
  */
 
 #undef DOT_LANES
@@ -17,8 +19,8 @@
 #define dot_function_t FN(dot_function_t)
 #define dots_t         FN(dots_t)
 
-/* The sum of the lanes of each of `count` vectors, a power of 2 up to LANES, in the first lanes of one. A round folds the
- * second half of what lanes there are onto the first, and interleaves two vectors, or one with itself. */
+/* The sum of the lanes of each of `count` vectors, a power of 2 up to LANES, in the first lanes of one. A round folds
+ * the second half of what lanes there are onto the first, and interleaves two vectors, or one with itself. */
 NNF_INLINE V FN(add_lanes)(const int count, const V *from) {
     V sum[LANES];
     NNF_UNROLL for (int i = 0; i < count; i++) sum[i] = from[i];
@@ -27,8 +29,8 @@ NNF_INLINE V FN(add_lanes)(const int count, const V *from) {
     NNF_UNROLL for (int round = 1; round < (int)LANES; round *= 2) {
         const int apart = vectors / 2;
         vectors = vectors > 1 ? apart : 1;
-        NNF_UNROLL for (int i = 0; i < vectors; i++) sum[i] = NNF_SHUFFLE(sum[i], sum[i + apart], NNF_LOW) +
-                                                              NNF_SHUFFLE(sum[i], sum[i + apart], NNF_HIGH);
+        NNF_UNROLL for (int i = 0; i < vectors; i++) sum[i] =
+            NNF_SHUFFLE(sum[i], sum[i + apart], NNF_LOW) + NNF_SHUFFLE(sum[i], sum[i + apart], NNF_HIGH);
     }
     NNF_UNROLL for (int each = count; each < (int)LANES; each *= 2) sum[0] = NNF_SHUFFLE(sum[0], sum[0], NNF_EVEN);
 #endif
@@ -46,7 +48,7 @@ typedef void (*dot_function_t)(intptr_t k, const T *many, intptr_t many_row, con
         NNF_UNROLL for (int f = 0; f < F; f++) b[f] = load(few + f * few_row + at, k - at);                            \
         NNF_UNROLL for (int r = 0; r < R; r++) {                                                                       \
             const V a = load(many + r * many_row + at, k - at);                                                        \
-            NNF_UNROLL for (int f = 0; f < F; f++) sum[part][r * NNF_ROUND_UP(F) + f] += a * b[f];                                        \
+            NNF_UNROLL for (int f = 0; f < F; f++) sum[part][r * NNF_ROUND_UP(F) + f] += a * b[f];                     \
         }                                                                                                              \
     }
 #define NNF_DOT_WHOLE(p, left) v_load(p)
@@ -78,8 +80,7 @@ typedef void (*dot_function_t)(intptr_t k, const T *many, intptr_t many_row, con
         x(1, 5) x(2, 5) x(4, 5) x(1, 6) x(2, 6) x(4, 6)
 NNF_INLINE intptr_t FN(most_dots)(intptr_t few) { return few <= 2 ? 8 : 4; }
 #else
-#define NNF_EACH_DOT(x)                                                                                                \
-    x(1, 1) x(2, 1) x(4, 1) x(1, 2) x(2, 2) x(1, 3) x(2, 3) x(1, 4) x(1, 5) x(1, 6)
+#define NNF_EACH_DOT(x) x(1, 1) x(2, 1) x(4, 1) x(1, 2) x(2, 2) x(1, 3) x(2, 3) x(1, 4) x(1, 5) x(1, 6)
 NNF_INLINE intptr_t FN(most_dots)(intptr_t few) { return few <= 1 ? 4 : few <= 3 ? 2 : 1; }
 #endif
 NNF_EACH_DOT(NNF_DOT)
@@ -97,15 +98,15 @@ static const dot_function_t FN(dot_functions)[NNF_DOT_FEW][5] = {NNF_EACH_DOT(NN
 
 typedef struct {
     const nnf_matmul *p;
-    int turned;              /* the many are B's columns, the few A's rows */
-    intptr_t many, few;      /* how many */
+    int turned;         /* the many are B's columns, the few A's rows */
+    intptr_t many, few; /* how many */
     intptr_t many_row, few_row, few_col;
-    int streams;             /* the many come from memory: then one row after another, which the processor fetches in time */
+    int streams; /* the many come from memory: then one row after another, which the processor fetches in time */
     intptr_t rows_a_task, matrices_a_task, tasks_a_matrix;
 } dots_t;
 
-/* Whether dots take fewer vectors than tiles, in units of one multiplication of vectors; as 64 bytes for every instruction
- * set, so that all choose alike. */
+/* Whether dots take fewer vectors than tiles, in units of one multiplication of vectors; as 64 bytes for every
+ * instruction set, so that all choose alike. */
 static int FN(by_dots)(const nnf_matmul *p, dots_t *d) {
     *d = (dots_t){.p = p};
     d->turned = p->m == 1 && p->b_row == 1;
@@ -114,16 +115,18 @@ static int FN(by_dots)(const nnf_matmul *p, dots_t *d) {
     d->many_row = d->turned ? p->b_col : p->a_row;
     d->few_row = d->turned ? p->a_row : p->b_col, d->few_col = d->turned ? p->a_col : p->b_row;
     if (p->n > NNF_MOST_FEW && (p->b_row != 1 || p->m > NNF_MOST_FEW)) return 0;
+    if (d->few_col != 1 && d->few * p->k > NNF_PACKED_FEW) return 0;
     const intptr_t matrices = (d->turned ? p->b_batch : p->a_batch) == 0 ? 1 : p->batch;
     d->streams = (double)matrices * (double)d->many * (double)p->k * sizeof(T) > NNF_STREAM;
     const intptr_t vectors = (p->n + DOT_LANES - 1) / DOT_LANES, rows = p->m < 4 ? 4 : p->m;
     const intptr_t by_tiles = rows * p->k * vectors + (p->b_col != 1 && p->n > 1 ? p->k * p->n / 3 : 0);
-    const intptr_t by_dots = p->m * p->n * ((p->k + DOT_LANES - 1) / DOT_LANES + 4) + (d->few_col == 1 ? 0 : p->k * d->few);
+    const intptr_t by_dots =
+        p->m * p->n * ((p->k + DOT_LANES - 1) / DOT_LANES + 4) + (d->few_col == 1 ? 0 : p->k * d->few);
     return by_dots < by_tiles;
 }
 
-/* to[j] = from[j] + start[j], j < n, where `from` is part of the whole vector that was stored at `vector`: a load of just
- * that part would wait until the store is in the cache. */
+/* to[j] = from[j] + start[j], j < n, where `from` is part of the whole vector that was stored at `vector`: a load of
+ * just that part would wait until the store is in the cache. */
 NNF_INLINE void FN(put_part)(T *to, const T *vector, const T *from, const T *start, intptr_t n) {
 #if NNF_VECTOR_BYTES == 64 && defined(__x86_64__)
     const intptr_t first = from - vector;
@@ -144,7 +147,8 @@ NNF_INLINE void FN(put_part)(T *to, const T *vector, const T *from, const T *sta
 }
 
 /* C = or += sums, `rows` of the many by `few`; i and f are the first of them. */
-NNF_INLINE void FN(put_dots)(const dots_t *d, const T *sums, intptr_t i, intptr_t rows, intptr_t f, intptr_t few, T *c) {
+NNF_INLINE void FN(put_dots)(const dots_t *d, const T *sums, intptr_t i, intptr_t rows, intptr_t f, intptr_t few,
+                             T *c) {
     const nnf_matmul *p = d->p;
     const intptr_t apart = NNF_ROUND_UP(few);
     const T *bias = p->add ? NULL : p->bias;
@@ -163,8 +167,8 @@ NNF_INLINE void FN(put_dots)(const dots_t *d, const T *sums, intptr_t i, intptr_
 }
 
 /* C's rows `first` .. `first + rows` of the many. */
-static void FN(dots_of_rows)(const dots_t *d, intptr_t first, intptr_t rows, const T *many, const T *few, intptr_t few_row,
-                             T *c) {
+static void FN(dots_of_rows)(const dots_t *d, intptr_t first, intptr_t rows, const T *many, const T *few,
+                             intptr_t few_row, T *c) {
     const intptr_t groups = (d->few + NNF_DOT_FEW - 1) / NNF_DOT_FEW;
     T sums[8 * 4 + 64 / sizeof(T)] = {0}; /* whole vectors are stored and loaded */
     for (intptr_t g = 0, f = 0; g < groups; g++) {
@@ -175,8 +179,8 @@ static void FN(dots_of_rows)(const dots_t *d, intptr_t first, intptr_t rows, con
         for (intptr_t i = first; i < first + rows; i += height) {
             while (height > first + rows - i)
                 height /= 2;
-            FN(dot_functions)[few_here - 1][height / 2](d->p->k, many + i * d->many_row, d->many_row, few + f * few_row, few_row,
-                                                       sums);
+            FN(dot_functions)
+            [few_here - 1][height / 2](d->p->k, many + i *d->many_row, d->many_row, few + f *few_row, few_row, sums);
             FN(put_dots)(d, sums, i, height, f, few_here, c);
         }
         f += few_here;
@@ -213,14 +217,12 @@ static void FN(dots_of_matrix)(const dots_t *d, intptr_t matrix, intptr_t first,
 
 static void FN(dots_task)(void *context, intptr_t task) {
     const dots_t *d = context;
-    T small[NNF_SMALL_B], *packed = small;
-    const intptr_t room = d->few_col == 1 ? 0 : d->few * d->p->k;
-    if (room > NNF_SMALL_B) packed = malloc((size_t)room * sizeof(T));
-    const intptr_t matrix = task / d->tasks_a_matrix * d->matrices_a_task, first = task % d->tasks_a_matrix * d->rows_a_task;
+    T packed[NNF_PACKED_FEW];
+    const intptr_t matrix = task / d->tasks_a_matrix * d->matrices_a_task,
+                   first = task % d->tasks_a_matrix * d->rows_a_task;
     const intptr_t rows = d->many - first < d->rows_a_task ? d->many - first : d->rows_a_task;
     for (intptr_t i = matrix; i < matrix + d->matrices_a_task && i < d->p->batch; i++)
         FN(dots_of_matrix)(d, i, first, rows, packed);
-    if (packed != small) free(packed);
 }
 
 static void FN(dots)(dots_t *d, int threads) {

@@ -7,7 +7,7 @@
  *     packed or strided     the R numbers of A are contiguous (a_row == 1), or not
  *
  * Each sum runs over k from first to last, one fused or unfused multiplication and addition after another, whatever the
- * tile: an entry of C has the same bits in any tile and however C is cut.
+ * tile: an entry of C has the same bits in any tile and however C is cut among threads.
  */
 
 #undef tile_function_t
@@ -40,7 +40,8 @@ typedef void (*tile_function_t)(const tile_t *t, const T *a, const T *b, T *c);
 #define NNF_TILE_ATTRIBUTE
 #endif
 
-/* Asks for the line of the cache at p; nothing is read, so that p may lie beyond the end. write: 1 if it will be written. */
+/* Asks for the line of the cache at p; nothing is read, so that p may lie beyond the end. write: 1 if it will be
+ * written. */
 #undef NNF_FETCH
 #if defined(__GNUC__)
 #define NNF_FETCH(p, write) __builtin_prefetch((const void *)(p), write)
