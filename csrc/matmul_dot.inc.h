@@ -110,18 +110,18 @@ typedef struct {
 static int FN(by_dots)(const nnf_matmul *p, dots_t *d) {
     *d = (dots_t){.p = p};
     d->turned = p->m == 1 && p->b_row == 1;
-    if (p->k == 0 || (p->a_col != 1 && !d->turned)) return 0;
+    if (p->k == 0 || (p->a_col != 1 && !(d->turned && p->any_order))) return 0;
     d->many = d->turned ? p->n : p->m, d->few = d->turned ? 1 : p->n;
     d->many_row = d->turned ? p->b_col : p->a_row;
     d->few_row = d->turned ? p->a_row : p->b_col, d->few_col = d->turned ? p->a_col : p->b_row;
-    if (p->n > NNF_MOST_FEW && (p->b_row != 1 || p->m > NNF_MOST_FEW)) return 0;
-    if (d->few_col != 1 && d->few * p->k > NNF_PACKED_FEW) return 0;
+    if (p->n > NNF_MOST_FEW && (!p->any_order || p->b_row != 1 || p->m > NNF_MOST_FEW)) return 0;
+    if (p->b_row != 1 && p->n * p->k > NNF_PACKED_FEW) return 0;
+    if (d->turned && p->a_col != 1 && p->k > NNF_PACKED_FEW) return 0;
     const intptr_t matrices = (d->turned ? p->b_batch : p->a_batch) == 0 ? 1 : p->batch;
     d->streams = (double)matrices * (double)d->many * (double)p->k * sizeof(T) > NNF_STREAM;
-    const intptr_t vectors = (p->n + DOT_LANES - 1) / DOT_LANES, rows = p->m < 4 ? 4 : p->m;
-    const intptr_t by_tiles = rows * p->k * vectors + (p->b_col != 1 && p->n > 1 ? p->k * p->n / 3 : 0);
-    const intptr_t by_dots =
-        p->m * p->n * ((p->k + DOT_LANES - 1) / DOT_LANES + 4) + (d->few_col == 1 ? 0 : p->k * d->few);
+    const intptr_t vectors = (p->n + DOT_LANES - 1) / DOT_LANES, m = p->any_order ? p->m : 1 << 10;
+    const intptr_t by_tiles = (m < 4 ? 4 : m) * p->k * vectors + (p->b_col != 1 && p->n > 1 ? p->k * p->n / 3 : 0);
+    const intptr_t by_dots = m * p->n * ((p->k + DOT_LANES - 1) / DOT_LANES + 4) + (p->b_row == 1 ? 0 : p->k * p->n);
     return by_dots < by_tiles;
 }
 

@@ -1,8 +1,8 @@
 """batched_matmul and linear against NumPy, on every instruction set."""
 
-import hypothesis.extra.numpy as hnp
 import itertools
 
+import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
 from harness import assert_close, variants
@@ -165,6 +165,16 @@ def test_the_same_bits_with_avx2_avx512_and_any_number_of_threads(dtype, rng, th
                 )
     finally:
         _kernels.set_simd(before)
+
+
+def test_a_row_of_linear_has_the_same_bits_in_any_batch(simd, dtype, rng):
+    for inputs, outputs in itertools.product((3, 20, 90, 300, 1400), (1, 2, 6, 13, 24, 25, 100)):
+        x, w = rng.standard_normal((40, inputs)).astype(dtype), rng.standard_normal((outputs, inputs)).astype(dtype)
+        for how in ("wider", "every other"):
+            rows = laid_out(x, how)
+            whole = kernels.linear(rows, w)
+            for first, last in ((0, 1), (3, 5), (7, 31)):
+                np.testing.assert_array_equal(kernels.linear(rows[first:last], w), whole[first:last])
 
 
 def test_out(dtype, rng):
