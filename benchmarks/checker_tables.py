@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from checkers import Answer, as_arrays, ask_gradcheck, ask_nnframe, ask_scipy
 from mistakes import MISTAKES, Mistake, Planted
+from peers import Peer, ratio
 from planting import FUNCTIONS, LAYERS, LOSSES, Subject
 from right_layers import random_layer
-from side_by_side import measure, seconds, table
+from side_by_side import Way, measure, seconds, table
 
 import nnframe as nn
 
@@ -140,14 +141,14 @@ def checking(full: bool) -> str:
     ).astype(np.float64)
     x = rng.standard_normal((ROWS, SIZES[0]))
     subject = Subject("network", lambda: model, x, lambda *arrays: np.zeros(()))
-    ways: dict[str, Callable[[], object]] = {"nnframe, each layer and the whole": lambda: nn.check_gradients(model, x)}
+    ways: dict[str, Way] = {"nnframe, each layer and the whole": lambda: nn.check_gradients(model, x)}
     if importlib.util.find_spec("torch"):
-        ways["torch.autograd.gradcheck, slow"] = _gradcheck_of_torch(subject)
+        ways["torch.autograd.gradcheck, slow"] = Peer(_gradcheck_of_torch(subject))
     times = measure(ways, 7 if full else 3)
     first = times["nnframe, each layer and the whole"]
     count = sum(p.value.size for p in model.parameters())
     title = f"{'-'.join(map(str, SIZES))} sigmoid, batch {ROWS}: {count:,} parameters and the input; float64"
-    rows = [[name, seconds(time), f"{time / first:.1f}"] for name, time in times.items()]
+    rows = [[name, seconds(time), "1" if time is first else ratio(time, first, 1)] for name, time in times.items()]
     return f"{title}; {nn.get_num_threads()} threads\n\n" + table(["checker", "time", "times nnframe"], rows)
 
 

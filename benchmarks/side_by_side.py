@@ -4,31 +4,64 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from peers import Peer, set_threads
+
+import nnframe as nn
 
 ENOUGH = 0.02  # seconds that one measurement should last
 GLANCE = 0.01  # seconds between two looks at whether the process is idle
 
+Way = Callable[[], object] | Peer
 
-def measure(ways: dict[str, Callable[[], object]], rounds: int = 7) -> dict[str, float]:
-    """Median seconds of a call, for each way; the ways take turns, `rounds` times, after a warm-up."""
-    repeats = {}
-    for name, way in ways.items():
-        way()
-        start = time.perf_counter()
-        way()
-        once = time.perf_counter() - start
-        repeats[name] = max(1, min(10000, int(ENOUGH / max(once, 1e-9))))
-    times: dict[str, list[float]] = {name: [] for name in ways}
+
+def measure(
+    ways: dict[str, Way],
+    rounds: int = 7,
+    reduce: Callable[[Iterable[float]], float] = statistics.median,
+    enough: float = ENOUGH,
+) -> dict[str, float]:
+    """Seconds of a call, for each way: `reduce` of the rounds; the ways take turns, after a warm-up.
+
+    A peer counts at the better one of its numbers of threads. Where nnframe has one thread, the clock is that of the
+    thread, which stands still while another process runs.
+    """
+    all_threads = nn.get_num_threads()
+    clock = time.thread_time if all_threads == 1 else time.perf_counter
+    turns = [(name, way, threads) for name, way in ways.items() for threads in _threads(way, all_threads)]
+    repeats = [_repeats(way, threads, enough) for _, way, threads in turns]
+    times: list[list[float]] = [[] for _ in turns]
     for _ in range(rounds):
-        for name, way in ways.items():
-            settle()
-            way()
-            start = time.perf_counter()
-            for _ in range(repeats[name]):
-                way()
-            times[name].append((time.perf_counter() - start) / repeats[name])
-    return {name: statistics.median(each) for name, each in times.items()}
+        for (_, way, threads), count, found in zip(turns, repeats, times, strict=True):
+            call = way.call if isinstance(way, Peer) else way
+            set_threads(threads)
+            if all_threads > 1:
+                settle()
+            call()
+            start = clock()
+            for _ in range(count):
+                call()
+            found.append((clock() - start) / count)
+    best: dict[str, float] = {}
+    for (name, _, _), found in zip(turns, times, strict=True):
+        best[name] = min(best.get(name, float("inf")), reduce(found))
+    return best
+
+
+def _threads(way: Way, all_threads: int) -> list[int]:
+    """The numbers of threads that NumPy and PyTorch are to have, in turn."""
+    return sorted({1, all_threads}) if isinstance(way, Peer) else [all_threads]
+
+
+def _repeats(way: Way, threads: int, enough: float) -> int:
+    call = way.call if isinstance(way, Peer) else way
+    set_threads(threads)
+    call()
+    start = time.perf_counter()
+    call()
+    once = time.perf_counter() - start
+    return max(1, min(10000, int(enough / max(once, 1e-9))))
 
 
 def settle() -> None:

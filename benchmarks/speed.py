@@ -16,8 +16,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import peers
+
+# isort: split
 import numpy as np
 from accuracy_tables import accuracy
 from checker_tables import checking, mistakes, right
@@ -27,7 +31,9 @@ from gradient_tables import agreement, compiled, deep, dense, gradient, interrup
 from limits import peak
 from network_tables import tiles
 from networks import NumpyNetwork, classifier
-from side_by_side import measure, seconds, table
+from peers import Peer, import_torch, ratio
+from side_by_side import Way, measure, seconds, table
+from sweep import cross_entropy_ways, faster, softmax_sweep, stacks, sweep
 
 import nnframe as nn
 
@@ -42,11 +48,11 @@ LOGITS = [(100, 10), (1024, 10), (65536, 10), (1024, 1000), (256, 32000)]
 FORMS = {"": (False, False), " A transposed": (True, False), " B transposed": (False, True)}
 
 
-def product_ways(torch: Any, shape: tuple[int, ...], dtype: type) -> dict[str, Callable[[], object]]:
-    """One batched product in each form, by nnframe, NumPy and PyTorch."""
+def product_ways(shape: tuple[int, ...], dtype: type) -> dict[str, Way]:
+    """One batched product in each form, by nnframe and NumPy."""
     rng = np.random.default_rng(0)
     batch, m, k, n = shape
-    ways: dict[str, Callable[[], object]] = {}
+    ways: dict[str, Way] = {}
     out = np.empty((batch, m, n), dtype)
     for form, (ta, tb) in FORMS.items():
         a = rng.standard_normal((batch, k, m) if ta else (batch, m, k)).astype(dtype)
@@ -55,36 +61,11 @@ def product_ways(torch: Any, shape: tuple[int, ...], dtype: type) -> dict[str, C
         ways["nnframe" + form] = functools.partial(
             nn.kernels.batched_matmul, a, b, transpose_a=ta, transpose_b=tb, out=out
         )
-        ways["NumPy" + form] = functools.partial(np.matmul, *views, out=out)
-        if torch:
-            tensors = [torch.from_numpy(x).transpose(1, 2) if t else torch.from_numpy(x) for x, t in ((a, ta), (b, tb))]
-            ways["PyTorch" + form] = functools.partial(torch.bmm, *tensors, out=torch.from_numpy(out))
+        ways["NumPy" + form] = Peer(functools.partial(np.matmul, *views, out=out))
     return ways
 
 
-def matmul(full: bool) -> str:
-    """Batched matrix products against NumPy, and PyTorch where it is installed."""
-    torch = import_torch()
-    rows, ratios = [], []
-    for shape in PRODUCTS:
-        for dtype in (np.float32, np.float64):
-            times = measure(product_ways(torch, shape, dtype), 5)
-            row = [", ".join(map(str, shape)), np.dtype(dtype).name]
-            for form in FORMS:
-                best = min(times[way + form] for way in ("NumPy", "PyTorch") if way + form in times)
-                ratios.append(best / times["nnframe" + form])
-                row += [f"{2 * math.prod(shape) / times['nnframe' + form] / 1e9:.0f}", f"{ratios[-1]:.2f}"]
-            rows.append(row)
-    others = "NumPy and PyTorch" if torch else "NumPy (PyTorch is not installed)"
-    header = ["batch, m, k, n", "dtype", "GFLOP/s", "ratio", "A transposed", "ratio", "B transposed", "ratio"]
-    mean = math.exp(statistics.mean(math.log(r) for r in ratios))
-    return (
-        f"batched_matmul, speed over the faster of {others}; {nn.get_num_threads()} threads; least ratio "
-        f"{min(ratios):.2f}, geometric mean {mean:.2f}\n\n" + table(header, rows)
-    )
-
-
-def with_threads(threads: int, way: Callable[[], object]) -> Callable[[], object]:
+def with_threads(threads: int, way: Any) -> Callable[[], object]:
     def run() -> None:
         nn.set_num_threads(threads)
         way()
@@ -100,7 +81,7 @@ def scaling(full: bool) -> str:
         if 2 * math.prod(shape) < 10e6:
             continue
         for dtype in (np.float32, np.float64):
-            way = product_ways(None, shape, dtype)["nnframe"]
+            way = product_ways(shape, dtype)["nnframe"]
             times = measure({"one": with_threads(1, way), "all": with_threads(threads, way)}, 9)
             limit = peak(np.dtype(dtype).name)
             rate = 2 * math.prod(shape) / times["one"]
@@ -150,12 +131,12 @@ def step(full: bool) -> str:
             args[0](*args[1:5])
             args[5].step()
 
-        ways: dict[str, Callable[[], object]] = {"nnframe": nnframe_step, "NumPy": lambda: by_hand.step(x, t)}
+        ways: dict[str, Way] = {"nnframe": nnframe_step, "NumPy": Peer(lambda: by_hand.step(x, t))}
         if torch:
-            ways["PyTorch"] = torch_step(torch, sizes, x, t)
+            ways["PyTorch"] = Peer(torch_step(torch, sizes, x, t))
         times = measure(ways, 7)
         row = ["-".join(map(str, sizes)) + f", {batch}", *(seconds(times[w]) if w in times else "-" for w in WAYS)]
-        rows.append([*row, *(f"{times[w] / times['nnframe']:.1f}" if w in times else "-" for w in WAYS[1:])])
+        rows.append([*row, *(ratio(times[w], times["nnframe"], 1) if w in times else "-" for w in WAYS[1:])])
     header = ["layers, batch", *WAYS, "NumPy / nnframe", "PyTorch / nnframe"]
     return f"forward, backward, Adam; float32, {nn.get_num_threads()} threads\n\n" + table(header, rows)
 
@@ -207,14 +188,14 @@ def optimizer(full: bool) -> str:
         parameter.grad[...] = rng.standard_normal(n)
         source = rng.standard_normal(arrays * n // 2).astype(np.float32)
         target = np.empty_like(source)
-        ways = {"nnframe": make([parameter]).step, "copy": copies(source, target)}
+        ways: dict[str, Way] = {"nnframe": make([parameter]).step, "copy": copies(source, target)}
         if by_torch:
             other = torch.nn.Parameter(torch.from_numpy(parameter.value.copy()))
             other.grad = torch.from_numpy(parameter.grad.copy())
-            ways["PyTorch"] = by_torch([other], fused=True).step
+            ways["PyTorch"] = Peer(by_torch([other], fused=True).step)
         times = measure(ways, 9)
         row = [name, seconds(times["nnframe"]), seconds(times["copy"]), f"{times['nnframe'] / times['copy']:.2f}"]
-        rows.append([*row, f"{times['PyTorch'] / times['nnframe']:.1f}" if by_torch else "-"])
+        rows.append([*row, ratio(times["PyTorch"], times["nnframe"], 1) if by_torch else "-"])
     header = ["rule", "a step", "copying as many bytes", "times the copy", "times PyTorch's fused step"]
     return f"{n:,} float32 parameters; {nn.get_num_threads()} threads\n\n" + table(header, rows)
 
@@ -228,7 +209,7 @@ def activation(full: bool) -> str:
     rows = []
     for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "silu", "gelu", "gelu_tanh"):
         nn.kernels.activation(name, x, alpha=1.0, out=y)
-        ways: dict[str, Callable[[], object]] = {
+        ways: dict[str, Way] = {
             "forward": functools.partial(nn.kernels.activation, name, x, alpha=1.0, out=out),
             "backward": functools.partial(nn.kernels.activation_backward, name, x, y, dy, alpha=1.0, out=out),
             "copy": lambda: np.copyto(out, x),
@@ -236,11 +217,11 @@ def activation(full: bool) -> str:
         if torch:
             functional = torch.nn.functional
             gelu_tanh = functools.partial(functional.gelu, approximate="tanh")
-            ways["PyTorch"] = functools.partial(getattr(functional, name, gelu_tanh), torch.from_numpy(x))
+            ways["PyTorch"] = Peer(functools.partial(getattr(functional, name, gelu_tanh), torch.from_numpy(x)))
         times = measure(ways, 5)
         row = [name, *(f"{times[w] / x.size * 1e9:.3f}" for w in ("forward", "backward"))]
         row += [f"{times[w] / times['copy']:.1f}" for w in ("forward", "backward")]
-        rows.append([*row, f"{times['PyTorch'] / times['forward']:.1f}" if torch else "-"])
+        rows.append([*row, ratio(times["PyTorch"], times["forward"], 1) if torch else "-"])
     header = [
         "function",
         "forward, ns",
@@ -265,77 +246,42 @@ def copies(source: np.ndarray, target: np.ndarray) -> Callable[[], object]:
 
 
 def avx2(full: bool) -> str:
-    """The AVX2 kernels against NumPy with OpenBLAS held to its Haswell kernels: run with OPENBLAS_CORETYPE=Haswell."""
-    if os.environ.get("OPENBLAS_CORETYPE") != "Haswell" or nn.config_info()["simd"] != "avx2":
-        return "avx2: run with OPENBLAS_CORETYPE=Haswell NNFRAME_SIMD=avx2"
+    """The AVX2 kernels against NumPy with OpenBLAS held to its Haswell kernels, in a process of its own."""
+    code = "import numpy, speed; print(speed.against_haswell())"  # NumPy first: `peers` would let it go
+    held = {**os.environ, "OPENBLAS_CORETYPE": "Haswell", "NNFRAME_SIMD": "avx2"}
+    folder = Path(__file__).parent
+    run = subprocess.run([sys.executable, "-c", code], env=held, cwd=folder, capture_output=True, check=True, text=True)
+    return run.stdout.strip()
+
+
+def against_haswell() -> str:
+    """Products in each form; called with NumPy held to its Haswell kernels and nnframe to AVX2."""
     rows = []
     for shape in PRODUCTS:
         for dtype in (np.float32, np.float64):
-            times = measure(product_ways(None, shape, dtype), 5)
+            times = measure(product_ways(shape, dtype), 5)
             row = [", ".join(map(str, shape)), np.dtype(dtype).name]
             rows.append(row + [f"{times['NumPy' + form] / times['nnframe' + form]:.2f}" for form in FORMS])
     header = ["batch, m, k, n", "dtype", "ratio", "A transposed", "B transposed"]
-    return f"AVX2 kernels, speed over NumPy's; {nn.get_num_threads()} threads\n\n" + table(header, rows)
+    title = f"AVX2 kernels, speed over NumPy's Haswell kernels; {nn.get_num_threads()} threads"
+    return f"{title}\n\n{peers.description()}\n\n{table(header, rows)}"
 
 
 def softmax(full: bool) -> str:
     """softmax_cross_entropy, loss and gradient, against NumPy, PyTorch and a copy of the logits."""
-    rng = np.random.default_rng(0)
     torch = import_torch()
     rows = []
     for shape in LOGITS:
-        x, t = rng.standard_normal(shape).astype(np.float32), rng.integers(0, shape[1], shape[0])
-        out = np.empty_like(x)
-        ways = {
-            "nnframe": lambda: nn.kernels.softmax_cross_entropy(x, t, out=out),
-            "NumPy": lambda: numpy_softmax_cross_entropy(x, t),
-            "copy": lambda: np.copyto(out, x),
-        }
-        if torch:
-            tx, tt = torch.from_numpy(x).requires_grad_(), torch.from_numpy(t)
-
-            def by_torch() -> None:
-                tx.grad = None
-                torch.nn.functional.cross_entropy(tx, tt).backward()
-
-            ways["PyTorch"] = by_torch
+        ways = cross_entropy_ways(torch, shape, np.float32)
+        source, target = np.ones(shape, np.float32), np.empty(shape, np.float32)
+        ways["copy"] = functools.partial(np.copyto, target, source)
         times = measure(ways, 5)
-        best = min(times[way] for way in ("NumPy", "PyTorch") if way in times)
-        rows.append(
-            [str(shape), *(seconds(times[w]) if w in times else "-" for w in ("nnframe", "NumPy", "PyTorch", "copy"))]
-        )
-        rows[-1] += [f"{best / times['nnframe']:.1f}", f"{times['nnframe'] / times['copy']:.1f}"]
-    header = [
-        "batch, classes",
-        "nnframe",
-        "NumPy",
-        "PyTorch",
-        "copying the logits",
-        "times the faster",
-        "times the copy",
-    ]
-    return f"softmax_cross_entropy, loss and gradient, float32; {nn.get_num_threads()} threads\n\n" + table(
-        header, rows
-    )
-
-
-def numpy_softmax_cross_entropy(x: np.ndarray, t: np.ndarray) -> tuple[float, np.ndarray]:
-    e = np.exp(x - x.max(axis=1, keepdims=True))
-    p = e / e.sum(axis=1, keepdims=True)
-    rows = np.arange(len(t))
-    loss = -np.log(p[rows, t]).mean()
-    p[rows, t] -= 1
-    return float(loss), p / len(t)
-
-
-def import_torch() -> Any:
-    """Return PyTorch, on as many threads as nnframe, or None."""
-    try:
-        import torch
-    except ImportError:
-        return None
-    torch.set_num_threads(nn.get_num_threads())
-    return torch
+        copy = times.pop("copy")
+        row = [str(shape), *(seconds(times[w]) if w in times else "-" for w in WAYS), seconds(copy)]
+        rows.append([*row, ratio(times[faster(times)], times["nnframe"], 1), f"{times['nnframe'] / copy:.1f}"])
+    header = ["batch, classes", *WAYS, "copying the logits", "times the faster", "times the copy"]
+    title = f"softmax_cross_entropy, loss and gradient, float32; {nn.get_num_threads()} threads"
+    return title + "\n\n" + table(header, rows)
 
 
 def start(full: bool) -> str:
@@ -356,7 +302,8 @@ TABLES = {
     "start": start, "gradient": gradient, "dense": dense, "deep": deep, "agreement": agreement, "compiled": compiled,
     "accuracy": accuracy, "mistakes": mistakes, "right": right, "checking": checking,
     "composition": composition, "structure": structure, "depth": depth, "selected": selected,
-    "large": large, "training": training, "interrupts": interrupts, "matmul": matmul, "scaling": scaling,
+    "large": large, "training": training, "interrupts": interrupts,
+    "sweep": sweep, "stacks": stacks, "softmax_sweep": softmax_sweep, "scaling": scaling,
     "softmax": softmax, "activation": activation, "step": step, "tiles": tiles, "calls": calls,
     "optimizer": optimizer, "avx2": avx2,
 }  # fmt: skip
@@ -370,6 +317,7 @@ def main() -> None:
     for name in options.tables or TABLES:
         if name not in TABLES:
             parser.error(f"TABLE: expected one of {', '.join(TABLES)}, got {name!r}")
+    print(f"{peers.description()}\n", flush=True)
     for name in options.tables or TABLES:
         print(f"{TABLES[name](options.full)}\n", flush=True)
 

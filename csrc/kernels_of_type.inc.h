@@ -5,6 +5,7 @@
 
 #include "elementwise.inc.h"
 #include "matmul_tile.inc.h"
+#include "matmul_short.inc.h"
 #include "matmul.inc.h"
 #include "losses.inc.h"
 #include "network_plan.inc.h"

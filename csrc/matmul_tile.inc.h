@@ -7,7 +7,7 @@
  *     packed or strided     the R numbers of A are contiguous (a_row == 1), or not
  *
  * Each sum runs over k from first to last, one fused or unfused multiplication and addition after another, whatever the
- * tile: an entry of C has the same bits in any tile and however C is cut.
+ * tile: an entry of C has the same bits in any tile and however C is cut among threads.
  */
 
 #undef tile_function_t
@@ -40,6 +40,16 @@ typedef void (*tile_function_t)(const tile_t *t, const T *a, const T *b, T *c);
 #define NNF_TILE_ATTRIBUTE
 #endif
 
+/* Asks for the line of the cache at p; nothing is read, so that p may lie beyond the end. write: 1 if it will be
+ * written. */
+#undef NNF_FETCH
+#if defined(__GNUC__)
+#define NNF_FETCH(p, write) __builtin_prefetch((const void *)(p), write)
+#else
+#define NNF_FETCH(p, write) ((void)0)
+#endif
+
+#undef NNF_LOAD_COLUMNS
 #define NNF_LOAD_COLUMNS(p, n, N, whole)                                                                               \
     ((whole) || (n) + 1 < (N) ? v_load((p) + (n) * LANES) : v_load_n((p) + (n) * LANES, t->tail))
 
@@ -47,6 +57,7 @@ typedef void (*tile_function_t)(const tile_t *t, const T *a, const T *b, T *c);
     NNF_TILE_ATTRIBUTE static void FN(tile_##R##x##N##_##form)(const tile_t *t, const T *a, const T *b, T *c) {        \
         V sum[R][N];                                                                                                   \
         const intptr_t a_row = row, a_col = t->a_col, b_row = t->b_row, c_row = t->c_row;                              \
+        const intptr_t ahead = NNF_ROWS_AHEAD * b_row;                                                                 \
         NNF_UNROLL for (int n = 0; n < N; n++) {                                                                       \
             const V start = t->bias && !t->add ? NNF_LOAD_COLUMNS(t->bias, n, N, whole) : v_set1(0);                   \
             NNF_UNROLL for (int r = 0; r < R; r++) sum[r][n] = start;                                                  \
@@ -56,6 +67,7 @@ typedef void (*tile_function_t)(const tile_t *t, const T *a, const T *b, T *c);
             NNF_UNROLL for (int n = 0; n < N; n++) sum[r][n] = NNF_LOAD_COLUMNS(c + r * c_row, n, N, whole);           \
         for (intptr_t k = t->k; k > 0; k--) {                                                                          \
             V columns[N];                                                                                              \
+            NNF_UNROLL for (int n = 0; n < N; n++) NNF_FETCH(b + ahead + n * LANES, 0);                                \
             NNF_UNROLL for (int n = 0; n < N; n++) columns[n] = NNF_LOAD_COLUMNS(b, n, N, whole);                      \
             NNF_UNROLL for (int r = 0; r < R; r++) {                                                                   \
                 const V number = v_set1(a[r * a_row]);                                                                 \
@@ -108,6 +120,20 @@ NNF_EACH_ROWS(NNF_TILE_FORMS, 1)
 NNF_MORE_ROWS(NNF_TILE_FORMS, 1)
 NNF_EACH_ROWS(NNF_TILE_FORMS, 2)
 
+/* Few rows by 3 or 4 vectors of columns: as many sums at once, in fewer passes over A. */
+#undef WIDE_ROWS
+#undef NNF_FEW_ROWS
+#define WIDE_VECTORS 4
+#if NNF_VECTOR_BYTES == 64 || NNF_VECTOR_BYTES == 16
+#define WIDE_ROWS          6
+#define NNF_FEW_ROWS(x, N) x(1, N) x(2, N) x(3, N) x(4, N) x(5, N) x(6, N)
+#else
+#define WIDE_ROWS          2
+#define NNF_FEW_ROWS(x, N) x(1, N) x(2, N)
+#endif
+NNF_FEW_ROWS(NNF_TILE_FORMS, 3)
+NNF_FEW_ROWS(NNF_TILE_FORMS, 4)
+
 /* [vectors - 1][rows - 1][whole][packed] */
 NNF_INLINE intptr_t FN(most_rows)(intptr_t vectors) { return vectors == 1 ? TALL_ROWS : TILE_ROWS; }
 
@@ -116,9 +142,16 @@ static const tile_function_t FN(tiles)[NNF_TILE_VECTORS][TALL_ROWS][2][2] = {
     {NNF_EACH_ROWS(NNF_TILE_ENTRY, 1) NNF_MORE_ROWS(NNF_TILE_ENTRY, 1)},
     {NNF_EACH_ROWS(NNF_TILE_ENTRY, 2)},
 };
+static const tile_function_t FN(wide_tiles)[WIDE_VECTORS - NNF_TILE_VECTORS][WIDE_ROWS][2][2] = {
+    {NNF_FEW_ROWS(NNF_TILE_ENTRY, 3)},
+    {NNF_FEW_ROWS(NNF_TILE_ENTRY, 4)},
+};
+NNF_INLINE tile_function_t FN(tile_of)(intptr_t vectors, intptr_t rows, int whole, int packed) {
+    return (vectors > NNF_TILE_VECTORS ? FN(wide_tiles)[vectors - NNF_TILE_VECTORS - 1]
+                                       : FN(tiles)[vectors - 1])[rows - 1][whole][packed];
+}
 
 #undef NNF_TILE_ENTRY
 #undef NNF_TILE_NAMES
 #undef NNF_TILE_FORMS
 #undef NNF_TILE
-#undef NNF_LOAD_COLUMNS

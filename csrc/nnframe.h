@@ -46,7 +46,8 @@ double nnf_activation_alpha(nnf_activation f); /* the default of its parameter *
  * c: batch of (m, n), contiguous columns, row stride c_row >= n; overlaps neither a nor b; is overwritten, never read.
  * A batch stride of 0 repeats one matrix. bias: n contiguous elements, or NULL.
  * add: c[b] += a[b] @ b[b] instead; without bias and activation.
- * Sums run over k in an order that depends on k alone: same bits for any number of threads. */
+ * any_order: how sums over k are ordered may depend on m as well; otherwise a row of c has the same bits whatever m.
+ * Either way sizes and strides alone decide: same bits for any number of threads. */
 typedef struct {
     intptr_t batch, m, n, k;
     const void *a;
@@ -56,7 +57,7 @@ typedef struct {
     void *c;
     intptr_t c_batch, c_row;
     const void *bias;
-    int add;
+    int add, any_order;
     nnf_activation activation;
     double alpha; /* parameter of the activation, where it has one */
 } nnf_matmul;

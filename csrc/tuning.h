@@ -1,7 +1,7 @@
 /* tuning.h - sizes of blocks, tiles and tasks: what was measured, and may be measured anew for another processor.
  *
- * No result depends on them, but for the rounding of sums over k, which are cut at NNF_BLOCK_K, and of those over the
- * rows of a network, which are cut into tasks. */
+ * No result depends on them, but for the rounding of sums: over k, which are cut at NNF_BLOCK_K, and taken along lanes
+ * up to NNF_MOST_FEW and NNF_PACKED_FEW; and over the rows of a network, which are cut into tasks. */
 #ifndef NNFRAME_TUNING_H
 #define NNFRAME_TUNING_H
 
@@ -25,6 +25,15 @@ enum {
     NNF_SMALL_B = 1 << 12,  /* elements of B that are in the L1 cache anyhow; what is packed is packed on the stack */
     NNF_SHARED_B = 1 << 16, /* elements of B; a larger one is packed once, by all threads */
     NNF_SHARED_PACK = 1 << 15, /* elements of a block of B that are worth packing on several threads */
+    NNF_MOST_FEW = 24,         /* rows of A or columns of B that may be taken as dots, with lanes along k */
+    NNF_PACKED_FEW = 1 << 13,  /* elements of those few that are packed, on the stack */
+    NNF_STREAM = 1 << 24,      /* bytes that come from memory */
+    NNF_SHORT_ROWS = 16,       /* of a short k, for all columns, */
+    NNF_SHORT_LEAST = 4,       /* and how many are worth loading B first */
+    NNF_STREAM_ROWS = 6,       /* of A, for which a B that comes from memory is packed */
+    NNF_TURNED_ROWS = 256,     /* of a transposed A, taken at a time as columns */
+    NNF_ROWS_AHEAD = 8,        /* of B, asked for by a tile */
+    NNF_NEAR_B = 1 << 19,      /* bytes of a block of B that stay in the L2 cache */
     NNF_TASK_FLOPS = 1 << 20   /* some 10 us of work: well above what it costs to wake a thread */
 };
 

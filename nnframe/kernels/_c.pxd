@@ -31,7 +31,7 @@ cdef extern from "nnframe.h" nogil:
         void *c
         intptr_t c_batch, c_row
         const void *bias
-        int add
+        int add, any_order
         nnf_activation activation
         double alpha
     ctypedef struct nnf_softmax_cross_entropy:

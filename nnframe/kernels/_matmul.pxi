@@ -45,6 +45,7 @@ def batched_matmul(a, b, *, transpose_a=False, transpose_b=False, out=None):
         raise ValueError(f"a, b: expected at least two axes, got shapes {np.shape(x)} and {np.shape(y)}")
     lead = leading_axes(x, y, shape, step_a, step_b)
     describe_product(&p, x, turn_a, y, turn_b)
+    p.any_order = 1
     if cnp.PyArray_DIM(y, dims_b - 1 if turn_b else dims_b - 2) != p.k:
         raise ValueError(f"a, b: expected equal inner sizes, got {p.k} and "
                          f"{cnp.PyArray_DIM(y, dims_b - 1 if turn_b else dims_b - 2)} (shapes {np.shape(x)} and "
@@ -99,7 +100,7 @@ cdef void describe_product(nnf_matmul *p, array a, bint turn_a, array b, bint tu
     p.a_row, p.a_col = cnp.PyArray_STRIDE(a, row_a) // size, cnp.PyArray_STRIDE(a, col_a) // size
     p.b_row, p.b_col = cnp.PyArray_STRIDE(b, row_b) // size, cnp.PyArray_STRIDE(b, col_b) // size
     p.c_row, p.a_batch, p.b_batch, p.c_batch = p.n, 0, 0, 0
-    p.bias, p.activation, p.alpha, p.add = NULL, NNF_IDENTITY, 0.0, 0
+    p.bias, p.activation, p.alpha, p.add, p.any_order = NULL, NNF_IDENTITY, 0.0, 0, 0
 
 
 cdef void run_stack(nnf_matmul *p, const nnf_kernels *kernels, intptr_t size, int lead, const cnp.npy_intp *shape,

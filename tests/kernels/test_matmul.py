@@ -1,5 +1,7 @@
 """batched_matmul and linear against NumPy, on every instruction set."""
 
+import itertools
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import pytest
@@ -111,8 +113,68 @@ def test_an_entry_has_the_same_bits_in_every_tile(simd, dtype, rng):
     a, b = rng.standard_normal((40, 300)).astype(dtype), rng.standard_normal((300, 70)).astype(dtype)
     whole = kernels.batched_matmul(a, b)
     np.testing.assert_array_equal(kernels.batched_matmul(a[5:8], b), whole[5:8])
-    np.testing.assert_array_equal(kernels.batched_matmul(a, b[:, 11:20]), whole[:, 11:20])
+    np.testing.assert_array_equal(kernels.batched_matmul(a, b[:, 11:44]), whole[:, 11:44])
     np.testing.assert_array_equal(kernels.batched_matmul(a, b.T.copy(), transpose_b=True), whole)
+
+
+NARROW = [
+    (b, m, k, n) for b in (1, 3) for m in (1, 2, 5, 40) for k in (1, 4, 13, 33, 150) for n in (1, 2, 3, 6, 10, 27, 70)
+]
+
+
+def laid_out(x, how):
+    """The same numbers, elsewhere in memory."""
+    if how == "transposed":
+        return np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
+    held = np.full((*x.shape[:-1], 2 * x.shape[-1] + 1), np.nan, x.dtype)
+    inner = held[..., : x.shape[-1]] if how == "wider" else held[..., 1::2]
+    inner[...] = x
+    return inner
+
+
+@pytest.mark.parametrize("how_a", ["wider", "transposed", "every other"])
+@pytest.mark.parametrize("how_b", ["wider", "transposed", "every other"])
+def test_few_rows_few_columns_and_a_short_k(simd, dtype, rng, how_a, how_b):
+    for batch, m, k, n in NARROW:
+        a, b = rng.standard_normal((batch, m, k)).astype(dtype), rng.standard_normal((batch, k, n)).astype(dtype)
+        out = np.full((batch, m, n), np.nan, dtype)
+        kernels.batched_matmul(laid_out(a, how_a), laid_out(b, how_b), out=out)
+        assert_close(out, a @ b, product_bound(k, dtype), f"{batch}, {m}, {k}, {n}")
+
+
+def test_the_same_bits_with_avx2_avx512_and_any_number_of_threads(dtype, rng, threads):
+    before, wide = _kernels.get_simd(), [name for name in _kernels.simd_available() if name.startswith("avx")]
+    shapes = [*NARROW[::3], (1, 4000, 90, 3), (300, 30, 90, 3), (1, 3, 90, 4000), (1, 1, 300, 3000), (1, 5000, 7, 20)]
+    try:
+        for batch, m, k, n in shapes:
+            a, b = rng.standard_normal((batch, m, k)).astype(dtype), rng.standard_normal((batch, k, n)).astype(dtype)
+            for how_a, how_b in (("wider", "wider"), ("wider", "transposed"), ("transposed", "wider")):
+                found = []
+                for name in wide or _kernels.simd_available():
+                    _kernels.set_simd(name)
+                    for count in (1, 2, 3):
+                        threads(count)
+                        found.append(kernels.batched_matmul(laid_out(a, how_a), laid_out(b, how_b)))
+                assert len({each.tobytes() for each in found[: None if wide else 3]}) == 1, (
+                    batch,
+                    m,
+                    k,
+                    n,
+                    how_a,
+                    how_b,
+                )
+    finally:
+        _kernels.set_simd(before)
+
+
+def test_a_row_of_linear_has_the_same_bits_in_any_batch(simd, dtype, rng):
+    for inputs, outputs in itertools.product((3, 20, 90, 300, 1400), (1, 2, 6, 13, 24, 25, 100)):
+        x, w = rng.standard_normal((40, inputs)).astype(dtype), rng.standard_normal((outputs, inputs)).astype(dtype)
+        for how in ("wider", "every other"):
+            rows = laid_out(x, how)
+            whole = kernels.linear(rows, w)
+            for first, last in ((0, 1), (3, 5), (7, 31)):
+                np.testing.assert_array_equal(kernels.linear(rows[first:last], w), whole[first:last])
 
 
 def test_out(dtype, rng):
