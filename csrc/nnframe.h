@@ -251,6 +251,41 @@ typedef struct {
     double *out;
 } nnf_moved;
 
+/* ---- functions of which some entries have been moved ----------------------------------------------------- */
+
+/* out[s] = x but for out[s, index[s % rows, j]] = value[s, j], s < moves, j < entries; later j count where indices
+ * repeat. x: n numbers; index: (rows, entries), each in [0, n); value: (moves, entries); out: (moves, n). All contiguous.
+ * On the calling thread. */
+typedef struct {
+    intptr_t n, moves, entries, rows;
+    const double *x;
+    const intptr_t *index;
+    const double *value;
+    double *out;
+} nnf_copies;
+
+void nnf_moved_copies(const nnf_copies *p);
+
+/* Central differences for the entries of some moves, of a function whose outputs belong to one entry each. With y+ and
+ * y- where an entry is moved by a step and back by it, and the same for half of it, and sums over the outputs of the
+ * entry:
+ *     wide = sum w (y+ - y-) / (x+ - x-)    near: the same for half of the step
+ *     size = sum |w (y+ - y-)| / step, for half of it;  noise = sum noise / step, inf where size = 0 and step < resolved
+ *     out: near + (near - wide) / 3;  |near - wide| + 8 noise + 16 eps size;  size
+ * y: (4, moves, before, entries, after) at +step, -step, +step/2, -step/2; strides of the first three, the others
+ * contiguous. weight (w), noise: (before, entries, after). end, the moved entries: (4, count); step: (count); out: (3,
+ * count): of each row, moves x entries are read or written. All contiguous. On the calling thread. */
+typedef struct {
+    intptr_t moves, before, entries, after, count;
+    const double *y;
+    intptr_t y_side, y_move, y_before;
+    const double *weight, *noise, *end, *step;
+    double resolved;
+    double *out;
+} nnf_quotients;
+
+void nnf_change_quotients(const nnf_quotients *p);
+
 /* ---- the tables --------------------------------------------------------------------------------------- */
 
 typedef struct {

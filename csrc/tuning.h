@@ -74,6 +74,10 @@ enum {
     NNF_MOVED_TASK_NANOSECONDS = 5000000 /* few enough that poll is called in between */
 };
 
+/* ---- functions of which some entries have been moved: see changes.c ---- */
+
+enum { NNF_CHANGES_BLOCK = 64 }; /* entries of a move whose sums are held at a time */
+
 /* ---- threads: see pool.c ---- */
 
 enum {

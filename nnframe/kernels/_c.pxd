@@ -142,5 +142,23 @@ cdef extern from "nnframe.h" nogil:
         const double *value
         double *out
     int nnf_evaluate_moved(const nnf_moved *p, int (*poll)() noexcept nogil)
+    ctypedef struct nnf_copies:
+        intptr_t n, moves, entries, rows
+        const double *x
+        const intptr_t *index
+        const double *value
+        double *out
+    void nnf_moved_copies(const nnf_copies *p)
+    ctypedef struct nnf_quotients:
+        intptr_t moves, before, entries, after, count
+        const double *y
+        intptr_t y_side, y_move, y_before
+        const double *weight
+        const double *noise
+        const double *end
+        const double *step
+        double resolved
+        double *out
+    void nnf_change_quotients(const nnf_quotients *p)
     void nnf_set_num_threads(int n)
     int nnf_get_num_threads()

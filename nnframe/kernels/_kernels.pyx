@@ -32,7 +32,9 @@ from nnframe.kernels._c cimport (
     nnf_activation,
     nnf_activation_alpha,
     nnf_activation_name,
+    nnf_change_quotients,
     nnf_compiler,
+    nnf_copies,
     nnf_curves,
     nnf_difference,
     nnf_evaluate_moved,
@@ -46,7 +48,9 @@ from nnframe.kernels._c cimport (
     nnf_loss,
     nnf_matmul,
     nnf_moved,
+    nnf_moved_copies,
     nnf_network,
+    nnf_quotients,
     nnf_rule,
     nnf_rule_has_m,
     nnf_rule_has_s,
@@ -125,6 +129,7 @@ include "_matmul.pxi"
 include "_softmax.pxi"
 include "_activations.pxi"
 include "_differences.pxi"
+include "_changes.pxi"
 include "_network.pxi"
 include "_optimizers.pxi"
 
