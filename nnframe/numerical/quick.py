@@ -33,9 +33,12 @@ def gradient(known: Known, leaf: int, point: Floats, bounds: Any, rooms: tuple[F
     eps = min(max(known.eps, float(known.noise) / size if size else 0.0), 0.1)  # float32 may hide behind float64
     plan = make_plan(point, SCHEMES["central"], None, bounds, name, eps)
     group = next((each for each in plan.groups if each.central), None)
-    found, sure = np.full(point.size, np.nan), np.zeros(point.size, bool)
-    if group is not None:
-        found[group.indices], sure[group.indices] = _confirmed(known, leaf, group, name, found)
+    if group is not None and len(group.indices) == point.size:
+        found, sure = _confirmed(known, leaf, group, name, np.full(point.size, np.nan))
+    else:
+        found, sure = np.full(point.size, np.nan), np.zeros(point.size, bool)
+        if group is not None:
+            found[group.indices], sure[group.indices] = _confirmed(known, leaf, group, name, found)
     if sure.all():
         return found
     if known.look is not None:
@@ -61,7 +64,7 @@ def _confirmed(known: Known, leaf: int, group: Group, name: str, partial: Double
     if not sure.all():
         twice = _closer(known, leaf, group, name, found, sure)
         sure = sure | twice
-    residue, allowed = _along(known, leaf, group.indices, found, np.where(sure, width / (2 * CLOSER), 0.0))
+    residue, allowed = _along(known, leaf, group.indices, found, sure * (width / (2 * CLOSER)))
     if residue > allowed:
         return found, np.zeros_like(sure)
     if known.look is not None:  # f's noise was only assumed, and shows in the residue, by that of all quotients as well
@@ -119,13 +122,16 @@ def _along(known: Known, leaf: int, at: Any, found: Doubles, steps: Doubles) -> 
     """Return how far the change of f along a random direction is from what derivatives say, and what is allowed."""
     evaluator = known.evaluator
     start = evaluator.start[leaf]
+    if len(at) == start.size:
+        at = slice(None)
     whole = np.zeros(start.shape)
     whole.reshape(-1)[at] = steps * scattered_signs(start.size)[at]
     ends = [np.asarray(start + whole, start.dtype), np.asarray(start - whole, start.dtype)]
     parts = np.subtract(*ends, dtype=np.float64).reshape(-1)[at]
-    if not parts.any():
+    moves = parts != 0
+    if not moves.any():
         return 0.0, 0.0
-    parts *= np.where(parts == 0, 0.0, found)  # what was not found is not moved
+    parts = np.multiply(parts, found, out=parts, where=moves)  # what was not found is not moved
     evaluator.lenient = True
     try:
         up, down = evaluator.at(
