@@ -83,3 +83,17 @@ void nnf_change_quotients(const nnf_quotients *p) {
             divide(p, s, first, count, &found);
         }
 }
+
+void nnf_central_quotients(const nnf_central *p) {
+    double *width = p->out, *quotient = width + p->count, *change = quotient + p->count;
+    for (intptr_t i = 0; i < p->count; i++) {
+        const double up = p->y[2 * i], down = p->y[2 * i + 1];
+        const double size = fabs(up - down), bend = fabs((up - p->base) + (down - p->base));
+        const double a = fabs(up), b = fabs(down), coarse = p->relative * (a > b ? a : b);
+        const double noise = coarse > p->noise ? coarse : p->noise;
+        width[i] = p->value[2 * i] - p->value[2 * i + 1];
+        quotient[i] = (up - down) / width[i];
+        change[i] = size;
+        p->sure[i] = (bend <= p->curved * size + 4 * noise) & (noise <= p->rounded * size);
+    }
+}

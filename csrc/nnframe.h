@@ -286,6 +286,22 @@ typedef struct {
 
 void nnf_change_quotients(const nnf_quotients *p);
 
+/* Central differences of a function, and which of them can be relied on. value: (count, 2), what an entry becomes on
+ * either side; y: (count, 2), the function there; base: the function where nothing is moved. Of each entry, with what
+ * the function's values may be off by, n = max(noise, relative max(|y+|, |y-|)):
+ *     width = x+ - x-   quotient = (y+ - y-) / width   change = |y+ - y-|
+ *     sure = |(y+ - base) + (y- - base)| <= curved change + 4 n and n <= rounded change
+ * out: (3, count), the first three. sure: count. All contiguous. On the calling thread. */
+typedef struct {
+    intptr_t count;
+    const double *value, *y;
+    double base, noise, relative, curved, rounded;
+    double *out;
+    uint8_t *sure;
+} nnf_central;
+
+void nnf_central_quotients(const nnf_central *p);
+
 /* ---- the tables --------------------------------------------------------------------------------------- */
 
 typedef struct {

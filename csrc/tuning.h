@@ -70,6 +70,7 @@ enum {
 /* ---- functions of which one variable has been moved: see moved.c ---- */
 
 enum {
+    NNF_LINE = 64,                       /* bytes, to which f is given x aligned: its vectors then lie in one line */
     NNF_MOVED_TASK_ENTRIES = 64,         /* enough to amortise the task's copy of x, */
     NNF_MOVED_TASK_NANOSECONDS = 5000000 /* few enough that poll is called in between */
 };

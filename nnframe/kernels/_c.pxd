@@ -160,5 +160,13 @@ cdef extern from "nnframe.h" nogil:
         double resolved
         double *out
     void nnf_change_quotients(const nnf_quotients *p)
+    ctypedef struct nnf_central:
+        intptr_t count
+        const double *value
+        const double *y
+        double base, noise, relative, curved, rounded
+        double *out
+        uint8_t *sure
+    void nnf_central_quotients(const nnf_central *p)
     void nnf_set_num_threads(int n)
     int nnf_get_num_threads()

@@ -117,3 +117,48 @@ def change_quotients(y, weight, noise, end, step, intptr_t first, double resolve
     p.out, p.resolved = <double *>cnp.PyArray_DATA(to) + first, resolved
     with nogil:
         nnf_change_quotients(&p)
+
+
+def central_quotients(value, y, double base, double noise, double relative, double curved, double rounded):
+    """Central differences of a function, and which of them can be relied on.
+
+    Parameters
+    ----------
+    value, y : array (m, 2) of float64
+        What an entry becomes on either side, and the function there.
+    base : float
+        The function where nothing is moved.
+    noise, relative : float
+        What the function's values may be off by, and what they may be of their size.
+    curved, rounded : float
+        How large the second difference, and what it may be off by, may be beside the first.
+
+    Returns
+    -------
+    array (3, m) of float64
+        Of each entry: the width between both sides, the quotient, and the change of the function in absolute value.
+    array (m,) of bool
+        Whether the quotient can be relied on: see csrc/nnframe.h.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Dtypes or shapes that do not fit each other.
+    """
+    cdef array values = as_doubles(value, "value")
+    cdef array numbers = as_doubles(y, "y")
+    cdef cnp.npy_intp shape[2]
+    cdef nnf_central p
+    if cnp.PyArray_NDIM(values) != 2 or cnp.PyArray_DIM(values, 1) != 2 or not cnp.PyArray_SAMESHAPE(values, numbers):
+        raise ValueError(f"value, y: expected shape (m, 2) each, got {np.shape(values)} and {np.shape(numbers)}")
+    if reference is not None:
+        return reference.central_quotients(values, numbers, base, noise, relative, curved, rounded)
+    shape[0], shape[1] = 3, cnp.PyArray_DIM(values, 0)
+    cdef array out = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT64, 0)
+    cdef array sure = cnp.PyArray_EMPTY(1, &shape[1], cnp.NPY_BOOL, 0)
+    p.count, p.base, p.noise, p.relative, p.curved, p.rounded = shape[1], base, noise, relative, curved, rounded
+    p.value, p.y = <const double *>cnp.PyArray_DATA(values), <const double *>cnp.PyArray_DATA(numbers)
+    p.out, p.sure = <double *>cnp.PyArray_DATA(out), <uint8_t *>cnp.PyArray_DATA(sure)
+    with nogil:
+        nnf_central_quotients(&p)
+    return out, sure

@@ -175,6 +175,9 @@ def moved_copies(x: _Floats, index: npt.NDArray[np.intp], value: _Floats, out: _
 def change_quotients(
     y: _Floats, weight: _Floats, noise: _Floats, end: _Floats, step: _Floats, first: int, resolved: float, out: _Floats
 ) -> None: ...
+def central_quotients(
+    value: _Floats, y: _Floats, base: float, noise: float, relative: float, curved: float, rounded: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
 def low_level_callable(f: Any) -> tuple[str, int, int]: ...
 def evaluate_moved(
     f: int, data: int, x: _Floats, index: npt.NDArray[np.intp], value: _Floats, out: _Floats

@@ -32,6 +32,8 @@ from nnframe.kernels._c cimport (
     nnf_activation,
     nnf_activation_alpha,
     nnf_activation_name,
+    nnf_central,
+    nnf_central_quotients,
     nnf_change_quotients,
     nnf_compiler,
     nnf_copies,

@@ -33,3 +33,15 @@ def change_quotients(
         rounding[(size == 0) & (step[some] < resolved)] = np.inf
         apart = near - wide
         out[:, some] = near + apart / 3, np.abs(apart) + 8 * rounding + 16 * EPS * size, size
+
+
+def central_quotients(
+    value: Doubles, y: Doubles, base: float, noise: float, relative: float, curved: float, rounded: float
+) -> tuple[Doubles, npt.NDArray[np.bool_]]:
+    """Widths, quotients and changes (3, m); and which quotients can be relied on: see csrc/nnframe.h."""
+    (up, down), width = y.T, value[:, 0] - value[:, 1]
+    with np.errstate(all="ignore"):
+        change = np.abs(up - down)
+        off = np.maximum(noise, relative * np.maximum(np.abs(up), np.abs(down)))
+        sure = (np.abs((up - base) + (down - base)) <= curved * change + 4 * off) & (off <= rounded * change)
+        return np.array([width, (up - down) / width, change]), sure

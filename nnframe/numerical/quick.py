@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nnframe.kernels import _kernels
 from nnframe.numerical.answers import Doubles
 from nnframe.numerical.evaluators import Floats, Group
 from nnframe.numerical.probe import Known, scattered_signs
@@ -53,7 +54,7 @@ def gradient(known: Known, leaf: int, point: Floats, bounds: Any, rooms: tuple[F
 def _confirmed(known: Known, leaf: int, group: Group, name: str, partial: Doubles) -> tuple[Doubles, Any]:
     """Return central differences, and which of them can be relied on."""
     try:
-        width, found, sure, first = _differences(known, leaf, group, name)
+        width, found, sure, size = _differences(known, leaf, group, name)
     except BaseException as error:
         if known.evaluator.unfinished is not None:
             table = known.evaluator.unfinished
@@ -68,23 +69,16 @@ def _confirmed(known: Known, leaf: int, group: Group, name: str, partial: Double
     if residue > allowed:
         return found, np.zeros_like(sure)
     if known.look is not None:  # f's noise was only assumed, and shows in the residue, by that of all quotients as well
-        sure &= (residue / np.sqrt(1 + len(sure) / (CLOSER**2 / 2)) <= ROUNDED * np.abs(first)) | twice
+        sure &= (residue / np.sqrt(1 + len(sure) / (CLOSER**2 / 2)) <= ROUNDED * size) | twice
     return found, sure
 
 
 def _differences(known: Known, leaf: int, group: Group, name: str) -> tuple[Doubles, Doubles, Any, Doubles]:
-    """Return what lies between the points of each entry, the quotients, whether they can be relied on, differences."""
-    table = _values(known, leaf, group, name)
-    base = float(known.base)
-    with np.errstate(invalid="ignore", over="ignore"):
-        up, down = table[:, 0], table[:, 1]
-        first, second = up - down, (up - base) + (down - base)
-        size = np.abs(first)
-        noise = np.maximum(float(known.noise), 0.3 * known.eps * np.maximum(np.abs(up), np.abs(down)))
-        sure = np.abs(second) <= CURVED * size + 4 * noise
-        sure &= noise <= ROUNDED * size
-        width = _width(group)
-        return width, first / width, sure, first
+    """Return the width between the points of each entry, the quotient, whether to rely on it, and how f changes."""
+    table, values = _values(known, leaf, group, name), group.values.astype(np.float64, copy=False)
+    about = float(known.base), float(known.noise), 0.3 * known.eps, CURVED, ROUNDED
+    (width, found, size), sure = _kernels.central_quotients(values, table, *about)
+    return width, found, sure, size
 
 
 def _values(known: Known, leaf: int, group: Group, name: str) -> Doubles:
