@@ -94,6 +94,6 @@ void nnf_central_quotients(const nnf_central *p) {
         width[i] = p->value[2 * i] - p->value[2 * i + 1];
         quotient[i] = (up - down) / width[i];
         change[i] = size;
-        p->sure[i] = (bend <= p->curved * size + 4 * noise) & (noise <= p->rounded * size);
+        p->sure[i] = (bend <= p->curved * size + 4 * noise) & (noise <= p->rounded * size) & (size < INFINITY);
     }
 }

@@ -290,7 +290,7 @@ void nnf_change_quotients(const nnf_quotients *p);
  * either side; y: (count, 2), the function there; base: the function where nothing is moved. Of each entry, with what
  * the function's values may be off by, n = max(noise, relative max(|y+|, |y-|)):
  *     width = x+ - x-   quotient = (y+ - y-) / width   change = |y+ - y-|
- *     sure = |(y+ - base) + (y- - base)| <= curved change + 4 n and n <= rounded change
+ *     sure = |(y+ - base) + (y- - base)| <= curved change + 4 n, n <= rounded change, and change is finite
  * out: (3, count), the first three. sure: count. All contiguous. On the calling thread. */
 typedef struct {
     intptr_t count;

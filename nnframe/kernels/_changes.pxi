@@ -1,10 +1,5 @@
 # The border of csrc/changes.c. Included by _kernels.pyx.
 
-cdef array as_doubles(object a, str name):
-    """`a` as an array of float64 in C order."""
-    return as_contiguous(as_floats(a, name, cnp.NPY_FLOAT64))
-
-
 def moved_copies(x, index, value, out):
     """out[s] = x but for out[s, index[s % R, j]] = value[s, j].
 
@@ -24,7 +19,7 @@ def moved_copies(x, index, value, out):
     """
     cdef array numbers = as_doubles(x, "x")
     cdef array values = as_doubles(value, "value")
-    cdef array indices = np.ascontiguousarray(as_plain_array(index, "index"))
+    cdef array indices = as_indices(index, "index")
     cdef cnp.npy_intp shape[2]
     cdef nnf_copies p
     cdef intptr_t i

@@ -391,16 +391,17 @@ def evaluate_moved(intptr_t f, intptr_t data, x, index, value, out):
     TypeError, ValueError
         Dtypes or shapes that do not fit each other, an index outside x, an `f` of 0; nothing has been written.
     """
-    cdef array numbers = as_contiguous(as_floats(x, "x", cnp.NPY_FLOAT64))
-    cdef array values = as_contiguous(as_floats(value, "value", cnp.NPY_FLOAT64))
-    cdef array indices = np.ascontiguousarray(as_plain_array(index, "index"))
+    cdef array numbers = as_doubles(x, "x")
+    cdef array values = as_doubles(value, "value")
+    cdef array indices = as_indices(index, "index")
     cdef const cnp.npy_intp *at
     cdef intptr_t i
     cdef nnf_moved p
     cdef int answer
     if f == 0:
         raise ValueError("f: expected the address of a function, got 0")
-    if indices.dtype != np.intp or np.shape(indices) != np.shape(values)[:1] or cnp.PyArray_NDIM(values) != 2:
+    if (cnp.PyArray_TYPE(indices) != cnp.NPY_INTP or cnp.PyArray_NDIM(indices) != 1 or cnp.PyArray_NDIM(values) != 2
+            or cnp.PyArray_DIM(indices, 0) != cnp.PyArray_DIM(values, 0)):
         raise ValueError(f"index, value: expected {np.dtype(np.intp)} of shape (m,) and float64 of shape (m, K), got "
                          f"{indices.dtype} of shape {np.shape(indices)} and shape {np.shape(values)}")
     p.x, p.n = <const double *>cnp.PyArray_DATA(numbers), cnp.PyArray_SIZE(numbers)

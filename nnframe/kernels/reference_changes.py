@@ -43,5 +43,9 @@ def central_quotients(
     with np.errstate(all="ignore"):
         change = np.abs(up - down)
         off = np.maximum(noise, relative * np.maximum(np.abs(up), np.abs(down)))
-        sure = (np.abs((up - base) + (down - base)) <= curved * change + 4 * off) & (off <= rounded * change)
+        sure = (
+            (np.abs((up - base) + (down - base)) <= curved * change + 4 * off)
+            & (off <= rounded * change)
+            & (change < np.inf)
+        )
         return np.array([width, (up - down) / width, change]), sure

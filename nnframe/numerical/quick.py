@@ -100,12 +100,11 @@ def _closer(known: Known, leaf: int, group: Group, name: str, found: Doubles, su
     few = np.flatnonzero(~sure & np.isfinite(found))
     if not len(few) or len(few) > len(sure) / 4:
         return twice
-    start, there = group.start[few, None], np.abs(found[few])
-    values = np.asarray(start + (group.values[few] - start) / CLOSER, start.dtype)
-    closer = Group(group.indices[few], values, group.start[few], True)
-    table, width = _values(known, leaf, closer, name), _width(closer)
+    start, there = group.start[few], np.abs(found[few])
+    far = start[:, None]
+    values = np.asarray(far + (group.values[few] - far) / CLOSER, start.dtype)
+    width, again, _, _ = _differences(known, leaf, Group(group.indices[few], values, start, True), name)
     with np.errstate(invalid="ignore", over="ignore"):
-        again = (table[:, 0] - table[:, 1]) / width
         noise = max(float(known.noise), known.eps * abs(float(known.base))) / width
         agree = np.abs(again - found[few]) <= STRAIGHT * there + 2 * noise
     twice[few] = agree & (noise <= CLOSER * ROUNDED * there)
