@@ -253,9 +253,9 @@ typedef struct {
 
 /* ---- functions of which some entries have been moved ----------------------------------------------------- */
 
-/* out[s] = x but for out[s, index[s % rows, j]] = value[s, j], s < moves, j < entries; later j count where indices
- * repeat. x: n numbers; index: (rows, entries), each in [0, n); value: (moves, entries); out: (moves, n). All contiguous.
- * On the calling thread. */
+/* out[s] = x but for out[s, index[s % rows, j]] = value[s, j], s < moves, j < entries; of equal indices the last one
+ * counts. x: n numbers; index: (rows, entries), each in [0, n); value: (moves, entries); out: (moves, n). All are
+ * contiguous. On the calling thread. */
 typedef struct {
     intptr_t n, moves, entries, rows;
     const double *x;
@@ -266,15 +266,18 @@ typedef struct {
 
 void nnf_moved_copies(const nnf_copies *p);
 
-/* Central differences for the entries of some moves, of a function whose outputs belong to one entry each. With y+ and
- * y- where an entry is moved by a step and back by it, and the same for half of it, and sums over the outputs of the
- * entry:
- *     wide = sum w (y+ - y-) / (x+ - x-)    near: the same for half of the step
- *     size = sum |w (y+ - y-)| / step, for half of it;  noise = sum noise / step, inf where size = 0 and step < resolved
- *     out: near + (near - wide) / 3;  |near - wide| + 8 noise + 16 eps size;  size
- * y: (4, moves, before, entries, after) at +step, -step, +step/2, -step/2; strides of the first three, the others
- * contiguous. weight (w), noise: (before, entries, after). end, the moved entries: (4, count); step: (count); out: (3,
- * count): of each row, moves x entries are read or written. All contiguous. On the calling thread. */
+/* Central differences for the entries of some moves, of a function whose outputs belong to one entry each. With y+
+ * and y- where an entry is moved up and down by a step, sums over the outputs of that entry:
+ *     wide = sum w (y+ - y-) / (x+ - x-)
+ *     near = the same for half of the step
+ *     size = sum |w (y+ - y-)| / step, for half of the step
+ *     noise = sum noise / step, inf where size = 0 and step < resolved
+ * out: near + (near - wide) / 3, |near - wide| + 8 noise + 16 eps size, and size.
+ * y: (4, moves, before, entries, after) at +step, -step, +step/2, -step/2, with strides of sides, moves and before; the
+ *   others are contiguous.
+ * weight (w), noise: (before, entries, after). end: (4, count), what the entries become. step: (count). out: (3,
+ * count). Of the last three, moves x entries of each row are read or written. All are contiguous. On the calling
+ * thread. */
 typedef struct {
     intptr_t moves, before, entries, after, count;
     const double *y;
@@ -289,9 +292,9 @@ void nnf_change_quotients(const nnf_quotients *p);
 /* Central differences of a function, and which of them can be relied on. value: (count, 2), what an entry becomes on
  * either side; y: (count, 2), the function there; base: the function where nothing is moved. Of each entry, with what
  * the function's values may be off by, n = max(noise, relative max(|y+|, |y-|)):
- *     width = x+ - x-   quotient = (y+ - y-) / width   change = |y+ - y-|
- *     sure = |(y+ - base) + (y- - base)| <= curved change + 4 n, n <= rounded change, and change is finite
- * out: (3, count), the first three. sure: count. All contiguous. On the calling thread. */
+ *     width = x+ - x-, quotient = (y+ - y-) / width, change = |y+ - y-|
+ *     sure: |(y+ - base) + (y- - base)| <= curved change + 4 n, n <= rounded change, and change is finite
+ * out: (3, count), the first three. sure: count. All are contiguous. On the calling thread. */
 typedef struct {
     intptr_t count;
     const double *value, *y;

@@ -350,9 +350,9 @@ class CompiledEvaluator(Evaluator):
         return table
 
 
-def _aligned(point: Floats) -> Doubles:
+def _aligned(point: Any) -> Doubles:
     if point.dtype == np.float64 and point.flags.carray:
-        return point.reshape(-1)
+        return point.reshape(-1)  # type: ignore[no-any-return]
     return np.require(np.ascontiguousarray(point, np.float64).reshape(-1), requirements="A")
 
 

@@ -121,4 +121,4 @@ def rounded_to_float32(
 
 
 def _most(some: Any, of: Any) -> bool:
-    return np.count_nonzero(some) > MOST * np.count_nonzero(of)
+    return bool(np.count_nonzero(some) > MOST * np.count_nonzero(of))
