@@ -27,7 +27,16 @@ from nnframe.gradients.curves import StackedCurves, curves_pay
 from nnframe.gradients.entries import SharedEntries, StackedEntries
 from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
 from nnframe.gradients.selection import Blocks, Mask, Only, choose
-from nnframe.gradients.work import SUBTRACTED_STEP, Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
+from nnframe.gradients.work import (
+    SUBTRACTED_STEP,
+    Cost,
+    Place,
+    Work,
+    WorkingStrategy,
+    has_exact_differences,
+    places_of,
+    warn_of_price,
+)
 from nnframe.losses.base import Loss
 
 
@@ -83,7 +92,7 @@ class CentralDifference(WorkingStrategy):
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
         masks = choose(self.only, passed.model)
-        described = describe_loss(passed)
+        described, exact = describe_loss(passed, self.scaled), has_exact_differences(passed.loss)
         places = places_of(passed.links)
         shared = self._shared(passed, places, masks)
         known = {id(piece.parameter) for piece in shared}
@@ -101,7 +110,7 @@ class CentralDifference(WorkingStrategy):
             if whole is not None:
                 pieces.append(whole)
                 continue
-            h = self.step_for(place, passed)
+            h = self.step_for(place, exact)
             entries = [StackedEntries(p, place, passed, h, _selected(p, masks), self.scaled) for p in selected]
             warn_of_price(place.link, sum(piece.evaluations for piece in entries), self.memory)
             pieces += entries
@@ -137,10 +146,10 @@ class CentralDifference(WorkingStrategy):
             if masks is not None:
                 bias = np.zeros(layer.out_features, bool) if layer.bias is None else masks[id(layer.bias)]
                 selected = np.concatenate([masks[id(layer.weight)], bias[:, None]], axis=1)
-            return FusedLinear(link, in_c, self.step_for(place, passed), selected, self.interpolate)
+            return FusedLinear(link, in_c, self.step_for(place, exact_loss=True), selected, self.interpolate)
         by_rows = all(couples_of(one, passed.run) != "batch" for one in above)
         if self.interpolate and masks is None and passed.loss.is_sum_over_rows and by_rows and curves_pay(link.x):
-            return StackedCurves(place, passed, self.step_for(place, passed))
+            return StackedCurves(place, passed, self.step_for(place, has_exact_differences(passed.loss)))
         return None
 
     def __repr__(self) -> str:

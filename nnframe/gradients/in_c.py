@@ -21,6 +21,7 @@ from nnframe.gradients.curves import NODES, curves_pay, tolerance_below
 from nnframe.gradients.work import Place
 from nnframe.kernels import _kernels
 from nnframe.layers.linear import Linear
+from nnframe.losses.base import gradient_by_differences
 
 HAS_DOUBTFUL, HAS_BEND = 1, 2  # of a unit's curves: see csrc/nnframe.h
 Described = tuple[dict[str, Any], float]
@@ -225,10 +226,18 @@ def above_in_c(place: Place, described: Described | None, passed: ForwardPass) -
     return InC(_kernels.Above(link.y.shape[1], stages, **loss), columns, scale)
 
 
-def describe_loss(passed: ForwardPass) -> Described | None:
-    """Return the arguments of `_kernels.Above` for a loss that describes itself, and its scale; None for any other."""
-    loss = passed.loss
-    if not loss._traits.stage or passed.output.ndim != 2:
+def describe_loss(passed: ForwardPass, own_step: bool) -> Described | None:
+    """Return the arguments of `_kernels.Above` for a loss, and its scale; None where C cannot take it.
+
+    A loss that does not describe itself but is a sum over rows is taken by its gradient with respect to the output,
+    from its own differences: as good where the step is nnframe's own choice (own_step), and may be any small one.
+    """
+    loss, output = passed.loss, passed.output
+    if output.ndim != 2:
         return None
-    found: dict[str, Any] | None = loss.stage(passed.output, passed.labels)
-    return None if found is None else (found, loss.row_scale(passed.output, passed.labels))
+    if loss._traits.stage:
+        found: dict[str, Any] = loss.stage(output, passed.labels)
+        return found, loss.row_scale(output, passed.labels)
+    if not (own_step and loss.is_sum_over_rows):
+        return None
+    return {"loss": "linear", "residual": gradient_by_differences(loss, output, passed.labels, None)}, 1.0

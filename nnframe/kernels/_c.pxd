@@ -56,6 +56,7 @@ cdef extern from "nnframe.h" nogil:
     ctypedef enum nnf_loss:
         NNF_CROSS_ENTROPY
         NNF_SQUARED_ERROR
+        NNF_LINEAR
     ctypedef struct nnf_above:
         intptr_t rows, outputs
         intptr_t stages

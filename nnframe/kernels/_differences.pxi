@@ -24,7 +24,8 @@ cdef int finish(int answer) except -1:
 
 # ---- what stands above the layer -----------------------------------------------------------------------------
 
-cdef dict LOSSES = {"cross_entropy": <int>NNF_CROSS_ENTROPY, "squared_error": <int>NNF_SQUARED_ERROR}
+cdef dict LOSSES = {"cross_entropy": <int>NNF_CROSS_ENTROPY, "squared_error": <int>NNF_SQUARED_ERROR,
+                    "linear": <int>NNF_LINEAR}
 
 
 cdef class Above:
@@ -37,9 +38,9 @@ cdef class Above:
     stages : list of (weight,) or (name, alpha, x, y)
         From the bottom up: the weight (out, in) of a linear layer, or an activation with its parameter, its input and
         its output, both (N, width).
-    loss : {"cross_entropy", "squared_error"}
+    loss : {"cross_entropy", "squared_error", "linear"}
     logits, probabilities, targets, residual : array (N, width)
-        Of the last stage; the squared error needs the last one only. See csrc/nnframe.h.
+        Of the last stage; only a cross-entropy needs the first three. See csrc/nnframe.h.
 
     Arrays have the dtype of `residual`.
 
