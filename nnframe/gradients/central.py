@@ -49,9 +49,10 @@ class CentralDifference(WorkingStrategy):
     Parameters
     ----------
     step : float, optional
-        h, the same for every entry. If not given, 1e-8 where the layer, all above it and the loss are nnframe's own:
+        h, the same for every entry. If not given, 1e-8 where the layer and all above it are nnframe's own:
         differences are then propagated without cancellation, so that a small step costs no digits, in float32 either,
-        and next to no kink of a ReLU lies within it. Else 1e-5, as layers without a `difference` are evaluated in
+        and next to no kink of a ReLU lies within it. A loss of yours that is a sum over rows is then taken by its
+        gradient with respect to the output, from its own differences. Else 1e-5, as layers without a `difference` are evaluated in
         float64 and subtracted; for the parameters of layers without a `perturb` 1e-5 max(1, |entry|). A layer that is
         constant almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
     interpolate : bool
@@ -137,7 +138,7 @@ class CentralDifference(WorkingStrategy):
     ) -> Work | None:
         """Return the work for all parameters of a linear layer together; None where there is no such way."""
         link, above = place
-        if not is_linear(link) or link.x.ndim != 2:
+        if not is_linear(link):
             return None
         layer: Any = link.layer
         in_c = above_in_c(place, described, passed)
@@ -147,6 +148,8 @@ class CentralDifference(WorkingStrategy):
                 bias = np.zeros(layer.out_features, bool) if layer.bias is None else masks[id(layer.bias)]
                 selected = np.concatenate([masks[id(layer.weight)], bias[:, None]], axis=1)
             return FusedLinear(link, in_c, self.step_for(place, exact_loss=True), selected, self.interpolate)
+        if link.x.ndim != 2:
+            return None
         by_rows = all(couples_of(one, passed.run) != "batch" for one in above)
         if self.interpolate and masks is None and passed.loss.is_sum_over_rows and by_rows and curves_pay(link.x):
             return StackedCurves(place, passed, self.step_for(place, has_exact_differences(passed.loss)))

@@ -66,7 +66,7 @@ class FusedLinear:
         assert isinstance(layer, Linear)
         self.link, self.step = link, step
         self.above, self.columns, self.scale = in_c
-        self.x = np.ascontiguousarray(link.x)
+        self.x = _as_rows(link.x)
         self.selected = selected
         self.weight = np.zeros_like(layer.weight.value)
         self.bias = None if layer.bias is None else np.zeros_like(layer.bias.value)
@@ -159,7 +159,7 @@ class FusedLinear:
     # ---- by the curves of the rows ----
 
     def _by_curves(self, units: range) -> None:
-        x, y = self.x, self.link.y
+        x, y = self.x, _as_rows(self.link.y)
         largest = np.abs(x).max(axis=1, initial=0 if self.bias is None else 1)
         level, bend = np.empty((2, y.shape[1], len(x)), y.dtype)
         doubtful, state = np.empty(level.shape, bool), np.zeros(len(level), np.uint8)
@@ -213,17 +213,17 @@ def above_in_c(place: Place, described: Described | None, passed: ForwardPass) -
     described : what `describe_loss` returned
     """
     link, above = place
-    rows = len(passed.output)
-    if described is None or any(one.y.ndim != 2 or len(one.y) != rows for one in (link, *above)):
+    axes = passed.output.shape[:-1]  # each position is a row of its own, as all that stands above maps the last axis
+    if described is None or any(one.y.ndim < 2 or one.y.shape[:-1] != axes for one in (link, *above)):
         return None
     # Python runs the elementwise layers up to the last one that C does not know; all above it describe themselves
     first_stage = max((i + 1 for i, one in enumerate(above) if not one.traits.stage), default=0)
     columns = above[:first_stage]
-    if not all(couples_of(one, passed.run) == "entries" for one in columns):
+    if not all(couples_of(one, passed.run) == "entries" for one in columns) or (columns and len(axes) > 1):
         return None
-    stages = [one.layer.stage(one.x, one.y) for one in above[first_stage:]]
+    stages = [one.layer.stage(_as_rows(one.x), _as_rows(one.y)) for one in above[first_stage:]]
     loss, scale = described
-    return InC(_kernels.Above(link.y.shape[1], stages, **loss), columns, scale)
+    return InC(_kernels.Above(link.y.shape[-1], stages, **loss), columns, scale)
 
 
 def describe_loss(passed: ForwardPass, own_step: bool) -> Described | None:
@@ -233,11 +233,18 @@ def describe_loss(passed: ForwardPass, own_step: bool) -> Described | None:
     from its own differences: as good where the step is nnframe's own choice (own_step), and may be any small one.
     """
     loss, output = passed.loss, passed.output
-    if output.ndim != 2:
+    if output.ndim < 2:
         return None
     if loss._traits.stage:
-        found: dict[str, Any] = loss.stage(output, passed.labels)
+        found = {
+            name: a if isinstance(a, str) else _as_rows(a) for name, a in loss.stage(output, passed.labels).items()
+        }
         return found, loss.row_scale(output, passed.labels)
     if not (own_step and loss.is_sum_over_rows):
         return None
-    return {"loss": "linear", "residual": gradient_by_differences(loss, output, passed.labels, None)}, 1.0
+    return {"loss": "linear", "residual": _as_rows(gradient_by_differences(loss, output, passed.labels, None))}, 1.0
+
+
+def _as_rows(x: Array) -> Array:
+    """(..., width) as (N, width), contiguous."""
+    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])
