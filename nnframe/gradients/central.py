@@ -49,10 +49,10 @@ class CentralDifference(WorkingStrategy):
     Parameters
     ----------
     step : float, optional
-        h, the same for every entry. If not given, 1e-8 where the layer and all above it are nnframe's own:
-        differences are then propagated without cancellation, so that a small step costs no digits, in float32 either,
-        and next to no kink of a ReLU lies within it. A loss of yours that is a sum over rows is then taken by its
-        gradient with respect to the output, from its own differences. Else 1e-5, as layers without a `difference` are evaluated in
+        h, the same for every entry. If not given, 1e-8 where the layer and all above it are nnframe's own: differences
+        are then propagated without cancellation, so that a small step costs no digits, in float32 either, and next to
+        no kink of a ReLU lies within it. A loss of yours that is a sum over rows is then taken by its gradient with
+        respect to the output, from its own differences. Else 1e-5, as layers without a `difference` are evaluated in
         float64 and subtracted; for the parameters of layers without a `perturb` 1e-5 max(1, |entry|). A layer that is
         constant almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
     interpolate : bool
