@@ -131,6 +131,7 @@ typedef struct {
 typedef enum {
     NNF_CROSS_ENTROPY, /* sum over rows and classes of -t log(softmax(y)) */
     NNF_SQUARED_ERROR, /* sum over all entries of (y - t)^2 */
+    NNF_LINEAR,        /* sum over all entries of r y: any loss, near the output at which r is its gradient */
     NNF_NO_LOSS        /* forward alone */
 } nnf_loss;
 
@@ -164,8 +165,8 @@ typedef struct {
 /* ---- central differences of a linear layer --------------------------------------------------------------- */
 
 /* For a cross-entropy: logits y; p, their softmax; targets t >= 0 with any sum, 0 throughout where a row is left out;
- * residual, the gradient sum(t) p - t with all its digits. For the squared error: residual y - t, the others NULL. Each
- * is (N, width), contiguous, with the width of the last stage. */
+ * residual, the gradient sum(t) p - t with all its digits. For the squared error: residual y - t; linear: residual r;
+ * the others NULL. Each is (N, width), contiguous, with the width of the last stage. */
 typedef struct {
     intptr_t rows, outputs; /* N; of the perturbed layer */
     intptr_t stages;

@@ -55,7 +55,7 @@ static double FN(least)(const T *x, intptr_t n) {
 }
 
 /* One for each stage, and one for the loss behind the last: the logarithm of a sum of exponentials bends like softplus,
- * and a square by what straight_at_loss says. */
+ * and the other losses by what straight_at_loss says. */
 static void FN(bounds_of)(const nnf_above *above, bound_t *bounds) {
     bound_t bound = {1, 0, {0}};
     intptr_t width = above->outputs;
@@ -214,10 +214,10 @@ static void FN(straight_at_loss)(const straight_tile_t *tile, double most) {
     const bound_t *bound = plan->bounds + plan->above->stages;
     reach_t *reach = tile->reach;
     FN(come_to)(bound, reach);
-    if (plan->above->loss == NNF_SQUARED_ERROR)
-        reach->lost |= !(reach->beyond <= ROUNDING * plan->beside);
-    else
+    if (plan->above->loss == NNF_CROSS_ENTROPY)
         reach->lost |= !(FN(lost_at)(bound, most * plan->far, reach) <= ROUNDING);
+    else
+        reach->lost |= !(reach->beyond <= ROUNDING * plan->beside);
 }
 
 static void FN(straight_loss)(const void *context, intptr_t first, intptr_t lines, intptr_t width, const T *d,

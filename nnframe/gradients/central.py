@@ -27,7 +27,16 @@ from nnframe.gradients.curves import StackedCurves, curves_pay
 from nnframe.gradients.entries import SharedEntries, StackedEntries
 from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
 from nnframe.gradients.selection import NONE, Blocks, Chosen, Only, choose
-from nnframe.gradients.work import SUBTRACTED_STEP, Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
+from nnframe.gradients.work import (
+    SUBTRACTED_STEP,
+    Cost,
+    Place,
+    Work,
+    WorkingStrategy,
+    has_exact_differences,
+    places_of,
+    warn_of_price,
+)
 from nnframe.losses.base import Loss
 
 
@@ -42,9 +51,10 @@ class CentralDifference(WorkingStrategy):
     step : float, optional
         h, the same for every entry. If not given, 1e-12 where the layer, all above it and the loss are nnframe's own:
         differences are then propagated without cancellation, so that a small step costs no digits, in float32 either,
-        and no kink and no truncation is felt. Else 1e-5, as layers without a `difference` are evaluated in
-        float64 and subtracted; for the parameters of layers without a `perturb` 1e-5 max(1, |entry|). A layer that is
-        constant almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
+        and no kink and no truncation is felt. A loss of yours that is a sum over rows is then taken by its gradient
+        with respect to the output, from its own differences. Else 1e-5, as layers without a `difference` are evaluated
+        in float64 and subtracted; for the parameters of layers without a `perturb` 1e-5 max(1, |entry|). A layer that
+        is constant almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
     interpolate : bool
         Whether the weights of a linear layer may be answered together: all weights into a unit move the loss of a row
         through one number, and that curve is sampled at six places instead of twice for each weight. Where the samples
@@ -83,7 +93,7 @@ class CentralDifference(WorkingStrategy):
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
         chosen = choose(self.only, passed.model)
-        described = describe_loss(passed)
+        described, exact = describe_loss(passed, self.scaled), has_exact_differences(passed.loss)
         places = places_of(passed.links)
         shared = self._shared(passed, places, chosen)
         known = {id(piece.parameter) for piece in shared}
@@ -101,7 +111,7 @@ class CentralDifference(WorkingStrategy):
             if whole is not None:
                 pieces.append(whole)
                 continue
-            h = self.step_for(place, passed)
+            h = self.step_for(place, exact)
             entries = [StackedEntries(p, place, passed, h, _selected(p, chosen), self.scaled) for p in selected]
             warn_of_price(place.link, sum(piece.evaluations for piece in entries), self.memory)
             pieces += entries
@@ -128,7 +138,7 @@ class CentralDifference(WorkingStrategy):
     ) -> Work | None:
         """Return the work for all parameters of a linear layer together; None where there is no such way."""
         link, above = place
-        if not is_linear(link) or link.x.ndim != 2:
+        if not is_linear(link):
             return None
         layer: Any = link.layer
         in_c = above_in_c(place, described, passed)
@@ -136,11 +146,13 @@ class CentralDifference(WorkingStrategy):
         if chosen is not None:
             selected = chosen.get(id(layer.weight), NONE), chosen.get(id(layer.bias), NONE)
         if in_c is not None:
-            return FusedLinear(link, in_c, self.step_for(place, passed), selected, self.interpolate)
+            return FusedLinear(link, in_c, self.step_for(place, exact_loss=True), selected, self.interpolate)
+        if link.x.ndim != 2:
+            return None
         by_rows = all(couples_of(one, passed.run) != "batch" for one in above)
         share = 1.0 if selected is None else sum(map(len, selected)) / sum(p.value.size for p in link.parameters)
         if self.interpolate and passed.loss.is_sum_over_rows and by_rows and curves_pay(link.x, share):
-            return StackedCurves(place, passed, self.step_for(place, passed), selected)
+            return StackedCurves(place, passed, self.step_for(place, has_exact_differences(passed.loss)), selected)
         return None
 
     def __repr__(self) -> str:

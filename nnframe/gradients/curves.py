@@ -67,7 +67,8 @@ class StackedCurves:
         self.to_weight = np.zeros(self.weight.value.shape)
         self.to_bias = np.zeros(self.units)
         self.scale = passed.loss.row_scale(passed.output, passed.labels)
-        self.tolerance = tolerance_below(place.above, link.y)
+        exact = passed.loss._traits.row_differences
+        self.tolerance = max(tolerance_below(place.above, link.y), 0 if exact else SUBTRACTED)
 
     def run(self, units: range) -> None:
         """Compute the gradient of the weights and biases of some units."""

@@ -59,6 +59,7 @@ cdef extern from "nnframe.h" nogil:
     ctypedef enum nnf_loss:
         NNF_CROSS_ENTROPY
         NNF_SQUARED_ERROR
+        NNF_LINEAR
         NNF_NO_LOSS
     ctypedef struct nnf_network:
         intptr_t rows, inputs, stages

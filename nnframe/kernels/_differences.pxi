@@ -25,6 +25,7 @@ cdef int finish(int answer) except -1:
 # ---- what stands above the layer -----------------------------------------------------------------------------
 
 cdef dict LOSSES = {"cross_entropy": <int>NNF_CROSS_ENTROPY, "squared_error": <int>NNF_SQUARED_ERROR}
+cdef dict CHANGING = {**LOSSES, "linear": <int>NNF_LINEAR}  # of which the change is known
 
 
 cdef class Above:
@@ -37,9 +38,9 @@ cdef class Above:
     stages : list of (weight,) or (name, alpha, x, y)
         From the bottom up: the weight (out, in) of a linear layer, or an activation with its parameter, its input and
         its output, both (N, width).
-    loss : {"cross_entropy", "squared_error"}
+    loss : {"cross_entropy", "squared_error", "linear"}
     logits, probabilities, targets, residual : array (N, width)
-        Of the last stage; the squared error needs the last one only. See csrc/nnframe.h.
+        Of the last stage; only a cross-entropy needs the first three. See csrc/nnframe.h.
 
     Arrays have the dtype of `residual`.
 
@@ -70,7 +71,7 @@ cdef class Above:
         self.typenum, self.residual, self.stages = cnp.PyArray_TYPE(found), found, []
         self.given, self.alive = {"residual": residual}, [found]
         self.rows, self.outputs = cnp.PyArray_DIM(found, 0), outputs
-        self.c.loss = <nnf_loss>as_choice(loss, "loss", LOSSES)
+        self.c.loss = <nnf_loss>as_choice(loss, "loss", CHANGING)
         self.loss = loss
         self.stage = <nnf_stage *>malloc((len(stages) + 1) * sizeof(nnf_stage))
         if self.stage == NULL:

@@ -122,6 +122,9 @@ def _loss_of_output(above: Above, o: int, change: Doubles, between: _Between | N
     if above.loss == "squared_error":  # (y + d - t)^2 - (y - t)^2
         squares: Doubles = (d * (2 * _wide(above.residual[:, where]) + d)).sum(axis=2)
         return squares
+    if above.loss == "linear":
+        linear: Doubles = (d * _wide(above.residual[:, where])).sum(axis=2)
+        return linear
     assert above.logits is not None
     assert above.targets is not None
     every = np.zeros((*d.shape[:2], above.logits.shape[1]))
