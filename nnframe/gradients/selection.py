@@ -21,8 +21,7 @@ class Blocks:
     """Blocks of coordinates, another at each step: block coordinate descent.
 
     The gradient of all other entries is 0, so that plain `SGD` leaves them where they are (an optimizer with momentum
-    does not). A step costs a forward pass and what `size` entries do; to choose many of them at random takes some time as
-    well.
+    does not). A step costs a forward pass and what `size` entries do; to choose many of them at random takes its time.
 
     Parameters
     ----------
