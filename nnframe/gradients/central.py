@@ -47,8 +47,9 @@ class CentralDifference(WorkingStrategy):
     step : float, optional
         h, the same for every entry. If not given, 1e-12 for linear layers with nothing but built-in layers and a
         built-in loss above: differences are propagated without cancellation, so that a small step costs no digits, in
-        float32 either, and no kink and no truncation is felt. 1e-5 for all others, as layers without a `difference`
-        have two values subtracted, in float64; 1e-5 max(1, |entry|) for the parameters of layers without a `perturb`.
+        float32 either, and no kink and no truncation is felt. The same below elementwise layers of others, where their
+        slopes can be measured. 1e-5 for all others, as layers without a `difference` have two values subtracted, in
+        float64; 1e-5 max(1, |entry|) for the parameters of layers without a `perturb`.
         A layer that is constant almost everywhere, such as `Step`, needs a step large enough for its inputs to cross
         its edges.
     interpolate : bool
