@@ -117,9 +117,9 @@ typedef struct {
 
 /* ---- central differences of a linear layer --------------------------------------------------------------- */
 
-/* What stands above the perturbed layer, from the bottom up: linear layers and activations, then a loss. A measured stage
- * is an elementwise function that C does not know: x holds its slopes, y how far its argument may move for it to be
- * straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above it. */
+/* What stands above the perturbed layer, from the bottom up: linear layers and activations, then a loss. A measured
+ * stage is an elementwise function that C does not know: x holds its slopes, y how far its argument may move for it to
+ * be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above it. */
 typedef struct {
     const void *weight;        /* linear: (width, inputs), contiguous; NULL for an activation */
     nnf_activation activation; /* activation: its function, */
@@ -183,8 +183,8 @@ typedef struct {
  * reach it, or one of a smooth function moves so far that more may happen between the samples: see shapes.h. A
  * tolerance below 0 means the quotient at T alone: that is the level then, the bend is 0 and no row is doubtful.
  * Units whose curves are shown by bounds to be constant to rounding are answered from one evaluation instead of six:
- * straight.inc.h. Where a stage is measured, a unit that has doubtful rows or is not straight has the state NNF_UNKNOWN,
- * and nothing else of it counts. */
+ * straight.inc.h. Where a stage is measured, a unit that has doubtful rows or is not straight has the state
+ * NNF_UNKNOWN, and nothing else of it counts. */
 enum { NNF_NODES = 6, NNF_HAS_DOUBTFUL = 1, NNF_HAS_BEND = 2, NNF_UNKNOWN = 4 };
 
 typedef struct {
