@@ -91,6 +91,10 @@ class Definition:
         self.inputs = [x.astype(Long)]
         for layer in self.layers:
             self.inputs.append(self.run(layer, self.inputs[-1]))
+        self.no_answer = any(  # an output of 0 or 1 that hangs on rounding
+            isinstance(layer, nn.Step) and bool((np.abs(x) < near * np.abs(x).max(initial=1)).any())
+            for layer, x in zip(self.layers, self.inputs, strict=False)
+        )
 
     @staticmethod
     def run(layer: Any, x: Any) -> Any:
@@ -104,7 +108,7 @@ class Definition:
         x, outputs = self.inputs[which], self.inputs[which + 1].shape[1]
         read = np.concatenate([x, np.ones((len(x), 1), Long)], axis=1)
         inputs = read.shape[1]
-        changes, unsure = [], np.zeros(outputs * inputs, bool)
+        changes, unsure = [], np.full(outputs * inputs, self.no_answer)
         for sign in (1, -1):
             d = np.zeros((outputs, inputs, len(x), outputs), Long)
             for o in range(outputs):
@@ -124,8 +128,6 @@ class Definition:
             if name in EDGES:
                 close = self.near * np.abs(x).max(initial=1)
                 edge = (np.minimum(np.abs(x), np.abs(x + d)) < close) & (d != 0)
-                if name == "Step":  # then the outputs themselves have no one value
-                    edge = edge | (np.abs(x) < close)
                 unsure |= edge.any(axis=(1, 2))
             d = CHANGES[name](x, d)
         return loss_change(self.loss, self.inputs[-1], self.t, d), unsure
