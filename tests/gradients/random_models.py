@@ -92,7 +92,7 @@ class Definition:
         for layer in self.layers:
             self.inputs.append(self.run(layer, self.inputs[-1]))
         self.no_answer = any(  # an output of 0 or 1 that hangs on rounding
-            isinstance(layer, nn.Step) and bool((np.abs(x) < near * np.abs(x).max(initial=1)).any())
+            isinstance(layer, nn.Step) and bool(((np.abs(x) < near * np.abs(x).max(initial=1)) & (x != 0)).any())
             for layer, x in zip(self.layers, self.inputs, strict=False)
         )
 
