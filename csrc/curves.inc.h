@@ -421,7 +421,10 @@ static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
     if (!answer && !p->columns) answer = FN(straight_curves)(p, straight, poll);
     for (intptr_t i = 0; straight && p->chosen && i < units; i++)
         straight[i] |= !p->chosen[p->above.first + i];
-    if (!answer && memchr(straight, 0, (size_t)units)) answer = FN(sampled_curves)(p, straight, poll);
+    const int unknown = !answer && FN(is_measured)(&p->above);
+    for (intptr_t i = 0; i < units && unknown; i++)
+        if (!straight[i]) p->state[p->above.first + i] = NNF_UNKNOWN;
+    if (!answer && !unknown && memchr(straight, 0, (size_t)units)) answer = FN(sampled_curves)(p, straight, poll);
     free(straight);
     return answer;
 }

@@ -123,7 +123,9 @@ class StackedCurves:
             found.append((self.bias, self.to_bias))
         if self.selected is None:
             return found
-        return [(p, _only(gradient, entries)) for (p, gradient), entries in zip(found, self.selected, strict=False)]
+        return [
+            (p, only_entries(gradient, entries)) for (p, gradient), entries in zip(found, self.selected, strict=False)
+        ]
 
 
 def units_of(selected: tuple[Entries, Entries], units: int, inputs: int) -> npt.NDArray[np.bool_]:
@@ -134,7 +136,7 @@ def units_of(selected: tuple[Entries, Entries], units: int, inputs: int) -> npt.
     return found
 
 
-def _only(gradient: Array, entries: Entries) -> Array:
+def only_entries(gradient: Array, entries: Entries) -> Array:
     """Return a gradient that is 0 but for these entries."""
     found = np.zeros_like(gradient)
     found.reshape(-1)[entries] = gradient.reshape(-1)[entries]

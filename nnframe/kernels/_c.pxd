@@ -52,6 +52,7 @@ cdef extern from "nnframe.h" nogil:
         double alpha
         const void *x
         const void *y
+        int measured
         intptr_t width
         const void *bias
         void *grad_weight
