@@ -62,7 +62,7 @@ class CentralDifference(WorkingStrategy):
     interpolate : bool
         Whether the weights of a linear layer may be answered together: all weights into a unit move the loss of a row
         through one number, and that curve is sampled at six places instead of twice for each weight. Where the samples
-        do not agree with each other to 3e-11 (float32: 4e-6; 1e-8 below layers without a `difference`) of the unit's
+        do not agree with each other to 1e-13 (float32: 1e-6; 1e-8 below layers without a `difference`) of the unit's
         mean level, as near a kink or with a large step, the weights are taken one by one. False: always one by one.
     only : optional
         Which entries to take, the gradient of all others being 0: a Parameter or its name, several of them, a mapping

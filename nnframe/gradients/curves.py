@@ -19,7 +19,7 @@ from nnframe.losses.base import row_changes
 # Where curves are sampled, as fractions of the largest one, and the tolerated error of the fit,
 # by itemsize. See csrc/nnframe.h.
 NODES = (1, -1, 0.8, -0.8, 0.5, -0.5)
-TOLERANCE = {4: 4e-6, 8: 3e-11}
+TOLERANCE = {4: 1e-6, 8: 1e-13}
 SUBTRACTED = 1e-8  # the latter where a layer's values are subtracted, which loses some eps / step
 FEW_ENTRIES = 8  # a row with no more weights than this is done sooner weight by weight
 

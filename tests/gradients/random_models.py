@@ -22,8 +22,8 @@ import nnframe as nn
 
 Long = np.longdouble
 STEPS = (None, 1e-12, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 2.0)
-# of the largest entry: what curves may be off by, and the rounding of some sums
-BOUND = {4: 1e-4, 8: 2e-9}
+# of the largest entry: what curves may be off by, and the rounding of sums
+BOUND = {4: 1e-5, 8: 2e-13}
 NEAR = {4: 3e-5, 8: 1e-12}  # of an argument to its kink, beside the largest one
 
 
