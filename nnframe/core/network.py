@@ -62,22 +62,23 @@ class Network:
         return self.compiled.forward(x, values_of(self.parameters))
 
     def gradient(
-        self, loss: Any, x: Array, t: npt.ArrayLike, outputs: list[Array] | None = None
+        self, loss: Any, x: Array, t: npt.ArrayLike, outputs: list[Array] | None = None, step: float = 0.0
     ) -> tuple[float, Array, npt.NDArray[Any]] | None:
         """Overwrite the gradient of each parameter; returns the loss, the output and the labels as they were taken.
 
-        None where the loss does not take the labels.
+        step : of central differences; 0: backpropagation. None where the loss does not take the labels, or C does not
+        have such differences in one call.
         """
         parameters, described = self.parameters, loss.in_network(t)
         if described is None:
             return None
         values, gradients = values_of(parameters), gradients_of(parameters)
         if self.trained:
-            return self.compiled.gradient(x, t, values, gradients, *described, outputs=outputs)
+            return self.compiled.gradient(x, t, values, gradients, *described, outputs=outputs, step=step)
         some: list[Any] = [parameter.grad if parameter.trainable else None for parameter in parameters]
-        found = self.compiled.gradient(x, t, values, some, *described, outputs=outputs)
+        found = self.compiled.gradient(x, t, values, some, *described, outputs=outputs, step=step)
         for parameter in parameters:
-            if not parameter.trainable:
+            if not parameter.trainable and found is not None:
                 parameter.grad.fill(0)
         return found
 
@@ -204,8 +205,13 @@ class NetworkPass(ForwardPass):
         """Do nothing: none of the layers that C knows keeps anything."""
 
 
-def gradient_in_one_call(model: Any, loss: Any, x: Any, t: npt.ArrayLike, memory: Memory) -> NetworkPass | None:
-    """Overwrite the gradients of a model's parameters, in one call; None where model, loss or x ask for the layers."""
+def gradient_in_one_call(
+    model: Any, loss: Any, x: Any, t: npt.ArrayLike, memory: Memory, step: float = 0.0
+) -> NetworkPass | None:
+    """Overwrite the gradients of a model's parameters, in one call; None where model, loss or x ask for the layers.
+
+    step : as for `Network.gradient`
+    """
     if not isinstance(model, Tree) or not is_known_loss(loss):
         return None
     network = network_of(model)
@@ -215,7 +221,7 @@ def gradient_in_one_call(model: Any, loss: Any, x: Any, t: npt.ArrayLike, memory
         x = at_the_door(model, x, network.dtype)  # type: ignore[arg-type]
         if not network.takes(x):
             return None
-    found = network.gradient(loss, x, t)
+    found = network.gradient(loss, x, t, step=step)
     if found is None:
         return None
     passed = NetworkPass(model, memory, x, loss)
@@ -223,15 +229,18 @@ def gradient_in_one_call(model: Any, loss: Any, x: Any, t: npt.ArrayLike, memory
     return passed
 
 
-def gradient_of_chain(passed: ForwardPass, loss: Any, t: npt.ArrayLike) -> bool:
-    """Overwrite the gradients after a forward pass, in one call, and measure it; whether that could be done."""
+def gradient_of_chain(passed: ForwardPass, loss: Any, t: npt.ArrayLike, step: float = 0.0) -> bool:
+    """Overwrite the gradients after a forward pass, in one call, and measure it; whether that could be done.
+
+    step : as for `Network.gradient`
+    """
     if not is_known_loss(loss) or not len(passed.output):
         return False
     chain = network_of_links(passed)
     if chain is None:
         return False
     network, x, outputs = chain
-    found = network.gradient(loss, x, t, outputs)
+    found = network.gradient(loss, x, t, outputs, step)
     if found is None:
         return False
     passed.loss, passed.value, passed.labels = loss, found[0], found[2]

@@ -27,7 +27,7 @@ from nnframe.gradients.curves import StackedCurves, curves_pay
 from nnframe.gradients.entries import SharedEntries, StackedEntries
 from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
 from nnframe.gradients.selection import NONE, Blocks, Chosen, Only, choose
-from nnframe.gradients.work import SUBTRACTED_STEP, Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
+from nnframe.gradients.work import EXACT_STEP, SUBTRACTED_STEP, Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
 from nnframe.losses.base import Loss
 
 
@@ -79,6 +79,12 @@ class CentralDifference(WorkingStrategy):
         alike = copy.copy(self)
         alike.only = copy.deepcopy(self.only)  # the next block stays the next one
         return super(CentralDifference, alike).cost(model, loss, x, t)
+
+    def step_in_one_call(self) -> float:
+        """Return the step, where every entry is asked for and curves may be used."""
+        if not self.interpolate or self.only is not None:
+            return 0.0
+        return min(self.step, EXACT_STEP) if self.scaled else self.step
 
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""

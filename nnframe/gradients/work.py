@@ -13,6 +13,7 @@ from nnframe.core.backward import warn_nothing_passes, warn_parameter_stands_sti
 from nnframe.core.chain import ForwardPass, Link, expanded, run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.local import name_of
+from nnframe.core.network import NetworkPass, gradient_in_one_call, gradient_of_chain
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import CostWarning
 from nnframe.core.run import Run
@@ -163,6 +164,10 @@ class WorkingStrategy:
         """Return the step for the parameters of a layer: the one that was given, or the default."""
         return min(self.step, default_step(place, passed)) if self.scaled else self.step
 
+    def step_in_one_call(self) -> float:
+        """Return the step of central differences that C may take of a whole network at once; 0: it may not."""
+        return 0.0
+
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
         raise NotImplementedError(f"{type(self).__name__} has no work")
@@ -189,6 +194,8 @@ class WorkingStrategy:
             A float that also has the model's output and the forward pass.
         """
         passed, pieces = self._take(model, loss, x, t, progress)
+        if type(passed) is NetworkPass:
+            return Measured(passed)
         if getattr(self, "only", None) is None and (count := self.memory.look_due(model)):
             with passed.run:
                 self.see_whether_something_passes(passed, pieces)
@@ -201,16 +208,25 @@ class WorkingStrategy:
         self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike, progress: Progress | None
     ) -> tuple[ForwardPass, list[Work]]:
         """Take a gradient; returns the forward pass and the work that was done."""
+        step = self.step_in_one_call()
+        found = gradient_in_one_call(model, loss, x, t, self.memory, step) if step else None
+        if found is not None:
+            _tell_all(found, progress)
+            return found, []
         with Run(True, self.memory, self.step, model) as run:
-            passed = measure(run_forward(model, x, run), loss, t)
+            passed = run_forward(model, x, run)
+            if step and gradient_of_chain(passed, loss, t, step):
+                _tell_all(passed, progress)
+                return passed, []
+            passed = measure(passed, loss, t)
             pieces = self.work(passed)
             _run_all(pieces, progress)
-            found: dict[int, Array] = {}
+            sums: dict[int, Array] = {}
             for piece in pieces:
                 for parameter, gradient in piece.gradients():
-                    found[id(parameter)] = found[id(parameter)] + gradient if id(parameter) in found else gradient
+                    sums[id(parameter)] = sums[id(parameter)] + gradient if id(parameter) in sums else gradient
             for parameter in passed.parameters:
-                parameter.grad[...] = found.get(id(parameter), 0) if parameter.trainable else 0
+                parameter.grad[...] = sums.get(id(parameter), 0) if parameter.trainable else 0
         return passed, pieces
 
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
@@ -248,6 +264,13 @@ def measure(passed: ForwardPass, loss: Loss, t: npt.ArrayLike) -> ForwardPass:
         raise ValueError("x: expected at least one row, got none, of which there is no mean")
     passed.value = value_of(loss, passed.output, passed.labels)
     return passed
+
+
+def _tell_all(passed: ForwardPass, progress: Progress | None) -> None:
+    """Report a gradient that was taken in one call."""
+    if progress is not None:
+        total = 2 * sum(parameter.value.size for parameter in passed.parameters)
+        progress(total, total)
 
 
 def _run_all(pieces: list[Work], progress: Progress | None) -> None:

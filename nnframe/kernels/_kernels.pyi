@@ -142,7 +142,8 @@ class Network:
         ignore_index: int | None = None,
         *,
         outputs: list[_Floats] | None = None,
-    ) -> tuple[float, Any, npt.NDArray[Any]]: ...
+        step: float = 0.0,
+    ) -> tuple[float, Any, npt.NDArray[Any]] | None: ...
 
 def difference_gradient(
     above: Above,
