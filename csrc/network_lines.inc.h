@@ -136,7 +136,8 @@ static int FN(may_be_straight)(network_plan_t *plan) {
 typedef struct {
     const T *residual; /* (width of the last stage, TILE) */
     T *level;          /* (units, TILE): by how much the loss of each row changes */
-    T *rows, *other;   /* (block, TILE) */
+    T *rows;           /* (units that share a product times their width, TILE) */
+    T *next, *other;   /* (width, TILE): of one unit, further up */
     T *folded, *column;
 } lines_t;
 
@@ -157,15 +158,14 @@ static void FN(fold_weights)(const nnf_stage *first, const nnf_stage *second, in
 static void FN(up_to_loss)(const tile_pass_t *pass, const lines_t *lines, intptr_t i, T *d, T *level) {
     const network_plan_t *plan = pass->plan;
     const nnf_network *p = plan->p;
-    T *other = lines->other;
+    T *to = lines->next, *other = lines->other;
     for (intptr_t next; (next = FN(linear_above)(p, i)) < p->stages; i = next) {
         const nnf_stage *s = p->stage + next;
         const tile_t t = {.k = plan->place[next].inputs, .a_row = plan->place[next].inputs, .a_col = 1,
                           .b_row = TILE, .c_row = TILE};
         FN(times_slope)(t.k, pass->n, pass->values + plan->place[i].slope, d);
-        FN(product_in_place)(s->width, pass->n, t, s->weight, d, other);
-        T *const swap = d;
-        d = other, other = swap;
+        FN(product_in_place)(s->width, pass->n, t, s->weight, d, to);
+        d = to, to = other, other = d;
     }
     for (intptr_t r = 0; r < pass->n; r += LANES) {
         V sum = v_set1(0);
@@ -213,7 +213,8 @@ static void FN(differences_of_tile)(const tile_pass_t *pass, T *residual, T *spa
     T *const room = pass->values + plan->range + FN(whole_lines)(2 * p->stages);
     lines_t lines = {.residual = residual, .level = room};
     lines.rows = lines.level + plan->most_lines * TILE;
-    lines.other = lines.rows + plan->most_lines * TILE;
+    lines.next = lines.rows + plan->most_lines * TILE;
+    lines.other = lines.next + plan->most_lines * TILE;
     lines.column = lines.other + plan->most_lines * TILE;
     lines.folded = lines.column + plan->most_lines;
     double size = 0;

@@ -122,7 +122,7 @@ static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_
     }
     if (p->step > 0) {
         plan->range = at;
-        at += FN(whole_lines)(2 * p->stages) + plan->most_lines * (3 * rows + plan->most_lines + 1);
+        at += FN(whole_lines)(2 * p->stages) + plan->most_lines * (4 * rows + plan->most_lines + 1);
     }
     plan->values = at + 2 * FN(whole_lines)(plan->widest * rows);
 }
