@@ -161,8 +161,8 @@ static void FN(up_to_loss)(const tile_pass_t *pass, const lines_t *lines, intptr
     T *to = lines->next, *other = lines->other;
     for (intptr_t next; (next = FN(linear_above)(p, i)) < p->stages; i = next) {
         const nnf_stage *s = p->stage + next;
-        const tile_t t = {.k = plan->place[next].inputs, .a_row = plan->place[next].inputs, .a_col = 1,
-                          .b_row = TILE, .c_row = TILE};
+        const tile_t t = {
+            .k = plan->place[next].inputs, .a_row = plan->place[next].inputs, .a_col = 1, .b_row = TILE, .c_row = TILE};
         FN(times_slope)(t.k, pass->n, pass->values + plan->place[i].slope, d);
         FN(product_in_place)(s->width, pass->n, t, s->weight, d, to);
         d = to, to = other, other = d;

@@ -263,12 +263,10 @@ static void FN(add_gradients)(const tile_pass_t *pass, intptr_t i, intptr_t firs
     const place_t *place = pass->plan->place + i;
     const intptr_t inputs = place->inputs;
     const T *x = FN(output_of)(pass, i - 1);
-    if (place->bias >= 0)
-        FN(add_rows_in_lanes)(units, pass->n, dz, pass->lanes + place->bias_lanes + first * LOGICAL);
+    if (place->bias >= 0) FN(add_rows_in_lanes)(units, pass->n, dz, pass->lanes + place->bias_lanes + first * LOGICAL);
     if (place->weight < 0) return;
     if (place->lanes >= 0) {
-        FN(add_products_in_lanes)(units, inputs, pass->n, dz, x,
-                                  pass->lanes + place->lanes + first * inputs * LOGICAL);
+        FN(add_products_in_lanes)(units, inputs, pass->n, dz, x, pass->lanes + place->lanes + first * inputs * LOGICAL);
         return;
     }
     const T *rows = (const T *)pass->plan->p->x + pass->first * inputs;

@@ -119,7 +119,8 @@ typedef struct {
 /* ---- networks: stages, from the bottom up, and a loss --------------------------------------------------- */
 
 /* A measured stage is an elementwise function that C does not know: x holds its slopes, y how far its argument may move
- * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above it. */
+ * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above
+ * it. */
 typedef struct {
     const void *weight;            /* linear: (width, inputs), contiguous; NULL for an activation */
     nnf_activation activation;     /* activation: its function, */
@@ -147,10 +148,10 @@ typedef enum {
  * targets, scale: for the squared error, (N, width), contiguous; gradients are those of scale times the loss.
  * total: the loss, not scaled; 0 without one.
  * step: 0, or h > 0: gradients are those of central differences, (L(w + h) - L(w - h)) / 2h, if bounds show that all
- *   curves are straight to rounding (see nnf_curves); if not, the answer is NNF_NOT_STRAIGHT, y and total hold anything,
- *   and gradients are as they were. Not without a loss, nor where network_memory says 0.
- * threads: how many tasks may run at a time; more than those wait for each other.
- * memory: aligned to 64 bytes, as many as network_memory says for the same p; nothing is kept in it.
+ *   curves are straight to rounding (see nnf_curves); if not, the answer is NNF_NOT_STRAIGHT, y and total hold
+ * anything, and gradients are as they were. Not without a loss, nor where network_memory says 0. threads: how many
+ * tasks may run at a time; more than those wait for each other. memory: aligned to 64 bytes, as many as network_memory
+ * says for the same p; nothing is kept in it.
  *
  * Gradients are overwritten. Nothing that is written shares memory with anything else. Stopped by poll, gradients and y
  * hold anything. Sums over rows run in an order that depends on sizes alone: same bits for any number of threads, and
