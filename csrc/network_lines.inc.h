@@ -60,40 +60,52 @@ static double FN(largest_of_tile)(intptr_t width, intptr_t n, const T *x) {
     return (double)FN(largest)(lanes, LANES);
 }
 
-/* Remembers of an activation's input in this tile the least |x|, which a change must stay below where f has a kink,
- * and the least x, on which the shape of a GELU depends. */
+/* What is remembered of an activation's input in a tile: for each row the least |x|, which changes must stay below
+ * where f has a kink, and then the least x, on which the shape of a GELU depends. */
+NNF_INLINE T *FN(range_of)(const tile_pass_t *pass, intptr_t i) { return pass->values + pass->plan->range + i * RANGE; }
+
 static void FN(note_range)(const tile_pass_t *pass, intptr_t i, const T *x) {
     const nnf_stage *s = pass->plan->p->stage + i;
-    V near = v_set1((T)HUGE_VAL), low = v_set1(0), odd = v_set1(0); /* NaN where x is not finite */
-    for (intptr_t k = 0; k < s->width; k++)
-        for (intptr_t r = 0; r < pass->n; r += LANES) {
+    T *range = FN(range_of)(pass, i), lanes[LANES];
+    V low = v_set1(0);
+    for (intptr_t r = 0; r < pass->n; r += LANES) {
+        V near = v_set1((T)HUGE_VAL), odd = v_set1(0); /* NaN where x is not finite */
+        for (intptr_t k = 0; k < s->width; k++) {
             const V v = v_load(x + k * TILE + r);
             near = v_min(FN(vector_absolute)(v), near), low = v_min(v, low), odd = odd + (v - v);
         }
-    T lanes[2][LANES], *range = pass->values + pass->plan->range + 2 * i;
-    v_store(lanes[0], near + odd), v_store(lanes[1], low);
-    range[0] = lanes[0][0], range[1] = lanes[1][0];
-    for (intptr_t r = 1; r < LANES; r++) {
-        range[0] = lanes[0][r] >= range[0] ? range[0] : lanes[0][r] + 0 * range[0];
-        range[1] = lanes[1][r] < range[1] ? lanes[1][r] : range[1];
+        v_store(range + r, near + odd);
     }
+    v_store(lanes, low);
+    range[TILE] = 0;
+    for (intptr_t r = 0; r < LANES; r++)
+        range[TILE] = lanes[r] < range[TILE] ? lanes[r] : range[TILE];
+}
+
+/* Marks the rows in which a change by `most` may reach a kink. */
+static void FN(mark_near)(const tile_pass_t *pass, const T *near, double most) {
+    const V limit = v_set1((T)(1.001 * most)), one = v_set1(1);
+    T *marks = FN(range_of)(pass, pass->plan->p->stages);
+    for (intptr_t r = 0; r < pass->n; r += LANES)
+        v_store(marks + r, v_select(limit < v_load(near + r), v_load(marks + r), one));
 }
 
 /* A change of at most `most`, `reach` from a line, meets an activation: whether it may still be taken for one. */
-static int FN(passes)(bound_t *bound, double *most, double near, reach_t *reach) {
-    const nnf_shape shape = bound->shape;
+static int FN(passes)(const tile_pass_t *pass, intptr_t i, bound_t *bound, double *most, reach_t *reach) {
     *most *= bound->growth;
     FN(come_to)(bound, reach);
-    if (shape.kink && *most > 0 && !(1.001 * (*most + reach->beyond) < near)) return 0;
+    if (pass && bound->shape.kink && *most > 0) FN(mark_near)(pass, FN(range_of)(pass, i), *most + reach->beyond);
     if (!(FN(lost_at)(bound, *most, reach) <= ROUNDING)) return 0;
     FN(bend_at)(bound, *most, reach);
-    *most *= shape.steepest;
+    *most *= bound->shape.steepest;
     return !reach->lost;
 }
 
-/* Whether changes by at most `most` of the outputs of linear stage i are straight all the way up. range: of the
- * activations, or NULL: as wide as may be. beside: what a squared error is compared with. */
-static int FN(stays_straight)(const network_plan_t *plan, intptr_t i, double most, const T *range, double beside) {
+/* Whether changes by at most `most` of the outputs of linear stage i are straight all the way up, but for kinks: rows
+ * in which one may be reached are marked. pass: NULL: as if nothing were known of a tile. beside: what a squared error
+ * is compared with. */
+static int FN(stays_straight)(const network_plan_t *plan, const tile_pass_t *pass, intptr_t i, double most,
+                              double beside) {
     const nnf_network *p = plan->p;
     bound_t bound = {1, 0, {0}};
     reach_t reach = {0, 0, 0};
@@ -103,8 +115,8 @@ static int FN(stays_straight)(const network_plan_t *plan, intptr_t i, double mos
             bound.growth *= linear++ ? plan->place[i].row_sum : plan->place[i].entry;
             continue;
         }
-        bound.shape = nnf_shape_of(s->activation, s->alpha, range ? (double)range[2 * i + 1] : 0);
-        if (!FN(passes)(&bound, &most, range ? (double)range[2 * i] : HUGE_VAL, &reach)) return 0;
+        bound.shape = nnf_shape_of(s->activation, s->alpha, pass ? (double)FN(range_of)(pass, i)[TILE] : 0);
+        if (!FN(passes)(pass, i, &bound, &most, &reach)) return 0;
         bound = (bound_t){1, 0, {0}};
     }
     bound.shape = nnf_shape_of(NNF_SOFTPLUS, 0, 0);
@@ -126,7 +138,7 @@ static int FN(may_be_straight)(network_plan_t *plan) {
             place->entry = fabs((double)weight[k]) > place->entry ? fabs((double)weight[k]) : place->entry;
     }
     for (intptr_t i = plan->lowest; i < p->stages; i++)
-        if (plan->place[i].bias >= 0 && !FN(stays_straight)(plan, i, p->step, NULL, HUGE_VAL)) return 0;
+        if (plan->place[i].bias >= 0 && !FN(stays_straight)(plan, NULL, i, p->step, HUGE_VAL)) return 0;
     return 1;
 }
 
@@ -205,32 +217,63 @@ static const T *FN(levels_of)(const tile_pass_t *pass, const lines_t *lines, int
 
 /* ---- a tile ---- */
 
+/* Whether all wanted gradients of the tile are straight, but for the rows that are marked. */
+static int FN(is_straight)(const tile_pass_t *pass, const T *residual) {
+    const network_plan_t *plan = pass->plan;
+    const nnf_network *p = plan->p;
+    const intptr_t width = p->stage[p->stages - 1].width;
+    double size = 0;
+    for (intptr_t k = 0; p->loss == NNF_SQUARED_ERROR && k < width; k++)
+        for (intptr_t r = 0; r < pass->rows; r++)
+            size += fabs((double)residual[k * TILE + r]);
+    const double beside = size / (2 * p->scale * (double)(width * pass->rows));
+    memset(FN(range_of)(pass, p->stages), 0, TILE * sizeof(T));
+    for (intptr_t i = p->stages - 1; i >= plan->lowest; i--) {
+        const place_t *place = plan->place + i;
+        if (place->weight < 0 && place->bias < 0) continue;
+        const double x = FN(largest_of_tile)(place->inputs, pass->n, FN(output_of)(pass, i - 1));
+        const double most = p->step * (place->bias >= 0 && x < 1 ? 1 : x);
+        if (!FN(stays_straight)(plan, pass, i, most, beside)) return 0;
+    }
+    return 1;
+}
+
+/* Leaves marked rows out of the gradients, and tells which they are; those that count for nothing need not be told.
+ * Returns 0 where nobody is there to be told. */
+static int FN(leave_out)(const tile_pass_t *pass, T *residual) {
+    const nnf_network *p = pass->plan->p;
+    const intptr_t width = p->stage[p->stages - 1].width;
+    const T *marks = FN(range_of)(pass, p->stages);
+    for (intptr_t r = 0; r < pass->rows; r++) {
+        int counts = 0;
+        for (intptr_t k = 0; marks[r] > 0 && k < width; k++) {
+            counts |= residual[k * TILE + r] != 0;
+            residual[k * TILE + r] = 0;
+        }
+        if (counts && !p->doubtful) return 0;
+        if (p->doubtful && !pass->part) p->doubtful[pass->first + r] = (uint8_t)counts;
+    }
+    return 1;
+}
+
 /* Adds the gradients of this part's units, from the gradient of the loss in the outputs. spare: (inputs, TILE) */
 static void FN(differences_of_tile)(const tile_pass_t *pass, T *residual, T *spare) {
     const network_plan_t *plan = pass->plan;
     const nnf_network *p = plan->p;
-    const intptr_t last = p->stage[p->stages - 1].width;
-    T *const room = pass->values + plan->range + FN(whole_lines)(2 * p->stages);
+    T *const room = FN(range_of)(pass, p->stages + 1);
     lines_t lines = {.residual = residual, .level = room};
     lines.rows = lines.level + plan->most_lines * TILE;
     lines.next = lines.rows + plan->most_lines * TILE;
     lines.other = lines.next + plan->most_lines * TILE;
     lines.column = lines.other + plan->most_lines * TILE;
     lines.folded = lines.column + plan->most_lines;
-    double size = 0;
-    for (intptr_t k = 0; p->loss == NNF_SQUARED_ERROR && k < last * TILE; k++)
-        size += k % TILE < pass->rows ? fabs((double)residual[k]) : 0;
-    const double beside = size / (2 * p->scale * (double)(last * pass->rows));
+    if (!FN(is_straight)(pass, residual) || !FN(leave_out)(pass, residual)) {
+        atomic_store(plan->bent, 1);
+        return;
+    }
     FN(join_slopes)(pass, residual);
     for (intptr_t i = p->stages - 1; i >= plan->lowest; i--) {
-        const place_t *place = plan->place + i;
-        if (place->weight < 0 && place->bias < 0) continue;
-        const double x = FN(largest_of_tile)(place->inputs, pass->n, FN(output_of)(pass, i - 1));
-        const double most = p->step * (place->bias >= 0 && x < 1 ? 1 : x);
-        if (!FN(stays_straight)(plan, i, most, pass->values + plan->range, beside)) {
-            atomic_store(plan->bent, 1);
-            return;
-        }
+        if (plan->place[i].weight < 0 && plan->place[i].bias < 0) continue;
         const intptr_t first = pass->part * p->stage[i].width / plan->parts;
         const intptr_t units = (pass->part + 1) * p->stage[i].width / plan->parts - first;
         FN(add_gradients)(pass, i, first, units, FN(levels_of)(pass, &lines, i, first, units), spare);

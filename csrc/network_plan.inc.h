@@ -9,6 +9,8 @@
 #undef LOGICAL
 #define LOGICAL ((intptr_t)(64 / sizeof(T)))
 #define TILE    (NNF_TILE_LANES * LOGICAL) /* rows */
+#undef RANGE
+#define RANGE (TILE + LOGICAL) /* see range_of in network_lines.inc.h */
 
 /* Where a stage keeps what, counted in elements from the start of an array. */
 typedef struct {
@@ -122,7 +124,7 @@ static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_
     }
     if (p->step > 0) {
         plan->range = at;
-        at += FN(whole_lines)(2 * p->stages) + plan->most_lines * (4 * rows + plan->most_lines + 1);
+        at += (p->stages + 1) * RANGE + plan->most_lines * (4 * rows + plan->most_lines + 1);
     }
     plan->values = at + 2 * FN(whole_lines)(plan->widest * rows);
 }

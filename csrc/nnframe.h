@@ -147,11 +147,13 @@ typedef enum {
  * cross_entropy: labels, ignored, targets, weights, smoothing and scale count; NULL for another loss.
  * targets, scale: for the squared error, (N, width), contiguous; gradients are those of scale times the loss.
  * total: the loss, not scaled; 0 without one.
- * step: 0, or h > 0: gradients are those of central differences, (L(w + h) - L(w - h)) / 2h, if bounds show that all
- *   curves are straight to rounding (see nnf_curves); if not, the answer is NNF_NOT_STRAIGHT, y and total hold
- * anything, and gradients are as they were. Not without a loss, nor where network_memory says 0. threads: how many
- * tasks may run at a time; more than those wait for each other. memory: aligned to 64 bytes, as many as network_memory
- * says for the same p; nothing is kept in it.
+ * step: 0, or h > 0: gradients are those of central differences, (L(w + h) - L(w - h)) / 2h, if bounds show that
+ *   all curves are straight to rounding (see nnf_curves); if not, the answer is NNF_NOT_STRAIGHT, y and total hold
+ *   anything, and gradients are as they were. Not without a loss, nor where network_memory says 0.
+ * doubtful: with a step, NULL or (N): 1 for a row in which a kink or jump may lie within the step, which the gradients
+ *   then leave out, else 0. If NULL, such a row means NNF_NOT_STRAIGHT.
+ * threads: how many tasks may run at a time; more than those wait for each other.
+ * memory: aligned to 64 bytes, as many as network_memory says for the same p; nothing is kept in it.
  *
  * Gradients are overwritten. Nothing that is written shares memory with anything else. Stopped by poll, gradients and y
  * hold anything. Sums over rows run in an order that depends on sizes alone: same bits for any number of threads, and
@@ -165,6 +167,7 @@ typedef struct {
     const nnf_softmax_cross_entropy *cross_entropy;
     const void *targets;
     double scale, step;
+    uint8_t *doubtful;
     double *total;
     int threads;
 } nnf_network;

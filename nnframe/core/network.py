@@ -62,21 +62,29 @@ class Network:
         return self.compiled.forward(x, values_of(self.parameters))
 
     def gradient(
-        self, loss: Any, x: Array, t: npt.ArrayLike, outputs: list[Array] | None = None, step: float = 0.0
+        self,
+        loss: Any,
+        x: Array,
+        t: npt.ArrayLike,
+        outputs: list[Array] | None = None,
+        step: float = 0.0,
+        doubtful: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[float, Array, npt.NDArray[Any]] | None:
         """Overwrite the gradient of each parameter; returns the loss, the output and the labels as they were taken.
 
-        step : of central differences; 0: backpropagation. None where the loss does not take the labels, or C does not
-        have such differences in one call.
+        step : of central differences; 0: backpropagation. doubtful : tells which rows the differences leave out. None
+        where the loss does not take the labels, or C does not have such differences in one call.
         """
         parameters, described = self.parameters, loss.in_network(t)
         if described is None:
             return None
         values, gradients = values_of(parameters), gradients_of(parameters)
         if self.trained:
-            return self.compiled.gradient(x, t, values, gradients, *described, outputs=outputs, step=step)
+            return self.compiled.gradient(
+                x, t, values, gradients, *described, outputs=outputs, step=step, doubtful=doubtful
+            )
         some: list[Any] = [parameter.grad if parameter.trainable else None for parameter in parameters]
-        found = self.compiled.gradient(x, t, values, some, *described, outputs=outputs, step=step)
+        found = self.compiled.gradient(x, t, values, some, *described, outputs=outputs, step=step, doubtful=doubtful)
         for parameter in parameters:
             if not parameter.trainable and found is not None:
                 parameter.grad.fill(0)
@@ -164,9 +172,16 @@ def is_known_loss(loss: Any) -> bool:
 
 
 class NetworkPass(ForwardPass):
-    """A forward pass that C has taken. Its links are found when they are asked for, by running the layers."""
+    """A forward pass that C has taken. Its links are found when they are asked for, by running the layers.
+
+    Attributes
+    ----------
+    left_out : array of int, or None
+        Rows that gradients by differences leave out, as a kink may lie within the step; None: none.
+    """
 
     output: Array = None  # type: ignore[assignment]
+    left_out: npt.NDArray[np.intp] | None = None
     again: ForwardPass | None = None
 
     def __init__(self, model: Any, memory: Memory, x: Any, loss: Any) -> None:
@@ -221,11 +236,14 @@ def gradient_in_one_call(
         x = at_the_door(model, x, network.dtype)  # type: ignore[arg-type]
         if not network.takes(x):
             return None
-    found = network.gradient(loss, x, t, step=step)
+    doubtful = np.zeros(len(x), bool) if step else None
+    found = network.gradient(loss, x, t, step=step, doubtful=doubtful)
     if found is None:
         return None
     passed = NetworkPass(model, memory, x, loss)
     passed.value, passed.output, passed.labels = found
+    if doubtful is not None and doubtful.any():
+        passed.left_out = np.flatnonzero(doubtful)
     return passed
 
 

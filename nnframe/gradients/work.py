@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from nnframe.core.backward import warn_nothing_passes, warn_parameter_stands_still
@@ -216,6 +217,8 @@ class WorkingStrategy:
         step = self.step_in_one_call()
         found = gradient_in_one_call(model, loss, x, t, self.memory, step) if step else None
         if found is not None:
+            if found.left_out is not None:
+                self._add_rows(found, found.left_out)
             _tell_all(found, progress)
             return found, []
         with Run(True, self.memory, self.step, model) as run:
@@ -223,16 +226,25 @@ class WorkingStrategy:
             if step and gradient_of_chain(passed, loss, t, step):
                 _tell_all(passed, progress)
                 return passed, []
-            passed = measure(passed, loss, t)
-            pieces = self.work(passed)
+            pieces = self.work(measure(passed, loss, t))
             _run_all(pieces, progress)
-            sums: dict[int, Array] = {}
-            for piece in pieces:
-                for parameter, gradient in piece.gradients():
-                    sums[id(parameter)] = sums[id(parameter)] + gradient if id(parameter) in sums else gradient
+            sums = _sums_of(pieces)
             for parameter in passed.parameters:
                 parameter.grad[...] = sums.get(id(parameter), 0) if parameter.trainable else 0
         return passed, pieces
+
+    def _add_rows(self, passed: NetworkPass, rows: npt.NDArray[np.intp]) -> None:
+        """Add the gradients of rows that were left out, a loss being the sum of what its rows give."""
+        loss = passed.loss
+        with Run(True, self.memory, self.step, passed.model) as run:
+            part = measure(run_forward(passed.model, passed.x[rows], run), loss, passed.labels[rows])
+            pieces = self.work(part)
+            _run_all(pieces, None)
+            share = loss.row_scale(passed.output, passed.labels) / loss.row_scale(part.output, part.labels)
+            sums = _sums_of(pieces)
+            for parameter in part.parameters:
+                if parameter.trainable and id(parameter) in sums:
+                    parameter.grad += sums[id(parameter)] * parameter.grad.dtype.type(share)
 
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
         """Estimate what a call with these arguments costs, without computing the gradient.
@@ -269,6 +281,15 @@ def measure(passed: ForwardPass, loss: Loss, t: npt.ArrayLike) -> ForwardPass:
         raise ValueError("x: expected at least one row, got none, of which there is no mean")
     passed.value = value_of(loss, passed.output, passed.labels)
     return passed
+
+
+def _sums_of(pieces: list[Work]) -> dict[int, Array]:
+    """Return the gradient of each parameter, by its id."""
+    sums: dict[int, Array] = {}
+    for piece in pieces:
+        for parameter, gradient in piece.gradients():
+            sums[id(parameter)] = sums[id(parameter)] + gradient if id(parameter) in sums else gradient
+    return sums
 
 
 def _tell_all(passed: ForwardPass, progress: Progress | None) -> None:

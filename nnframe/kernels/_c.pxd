@@ -71,6 +71,7 @@ cdef extern from "nnframe.h" nogil:
         const nnf_softmax_cross_entropy *cross_entropy
         const void *targets
         double scale, step
+        uint8_t *doubtful
         double *total
         int threads
     ctypedef struct nnf_above:

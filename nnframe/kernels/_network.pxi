@@ -126,7 +126,7 @@ cdef class Network:
         cdef Workspace w = self.take()
         cdef list kept = self.describe(w, values)
         cdef array y = self.output(w, rows)
-        w.c.loss, w.c.step = NNF_NO_LOSS, 0.0
+        w.c.loss, w.c.step, w.c.doubtful = NNF_NO_LOSS, 0.0, NULL
         if reference is not None:
             y[...] = reference.network_forward(rows, self.stages, kept)[-1]
         else:
@@ -141,7 +141,7 @@ cdef class Network:
                 and cnp.PyArray_TYPE(<array>x) == self.typenum)
 
     def gradient(self, x, labels, list values not None, list gradients not None, loss, reduction="mean", weight=None,
-                 label_smoothing=0.0, ignore_index=None, *, list outputs=None, double step=0.0):
+                 label_smoothing=0.0, ignore_index=None, *, list outputs=None, double step=0.0, doubtful=None):
         """Forward, the loss, backward: overwrite the gradients of weights and biases.
 
         Parameters
@@ -162,6 +162,9 @@ cdef class Network:
             If not 0, gradients are those of central differences with this step, where C has them in one call: see
             csrc/nnframe.h. None is returned where it has not, and nothing has been written. The reference never has
             them: it samples curves, and cannot say which are straight.
+        doubtful : array (N,) of bool, in C order, optional
+            With a step, overwritten: rows in which a kink or jump may lie within the step, which the gradients then
+            leave out. If not given, there are no gradients where there are such rows.
 
         Returns
         -------
@@ -205,6 +208,11 @@ cdef class Network:
             w.c.cross_entropy, w.c.targets = NULL, cnp.PyArray_DATA(t)
         w.c.scale = 1.0 / divisor if divisor > 0 else 0.0
         w.c.loss, w.c.step = kind, step
+        cdef cnp.npy_intp count = w.c.rows
+        cdef array rows_in_doubt = None
+        if doubtful is not None:
+            rows_in_doubt = as_output(doubtful, "doubtful", 1, &count, cnp.NPY_BOOL)
+        w.c.doubtful = <uint8_t *>address(rows_in_doubt)
         cdef list known = self.describe_outputs(w, outputs)
         cdef list written = self.describe_gradients(w, gradients, x, values, labels, outputs)
         if self.compute(w, rows, t, weights, kept, gradients, y) == NNF_NOT_STRAIGHT:

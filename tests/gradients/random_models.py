@@ -105,7 +105,7 @@ class Definition:
         return VALUES[type(layer).__name__](x)
 
     def gradient(self, which: int, step: float) -> tuple[Any, Any, Any]:
-        """Of layer `which`: (O (I + 1)) weights and biases, what rows make of each, and where there is no one answer."""
+        """Of layer `which`: O (I + 1) weights and biases, what rows make of each, where there is no one answer."""
         x, outputs = self.inputs[which], self.inputs[which + 1].shape[1]
         read = np.concatenate([x, np.ones((len(x), 1), Long)], axis=1)
         inputs = read.shape[1]
