@@ -230,7 +230,7 @@ def gradient_in_one_call(
     if not isinstance(model, Tree) or not is_known_loss(loss):
         return None
     network = network_of(model)
-    if network is None or not network.differentiable:
+    if network is None or not network.differentiable or (step and not network.compiled.differences):
         return None
     if not network.takes(x):
         x = at_the_door(model, x, network.dtype)  # type: ignore[arg-type]
@@ -258,6 +258,8 @@ def gradient_of_chain(passed: ForwardPass, loss: Any, t: npt.ArrayLike, step: fl
     if chain is None:
         return False
     network, x, outputs = chain
+    if step and not network.compiled.differences:
+        return False
     found = network.gradient(loss, x, t, outputs, step)
     if found is None:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -249,13 +250,29 @@ class WorkingStrategy:
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
         """Estimate what a call with these arguments costs, without computing the gradient.
 
-        The time is estimated from running a sample of each layer's units, some hundredths of a second of each.
+        The time is estimated from running a sample of each layer's units, some hundredths of a second of each; or, of
+        a network that C takes in one call, by taking the gradient of a copy.
         """
+        seconds = self._seconds_in_one_call(model, loss, x, t)
+        if seconds is not None:
+            return Cost(_evaluations(model), seconds)
         start = time.perf_counter()
         with Run(True, self.memory, self.step, model) as run:
             pieces = self.work(measure(run_forward(model, x, run), loss, t))
             seconds = time.perf_counter() - start
             return Cost(sum(piece.evaluations for piece in pieces), seconds + sum(map(_seconds_of, pieces)))
+
+    def _seconds_in_one_call(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> float | None:
+        """How long a gradient takes in one call; None where it takes more than that."""
+        step = self.step_in_one_call()
+        if not step:
+            return None
+        private = copy.deepcopy(model)
+        if gradient_in_one_call(private, loss, x, t, self.memory, step) is None:  # finds caches cold, threads asleep
+            return None
+        start = time.perf_counter()
+        self._take(private, loss, x, t, None)
+        return time.perf_counter() - start
 
     def see_whether_something_passes(self, passed: ForwardPass, pieces: list[Work]) -> None:
         """Warn, once, of a layer without a derivative through which no change passes at this step."""
@@ -295,8 +312,13 @@ def _sums_of(pieces: list[Work]) -> dict[int, Array]:
 def _tell_all(passed: ForwardPass, progress: Progress | None) -> None:
     """Report a gradient that was taken in one call."""
     if progress is not None:
-        total = 2 * sum(parameter.value.size for parameter in passed.parameters)
+        total = _evaluations(passed.model)
         progress(total, total)
+
+
+def _evaluations(model: Layer) -> int:
+    """How often the definition evaluates the loss: twice for each entry of each parameter."""
+    return 2 * sum(parameter.value.size for parameter in model.parameters())
 
 
 def _run_all(pieces: list[Work], progress: Progress | None) -> None:

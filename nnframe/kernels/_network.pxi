@@ -71,10 +71,10 @@ cdef class Network:
 
     cdef readonly intptr_t inputs, outputs
     cdef readonly tuple stages
+    cdef readonly bint differences    # whether it is small enough for them
     cdef int typenum
     cdef bytes kinds        # of each stage: how many arrays it has, 0 for an activation
     cdef intptr_t arrays    # of all of them
-    cdef bint differences   # whether it is small enough for them
     cdef double work        # elementary operations per row
     cdef Workspace plain    # with what is the same in each call
     cdef list spare         # workspaces that no call uses

@@ -138,17 +138,40 @@ def test_a_step_at_which_curves_bend_is_left_to_others(simd, dtype, rng, name):
     assert not answered[-1] or name == "identity"
 
 
-def test_a_kink_within_the_step(simd, dtype, rng):
-    for name in ("relu", "leaky_relu", "elu", "step"):
-        made = Made(rng, dtype, (3, 4, 2), name, 200)
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "step"])
+def test_rows_that_may_reach_a_kink_are_left_out(simd, dtype, rng, name):
+    for widths, rows in (((3, 4, 2), 200), ((3, 4, 40, 40, 2), 30)):  # the latter is cut into parts
+        made = Made(rng, dtype, widths, name, rows)
+        made.values[1][2] = 0.3
+        if len(widths) > 3:
+            made.values[3][:] = 0.2
         assert differences(made) is not None
-        made.x[150] = 0  # the first linear layer has a bias
-        made.values[1][2] = 1e-13
-        assert differences(made) is None
-        made.values[1][2] = 0
-        assert differences(made) is None
-        made.values[1][2] = 1e-10
-        assert differences(made) is not None
+        for bias, reached in ((1e-13, True), (0, True), (1e-10, False)):
+            made.x[[1, rows - 1]] = 0  # the first linear layer has a bias
+            made.values[1][2] = bias
+            assert (differences(made) is None) == reached
+            doubtful = np.ones(rows, bool)
+            gradients = [np.full_like(v, 7) for v in made.values]
+            given = made.x, made.t, made.values
+            value, y, _ = made.network.gradient(*given, gradients, *made.loss, step=STEP, doubtful=doubtful)
+            assert np.flatnonzero(doubtful).tolist() == ([1, rows - 1] if reached else [])
+            plain = made.gradient()
+            assert_close(value, plain[0], tolerance(dtype))
+            np.testing.assert_array_equal(y, plain[1])
+            some = Made(rng, dtype, widths, name, rows)
+            some.x, some.t, some.values = made.x[~doubtful], made.t[~doubtful], made.values
+            for one, other in zip(gradients, some.gradient()[2:], strict=True):
+                assert_close(one, other * dtype((~doubtful).mean()), 10 * tolerance(dtype))
+
+
+def test_rows_that_count_for_nothing_are_in_no_doubt(simd, dtype, rng):
+    made = Made(rng, dtype, (3, 4, 2), "relu", 30, "ignored")
+    made.x[1] = 0
+    made.values[1][2] = 0
+    made.t[1] = -1
+    assert differences(made) is not None
+    made.t[1] = 1
+    assert differences(made) is None
 
 
 def test_large_inputs_and_weights_count(simd, rng):
