@@ -119,7 +119,8 @@ typedef struct {
 /* ---- networks: stages, from the bottom up, and a loss --------------------------------------------------- */
 
 /* A measured stage is an elementwise function that C does not know: x holds its slopes, y how far its argument may move
- * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above it. */
+ * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above
+ * it. */
 typedef struct {
     const void *weight;            /* linear: (width, inputs), contiguous; NULL for an activation */
     nnf_activation activation;     /* activation: its function, */
@@ -146,6 +147,11 @@ typedef enum {
  * cross_entropy: labels, ignored, targets, weights, smoothing and scale count; NULL for another loss.
  * targets, scale: for the squared error, (N, width), contiguous; gradients are those of scale times the loss.
  * total: the loss, not scaled; 0 without one.
+ * step: 0, or h > 0: gradients are those of central differences, (L(w + h) - L(w - h)) / 2h, if bounds show that
+ *   all curves are straight to rounding (see nnf_curves); if not, the answer is NNF_NOT_STRAIGHT, y and total hold
+ *   anything, and gradients are as they were. Not without a loss, nor where network_memory says 0.
+ * doubtful: with a step, NULL or (N): 1 for a row in which a kink or jump may lie within the step, which the gradients
+ *   then leave out, else 0. If NULL, such a row means NNF_NOT_STRAIGHT.
  * threads: how many tasks may run at a time; more than those wait for each other.
  * memory: aligned to 64 bytes, as many as network_memory says for the same p; nothing is kept in it.
  *
@@ -160,7 +166,8 @@ typedef struct {
     nnf_loss loss;
     const nnf_softmax_cross_entropy *cross_entropy;
     const void *targets;
-    double scale;
+    double scale, step;
+    uint8_t *doubtful;
     double *total;
     int threads;
 } nnf_network;
@@ -333,8 +340,9 @@ typedef struct {
     /* Whether none of n numbers is infinite or NaN. */
     int (*all_finite)(intptr_t n, const void *x);
 
+    /* Bytes; 0 where the network is too large for differences in one call. */
     size_t (*network_memory)(const nnf_network *p);
-    /* 0; or what poll answered when it stopped the loop. poll may be NULL. */
+    /* 0; or what poll answered when it stopped the loop; or NNF_NOT_STRAIGHT. poll may be NULL. */
     int (*network)(const nnf_network *p, void *memory, int (*poll)(void));
 
     /* 0; or what poll answered when it stopped the loop; or NNF_NO_MEMORY. poll may be NULL. */
@@ -376,7 +384,7 @@ int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll po
  * itself, every 50 ms. */
 int nnf_should_stop(void);
 
-enum { NNF_NO_MEMORY = -1000 };
+enum { NNF_NO_MEMORY = -1000, NNF_NOT_STRAIGHT = -1001 };
 
 int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll);
 

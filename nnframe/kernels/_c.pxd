@@ -70,7 +70,8 @@ cdef extern from "nnframe.h" nogil:
         nnf_loss loss
         const nnf_softmax_cross_entropy *cross_entropy
         const void *targets
-        double scale
+        double scale, step
+        uint8_t *doubtful
         double *total
         int threads
     ctypedef struct nnf_above:
@@ -133,7 +134,7 @@ cdef extern from "nnframe.h" nogil:
     const nnf_isa *nnf_isa_at(int index)
     const nnf_isa *nnf_isa_find(const char *name)
     ctypedef double (*nnf_function)(const double *x, intptr_t n, void *data) noexcept nogil
-    int NNF_NO_MEMORY
+    int NNF_NO_MEMORY, NNF_NOT_STRAIGHT
     int64_t NNF_NONE_IGNORED
     ctypedef struct nnf_moved:
         nnf_function f

@@ -126,6 +126,7 @@ class Network:
     inputs: int
     outputs: int
     stages: tuple[tuple[Any, Any], ...]
+    differences: bool
     def __init__(self, inputs: int, stages: list[tuple[Any, Any]], dtype: npt.DTypeLike) -> None: ...
     def forward(self, x: npt.ArrayLike, values: list[_Floats]) -> _Floats: ...
     def takes(self, x: object) -> bool: ...
@@ -142,7 +143,9 @@ class Network:
         ignore_index: int | None = None,
         *,
         outputs: list[_Floats] | None = None,
-    ) -> tuple[float, Any, npt.NDArray[Any]]: ...
+        step: float = 0.0,
+        doubtful: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[float, Any, npt.NDArray[Any]] | None: ...
 
 def difference_gradient(
     above: Above,

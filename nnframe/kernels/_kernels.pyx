@@ -27,6 +27,7 @@ from nnframe.kernels._c cimport (
     NNF_NO_LOSS,
     NNF_NO_MEMORY,
     NNF_NONE_IGNORED,
+    NNF_NOT_STRAIGHT,
     NNF_RULES,
     NNF_SQUARED_ERROR,
     nnf_above,
