@@ -34,6 +34,7 @@ from networks import NumpyNetwork, classifier
 from peers import Peer, import_torch, ratio
 from side_by_side import Way, measure, seconds, table
 from sweep import cross_entropy_ways, faster, softmax_sweep, stacks, sweep
+from thread_tables import threads
 
 import nnframe as nn
 
@@ -65,9 +66,9 @@ def product_ways(shape: tuple[int, ...], dtype: type) -> dict[str, Way]:
     return ways
 
 
-def with_threads(threads: int, way: Any) -> Callable[[], object]:
+def with_threads(count: int, way: Any) -> Callable[[], object]:
     def run() -> None:
-        nn.set_num_threads(threads)
+        nn.set_num_threads(count)
         way()
 
     return run
@@ -75,21 +76,21 @@ def with_threads(threads: int, way: Any) -> Callable[[], object]:
 
 def scaling(full: bool) -> str:
     """Products on one thread and on all, and what one core could do at most."""
-    threads = nn.get_num_threads()
+    count = nn.get_num_threads()
     rows = []
     for shape in PRODUCTS:
         if 2 * math.prod(shape) < 10e6:
             continue
         for dtype in (np.float32, np.float64):
             way = product_ways(shape, dtype)["nnframe"]
-            times = measure({"one": with_threads(1, way), "all": with_threads(threads, way)}, 9)
+            times = measure({"one": with_threads(1, way), "all": with_threads(count, way)}, 9)
             limit = peak(np.dtype(dtype).name)
             rate = 2 * math.prod(shape) / times["one"]
             of_peak = "-" if limit is None else f"{rate / limit:.2f}"
             row = [", ".join(map(str, shape)), np.dtype(dtype).name, f"{rate / 1e9:.0f}", of_peak]
             rows.append([*row, f"{times['one'] / times['all']:.2f}"])
-    nn.set_num_threads(threads)
-    header = ["batch, m, k, n", "dtype", "GFLOP/s, 1 thread", "of the core's peak", f"{threads} threads over 1"]
+    nn.set_num_threads(count)
+    header = ["batch, m, k, n", "dtype", "GFLOP/s, 1 thread", "of the core's peak", f"{count} threads over 1"]
     return "batched_matmul, products of at least 10 MFLOP\n\n" + table(header, rows)
 
 
@@ -237,11 +238,11 @@ def activation(full: bool) -> str:
 
 def copies(source: np.ndarray, target: np.ndarray) -> Callable[[], object]:
     """Copy by as many threads as nnframe uses, each its part."""
-    threads = nn.get_num_threads()
-    if threads == 1:
+    count = nn.get_num_threads()
+    if count == 1:
         return lambda: np.copyto(target, source)
-    pool = concurrent.futures.ThreadPoolExecutor(threads)
-    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    pool = concurrent.futures.ThreadPoolExecutor(count)
+    parts = list(zip(np.array_split(target, count), np.array_split(source, count), strict=True))
     return lambda: list(pool.map(lambda part: np.copyto(*part), parts))
 
 
@@ -303,7 +304,7 @@ TABLES = {
     "accuracy": accuracy, "mistakes": mistakes, "right": right, "checking": checking,
     "composition": composition, "structure": structure, "depth": depth, "selected": selected,
     "large": large, "training": training, "interrupts": interrupts,
-    "sweep": sweep, "stacks": stacks, "softmax_sweep": softmax_sweep, "scaling": scaling,
+    "sweep": sweep, "stacks": stacks, "softmax_sweep": softmax_sweep, "scaling": scaling, "threads": threads,
     "softmax": softmax, "activation": activation, "step": step, "tiles": tiles, "calls": calls,
     "optimizer": optimizer, "avx2": avx2,
 }  # fmt: skip

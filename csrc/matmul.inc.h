@@ -500,22 +500,28 @@ static nnf_matmul FN(folded)(const nnf_matmul *p) {
     return one;
 }
 
+/* About how long one matrix takes, in nanoseconds: by its sums, in vectors that are partly empty, or by its bytes. */
+static double FN(time_of_matrix)(const nnf_matmul *p, int by_dots) {
+    const double m = (double)p->m, n = (double)p->n, k = (double)p->k;
+    const double columns = (double)((p->n + LANES - 1) / LANES * LANES), entries = m * k + k * n + m * n;
+    const double sums = by_dots ? m * n * (k + 4 * DOT_LANES) : m * columns * (k + 1), bytes = entries * sizeof(T);
+    return sums * sizeof(T) / NNF_SUM_BYTES > bytes / NNF_STREAM_BYTES ? sums * sizeof(T) / NNF_SUM_BYTES : bytes / NNF_STREAM_BYTES;
+}
+
 static void FN(matmul)(const nnf_matmul *given) {
     const nnf_matmul p = FN(folded)(given);
     if (p.batch == 0 || p.m == 0 || p.n == 0) return;
-    const intptr_t columns = (p.n + LANES - 1) / LANES * LANES; /* a vector costs the same with one lane in use */
-    const double flops = 2.0 * (double)p.m * (double)columns * (double)(p.k + 1);
-    const int threads = flops * (double)p.batch < 2 * NNF_TASK_FLOPS ? 1 : nnf_get_num_threads();
     batch_t batch = {&p, p.batch};
     dots_t dots;
-    if (FN(by_dots)(&p, &dots)) {
+    const int by_dots = FN(by_dots)(&p, &dots);
+    const double time = FN(time_of_matrix)(&p, by_dots);
+    const int threads = nnf_threads_for(time * (double)p.batch);
+    if (by_dots)
         FN(dots)(&dots, threads);
-        return;
-    }
-    if (threads == 1)
+    else if (threads == 1)
         FN(matrices_task)(&batch, 0);
-    else if (p.batch >= 2 * threads || flops < 2 * NNF_TASK_FLOPS) {
-        const double enough = NNF_TASK_FLOPS / flops; /* matrices of a task */
+    else if (p.batch >= 2 * threads || time < 2 * NNF_TASK_NANOSECONDS) {
+        const double enough = NNF_TASK_NANOSECONDS / time; /* matrices of a task */
         batch.matrices_a_task = (p.batch + 4 * threads - 1) / (4 * threads);
         if ((double)batch.matrices_a_task < enough) batch.matrices_a_task = (intptr_t)enough;
         nnf_parallel((p.batch + batch.matrices_a_task - 1) / batch.matrices_a_task, FN(matrices_task), &batch);

@@ -34,7 +34,9 @@ enum {
     NNF_TURNED_ROWS = 256,     /* of a transposed A, taken at a time as columns */
     NNF_ROWS_AHEAD = 8,        /* of B, asked for by a tile */
     NNF_NEAR_B = 1 << 19,      /* bytes of a block of B that stay in the L2 cache */
-    NNF_TASK_FLOPS = 1 << 20   /* some 10 us of work: well above what it costs to wake a thread */
+    NNF_SUM_BYTES = 200,       /* a nanosecond: 50 float32 multiplications and additions */
+    NNF_STREAM_BYTES = 20,     /* a nanosecond, of operands and result */
+    NNF_TASK_NANOSECONDS = 10000 /* of work: well above what it costs to hand a task over */
 };
 
 /* ---- elements per task: some 10 us of work ---- */
@@ -77,7 +79,11 @@ enum {
 /* ---- threads: see pool.c ---- */
 
 enum {
-    NNF_SPINS = 2000, /* of an idle worker, before it sleeps */
+    NNF_SPIN_NANOSECONDS = 50000, /* of an idle worker, before it sleeps: as long as it takes to wake one */
+    NNF_LEAST_SHARED = 20000,     /* nanoseconds of work that may be worth a second thread: one that is awake costs 1000 */
+    NNF_MOST_GAINED = 10000000,   /* nanoseconds of the pool's account */
+    NNF_MOST_OVERDRAWN = 50000,
+    NNF_REST = 15,                /* times as much work on one thread as was lost */
     NNF_MOST_WORKERS = 255,
     NNF_POLL_NANOSECONDS = 50000000
 };

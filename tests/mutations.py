@@ -135,8 +135,8 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/config.py",
-        "min(affinity, _quota(cgroup) or affinity, MOST_THREADS)",
-        "min(affinity, MOST_THREADS)",
+        "min([affinity, *_quotas(root)])",
+        "affinity",
         "a container's CPU quota is ignored",
         "tests/package/test_config.py",
     ),

@@ -142,5 +142,5 @@ cdef extern from "nnframe.h" nogil:
         const double *value
         double *out
     int nnf_evaluate_moved(const nnf_moved *p, int (*poll)() noexcept nogil)
-    void nnf_set_num_threads(int n)
+    void nnf_set_num_threads(int n, int at_once)
     int nnf_get_num_threads()
