@@ -24,6 +24,7 @@ import peers
 # isort: split
 import numpy as np
 from accuracy_tables import accuracy
+from call_tables import calls
 from checker_tables import checking, mistakes, right
 from composition_tables import composition, structure
 from depth_tables import depth, selected
@@ -143,29 +144,6 @@ def step(full: bool) -> str:
 
 
 WAYS = ["nnframe", "NumPy", "PyTorch"]
-
-
-def calls(full: bool) -> str:
-    """What the smallest call costs, and a prediction for one row."""
-    one, labels, pair = np.ones((1, 2), np.float32), np.zeros(1, np.int64), [np.ones(2, np.float32) for _ in range(4)]
-    out, model = np.empty((1, 1), np.float32), classifier([64, 32, 10], nn.ReLU, np.float32)
-    trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.SGD(model.parameters(), 0.1))
-    row, same = np.ones((1, 64), np.float32), np.empty((1, 2), np.float32)
-    k = nn.kernels
-    ways = {
-        "batched_matmul": lambda: k.batched_matmul(one, one, transpose_b=True, out=out),
-        "linear": lambda: k.linear(one, one, out=out),
-        "softmax_cross_entropy": lambda: k.softmax_cross_entropy(one, labels, out=same),
-        "softmax": lambda: k.softmax(one, out=same),
-        "activation": lambda: k.activation("relu", one, out=same),
-        "activation_backward": lambda: k.activation_backward("relu", one, one, one, out=same),
-        "activation_difference": lambda: k.activation_difference("relu", one, one, one, out=same),
-        "optimizer_update": lambda: k.optimizer_update("sgd", pair[:1], pair[1:2], rate=0.1),
-        "64-32-10, model(x) of one row": lambda: model(row),
-        "64-32-10, trainer.predict(x) of one row": lambda: trainer.predict(row),
-    }
-    rows = [[name, seconds(time)] for name, time in measure(ways).items()]
-    return "the smallest call of each kernel\n\n" + table(["call", "time"], rows)
 
 
 def optimizer(full: bool) -> str:
