@@ -21,6 +21,7 @@ enum {
     NNF_BLOCK_N = 4096,     /* the packed part of B is in the L3 cache */
     NNF_FEW_ROWS_TILES =
         2, /* with so few tiles of rows B is read once or twice: in place, if its columns are contiguous */
+    NNF_MANY_ROWS_TILES = 8, /* up to so many matrices of one panel go one after another, all in one way */
     NNF_NEAR_ROWS = 2048,   /* bytes from one row of B to the next, up to which it is read in place as well */
     NNF_SMALL_B = 1 << 12,  /* elements of B that are in the L1 cache anyhow; what is packed is packed on the stack */
     NNF_SHARED_B = 1 << 16, /* elements of B; a larger one is packed once, by all threads */
