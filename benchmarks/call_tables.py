@@ -32,10 +32,19 @@ def product_forms() -> dict[str, Call]:
     found: dict[str, Call] = {}
     shapes: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((), ())]
     shapes += [((batch,), second) for batch in (1, 2, 4, 16) for second in ((batch,), ())]
-    shapes += [((1, 1), (1, 1)), ((2, 2), (2, 2)), ((2, 2), (2,)), ((2, 1), (2,)), ((2, 2), (2, 1)), ((1, 1, 1, 1),) * 2]
+    shapes += [
+        ((1, 1), (1, 1)),
+        ((2, 2), (2, 2)),
+        ((2, 2), (2,)),
+        ((2, 1), (2,)),
+        ((2, 2), (2, 1)),
+        ((1, 1, 1, 1),) * 2,
+    ]
     for (lead_a, lead_b), options in itertools.product(shapes, ({}, {"transpose_b": True}, {"out": None})):
         a, b, lead = ones(*lead_a, 1, 1), ones(*lead_b, 1, 1), np.broadcast_shapes(lead_a, lead_b)
-        given = {name: np.empty((*lead, 1, 1), np.float32) if name == "out" else value for name, value in options.items()}
+        given = {
+            name: np.empty((*lead, 1, 1), np.float32) if name == "out" else value for name, value in options.items()
+        }
         name = f"batched_matmul {a.shape}, {b.shape}" + "".join(f", {option}" for option in options)
         found[name] = functools.partial(nn.kernels.batched_matmul, a, b, **given)
     strided, b = np.ones((2, 2, 2), np.float32).swapaxes(0, 1)[:, ::2], ones(2, 2)

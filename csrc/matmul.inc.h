@@ -19,9 +19,9 @@
 #undef BLOCK_M
 #undef FEW_ROWS
 #undef MANY_ROWS
-#define PANEL    (NNF_TILE_VECTORS * LANES) /* columns of a panel of B */
-#define BLOCK_M  (NNF_BLOCK_M_TILES * TILE_ROWS)
-#define FEW_ROWS (NNF_FEW_ROWS_TILES * TILE_ROWS)
+#define PANEL     (NNF_TILE_VECTORS * LANES) /* columns of a panel of B */
+#define BLOCK_M   (NNF_BLOCK_M_TILES * TILE_ROWS)
+#define FEW_ROWS  (NNF_FEW_ROWS_TILES * TILE_ROWS)
 #define MANY_ROWS (NNF_MANY_ROWS_TILES * TILE_ROWS)
 
 /* ---- packing ---- */
@@ -516,7 +516,8 @@ static double FN(time_of_matrix)(const nnf_matmul *p, int by_dots) {
     const double m = (double)p->m, n = (double)p->n, k = (double)p->k;
     const double columns = (double)((p->n + LANES - 1) / LANES * LANES), entries = m * k + k * n + m * n;
     const double sums = by_dots ? m * n * (k + 4 * DOT_LANES) : m * columns * (k + 1), bytes = entries * sizeof(T);
-    return sums * sizeof(T) / NNF_SUM_BYTES > bytes / NNF_STREAM_BYTES ? sums * sizeof(T) / NNF_SUM_BYTES : bytes / NNF_STREAM_BYTES;
+    return sums * sizeof(T) / NNF_SUM_BYTES > bytes / NNF_STREAM_BYTES ? sums * sizeof(T) / NNF_SUM_BYTES
+                                                                       : bytes / NNF_STREAM_BYTES;
 }
 
 static void FN(matmul)(const nnf_matmul *given) {

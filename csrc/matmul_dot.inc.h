@@ -228,8 +228,8 @@ NNF_INLINE V FN(dot_lanes)(intptr_t k, const T *x, const T *y) {
             else if (left > 0)
                 sum[part] += v_load_n(x + part * LANES, left) * v_load_n(y + part * LANES, left);
         }
-    NNF_UNROLL for (int half = DOT_PARTS / 2; half > 0; half /= 2)
-        NNF_UNROLL for (int part = 0; part < half; part++) sum[part] += sum[part + half];
+    NNF_UNROLL for (int half = DOT_PARTS / 2; half > 0; half /= 2) NNF_UNROLL for (int part = 0; part < half; part++)
+        sum[part] += sum[part + half];
     return sum[0];
 }
 

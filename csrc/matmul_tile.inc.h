@@ -74,7 +74,8 @@ typedef void (*tile_function_t)(const tile_t *t, const T *a, const T *b, T *c);
         for (int r = 0; r < R; r++)                                                                                    \
             NNF_UNROLL for (int n = 0; n < N; n++) sum[r][n] = NNF_LOAD_COLUMNS(c + r * c_row, n, N, whole);           \
         if (!t->add) NNF_UNROLL                                                                                        \
-        for (int r = 0; r < R; r++) NNF_UNROLL for (int n = 0; n < N; n++) NNF_FETCH(c + r * c_row + n * LANES, 1);    \
+        for (int r = 0; r < R; r++)                                                                                    \
+            NNF_UNROLL for (int n = 0; n < N; n++) NNF_FETCH(c + r * c_row + n * LANES, 1);                            \
         for (intptr_t k = t->k; k > 0; k--) {                                                                          \
             V columns[N];                                                                                              \
             NNF_UNROLL for (int n = 0; n < N; n++) NNF_FETCH(b + ahead + n * LANES, 0);                                \
@@ -160,7 +161,8 @@ static const tile_function_t FN(wide_tiles)[WIDE_VECTORS - NNF_TILE_VECTORS][WID
     {NNF_FEW_ROWS(NNF_TILE_ENTRY, 4)},
 };
 
-/* Tiles whose last vector is at most half full, after W whole ones: some processors with 64-byte vectors multiply two halves at a time. */
+/* Tiles whose last vector is at most half full, after W whole ones: some processors with 64-byte vectors multiply two
+ * halves at a time. */
 #if NNF_VECTOR_BYTES == 64 && defined(__x86_64__)
 #undef HV
 #define HV FN(half_vector)
@@ -215,7 +217,7 @@ NNF_EACH_ROWS(NNF_HALF_FORMS, 1)
 /* [whole vectors][rows - 1][packed] */
 #define NNF_HALF_ENTRY(R, W) {FN(half_tile_##R##x##W##_strided), FN(half_tile_##R##x##W##_packed)},
 static const tile_function_t FN(half_tiles)[2][TALL_ROWS][2] = {{NNF_EACH_ROWS(NNF_HALF_ENTRY, 0)},
-                                                               {NNF_EACH_ROWS(NNF_HALF_ENTRY, 1)}};
+                                                                {NNF_EACH_ROWS(NNF_HALF_ENTRY, 1)}};
 #undef NNF_HALF_ENTRY
 #undef NNF_HALF_FORMS
 #undef NNF_HALF_TILE

@@ -50,12 +50,15 @@ static struct {
     _Atomic int caller_sleeps;
     int workers;    /* started so far; changed under `caller` */
     int64_t gained; /* the account, in nanoseconds; changed under `caller` */
-} pool = {.caller = PTHREAD_MUTEX_INITIALIZER, .sleep = PTHREAD_MUTEX_INITIALIZER, .wake = PTHREAD_COND_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
+} pool = {.caller = PTHREAD_MUTEX_INITIALIZER,
+          .sleep = PTHREAD_MUTEX_INITIALIZER,
+          .wake = PTHREAD_COND_INITIALIZER,
+          .done = PTHREAD_COND_INITIALIZER};
 
 static _Atomic int num_threads = 1;
 static _Atomic int most_at_once = 1;
 static _Atomic int64_t resting; /* nanoseconds of work that are still to be done on the calling thread alone */
-static int forks; /* that led to this process, while it had the pool */
+static int forks;               /* that led to this process, while it had the pool */
 static pthread_once_t fork_handler_once = PTHREAD_ONCE_INIT;
 
 /* A call of nnf_parallel_polled. Calls of one thread nest: inside a task, and when poll runs a signal handler that uses
@@ -254,22 +257,24 @@ static void settle(intptr_t own, intptr_t others, int64_t to_open, int64_t worke
     pool.gained = 0;
 }
 
-/* From task `first`, while `tasks` are left and, with only_resting, while the other threads rest; returns the first task
- * that has not run. */
-static intptr_t run_serially(intptr_t first, intptr_t tasks, nnf_task run, void *context, nnf_poll poll,
-                             int only_resting) {
-    int64_t left = only_resting ? atomic_load_explicit(&resting, memory_order_relaxed) : 0;
-    if (only_resting && left <= 0) return first;
-    int64_t before = only_resting ? nnf_nanoseconds() : 0;
-    for (; first < tasks && !(poll && nnf_should_stop()); first++) {
-        if (only_resting && left <= 0) break;
-        run(context, first);
-        if (!only_resting) continue;
+static void run_serially(intptr_t first, intptr_t tasks, nnf_task run, void *context, nnf_poll poll) {
+    for (intptr_t task = first; task < tasks && !(poll && nnf_should_stop()); task++)
+        run(context, task);
+}
+
+/* Tasks on the calling thread, while the others rest; returns the first that has not run. */
+static intptr_t run_while_others_rest(intptr_t tasks, nnf_task run, void *context, nnf_poll poll) {
+    int64_t left = atomic_load_explicit(&resting, memory_order_relaxed);
+    if (left <= 0) return 0;
+    int64_t before = nnf_nanoseconds();
+    intptr_t task = 0;
+    for (; task < tasks && left > 0 && !(poll && nnf_should_stop()); task++) {
+        run(context, task);
         const int64_t now = nnf_nanoseconds();
         left -= now - before, before = now;
     }
-    if (only_resting) atomic_store_explicit(&resting, left, memory_order_relaxed);
-    return first;
+    atomic_store_explicit(&resting, left, memory_order_relaxed);
+    return task;
 }
 
 /* With pool.caller held. A child that poll forked has lost the tasks which other threads were running: there all of
@@ -288,7 +293,7 @@ static void run_in_pool(intptr_t first, intptr_t tasks, nnf_task run, void *cont
         settle(own, tasks - first - own, opened - start, worked - opened, nnf_nanoseconds() - worked);
     here.owns_pool = 0, c->owns_job = 0;
     pthread_mutex_unlock(&pool.caller);
-    if (c->poll && forks != forks_before) run_serially(0, tasks, run, context, c->poll, 0);
+    if (c->poll && forks != forks_before) run_serially(0, tasks, run, context, c->poll);
 }
 
 int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll poll) {
@@ -297,10 +302,10 @@ int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll po
     if (poll) c.polled = nnf_nanoseconds();
     here.innermost = &c;
     const int alone = threads == 1 || tasks <= 1 || here.inside_a_task;
-    const intptr_t first = alone ? 0 : run_serially(0, tasks, run, context, poll, 1);
-    const int helpers = (int)(tasks - first < threads ? tasks - first : threads) - 1;
+    const intptr_t first = alone ? 0 : run_while_others_rest(tasks, run, context, poll);
+    const int helpers = (int)(tasks - first < threads ? tasks - first : threads) - 1; /* -1: all tasks have run */
     if (alone || helpers < 1 || c.answer || pthread_mutex_trylock(&pool.caller) != 0)
-        run_serially(first, tasks, run, context, poll, 0);
+        run_serially(first, tasks, run, context, poll);
     else
         run_in_pool(first, tasks, run, context, &c, helpers);
     here.innermost = c.outer;

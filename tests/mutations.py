@@ -141,6 +141,20 @@ MUTATIONS: list[Mutation] = [
         "tests/package/test_config.py",
     ),
     Mutation(
+        "nnframe/config.py",
+        "range(len(parts) + 1 if",
+        "range(1 if",
+        "the quotas of all groups but the uppermost are ignored",
+        "tests/package/test_config.py",
+    ),
+    Mutation(
+        "nnframe/config.py",
+        "min(int(n), MOST_THREADS), processors())",
+        "min(int(n), MOST_THREADS), MOST_THREADS)",
+        "more threads than processors run at a time",
+        "tests/kernels/test_threads.py",
+    ),
+    Mutation(
         "nnframe/training/trainer.py",
         "            passed = measured.forward_pass\n",
         '            passed = self.__dict__.setdefault("kept", measured.forward_pass)\n',
