@@ -390,7 +390,13 @@ int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll);
 
 int64_t nnf_nanoseconds(void); /* of a clock that never goes back */
 
-void nnf_set_num_threads(int n); /* n >= 1; threads are started when first needed */
+/* How many threads that much work, as one thread would take for it, is worth now: those of nnf_set_num_threads, or 1.
+ */
+int nnf_threads_for(double nanoseconds);
+
+/* n >= 1: into how many parts work is cut; at_once: how many of them run at a time, at most n: more than there are
+ * processors only stand in each other's way. Threads are started when first needed. */
+void nnf_set_num_threads(int n, int at_once);
 int nnf_get_num_threads(void);
 
 #endif

@@ -135,10 +135,24 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/config.py",
-        "min(affinity, _quota(cgroup) or affinity, MOST_THREADS)",
-        "min(affinity, MOST_THREADS)",
+        "min([affinity, *_quotas(root)])",
+        "affinity",
         "a container's CPU quota is ignored",
         "tests/package/test_config.py",
+    ),
+    Mutation(
+        "nnframe/config.py",
+        "range(len(parts) + 1 if",
+        "range(1 if",
+        "the quotas of all groups but the uppermost are ignored",
+        "tests/package/test_config.py",
+    ),
+    Mutation(
+        "nnframe/config.py",
+        "min(int(n), MOST_THREADS), processors())",
+        "min(int(n), MOST_THREADS), MOST_THREADS)",
+        "more threads than processors run at a time",
+        "tests/kernels/test_threads.py",
     ),
     Mutation(
         "nnframe/training/trainer.py",

@@ -171,5 +171,5 @@ cdef extern from "nnframe.h" nogil:
         double *out
         uint8_t *sure
     void nnf_central_quotients(const nnf_central *p)
-    void nnf_set_num_threads(int n)
+    void nnf_set_num_threads(int n, int at_once)
     int nnf_get_num_threads()

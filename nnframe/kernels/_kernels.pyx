@@ -15,6 +15,8 @@ import numpy as np
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
+from cython cimport floating
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, intptr_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memset
@@ -111,11 +113,14 @@ def compiler():
     return nnf_compiler().decode()
 
 
-def set_num_threads(n):
-    """Let kernels use up to n threads, n >= 1."""
-    if n < 1:
-        raise ValueError(f"n: expected at least 1 thread, got {n}")
-    nnf_set_num_threads(min(n, 1 << 20))    # C has a limit of its own, far below
+def set_num_threads(n, at_once):
+    """Cut work into as many parts as suit n threads, and run up to at_once of them at a time."""
+    for value, name in ((n, "n"), (at_once, "at_once")):
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+            raise TypeError(f"{name}: expected an integer, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1 thread, got {value}")
+    nnf_set_num_threads(min(n, 1 << 20), min(at_once, 1 << 20))    # C has a limit of its own, far below
 
 
 def get_num_threads():
