@@ -19,6 +19,9 @@
 #include "selected.inc.h"
 #include "optimizer.inc.h"
 
+#include "convolution.inc.h"
+#include "pooling.inc.h"
+
 static const nnf_kernels FN(kernels) = {
     .matmul = FN(matmul),
     .softmax_cross_entropy = FN(softmax_cross_entropy),
@@ -33,4 +36,9 @@ static const nnf_kernels FN(kernels) = {
     .difference_gradient = FN(difference_gradient),
     .difference_curves = FN(difference_curves),
     .selected_products = FN(selected_products),
+
+    .convolution = FN(convolution),
+    .convolution_input_gradient = FN(convolution_input_gradient),
+    .convolution_weight_gradient = FN(convolution_weight_gradient),
+    .pooling = FN(pooling),
 };

@@ -1,7 +1,8 @@
 /* tuning.h - sizes of blocks, tiles and tasks: what was measured, and may be measured anew for another processor.
  *
  * No result depends on them, but for the rounding of sums: over k, which are cut at NNF_BLOCK_K, and taken along lanes
- * up to NNF_MOST_FEW and NNF_PACKED_FEW; and over the rows of a network, which are cut into tasks. */
+ * up to NNF_MOST_FEW and NNF_PACKED_FEW; and over the rows of a network or the images of a
+ * convolution, which are cut into tasks. */
 #ifndef NNFRAME_TUNING_H
 #define NNFRAME_TUNING_H
 
@@ -35,6 +36,16 @@ enum {
     NNF_ROWS_AHEAD = 8,        /* of B, asked for by a tile */
     NNF_NEAR_B = 1 << 19,      /* bytes of a block of B that stay in the L2 cache */
     NNF_TASK_FLOPS = 1 << 20   /* some 10 us of work: well above what it costs to wake a thread */
+};
+
+/* ---- convolution: see convolution.inc.h ---- */
+
+enum {
+    NNF_CHUNK_BYTES = 1 << 17, /* of planes in scratch: they stay in the L2 cache */
+    NNF_CHUNK_COLUMNS = 256,   /* from small images as many as fill so many columns; */
+    NNF_SUM_COLUMNS = 1024,    /* more where they are summed, as lanes are added up after each chunk */
+    NNF_SUM_PARTS = 16,        /* tasks of a weight's gradient, */
+    NNF_MOST_SUMS = 1 << 22    /* and doubles for their sums */
 };
 
 /* ---- elements per task: some 10 us of work ---- */

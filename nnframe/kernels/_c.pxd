@@ -1,6 +1,6 @@
 # What csrc/nnframe.h declares; the contracts are there.
 
-from libc.stdint cimport int64_t, intptr_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, intptr_t, uint8_t
 
 cdef extern from "nnframe.h" nogil:
     ctypedef enum nnf_activation:
@@ -107,6 +107,29 @@ cdef extern from "nnframe.h" nogil:
         const void *b
         const intptr_t *entry
         void *out
+    ctypedef struct nnf_convolution:
+        intptr_t images, groups, in_channels, out_channels
+        intptr_t[2] in_size, out_size, kernel, stride, padding, dilation
+        void *x
+        void *weight
+        void *bias
+        void *y
+    ctypedef enum nnf_pass:
+        NNF_MAX
+        NNF_MAX_GRADIENT
+        NNF_MAX_CHANGE
+        NNF_MEAN
+        NNF_MEAN_GRADIENT
+    ctypedef struct nnf_pooling:
+        nnf_pass which
+        intptr_t planes, stack
+        intptr_t[2] in_size, out_size, kernel, stride, padding, dilation
+        double divisor
+        int count_padding
+        void *x
+        void *y
+        int32_t *index
+        const void *change
     ctypedef struct nnf_kernels:
         void (*matmul)(const nnf_matmul *p) noexcept nogil
         void (*softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) noexcept nogil
@@ -123,6 +146,10 @@ cdef extern from "nnframe.h" nogil:
         int (*difference_gradient)(const nnf_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*difference_curves)(const nnf_curves *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*selected_products)(const nnf_selected *p) noexcept nogil
+        int (*convolution)(const nnf_convolution *p) noexcept nogil
+        int (*convolution_input_gradient)(const nnf_convolution *p) noexcept nogil
+        int (*convolution_weight_gradient)(const nnf_convolution *p) noexcept nogil
+        void (*pooling)(const nnf_pooling *p) noexcept nogil
     ctypedef struct nnf_isa:
         const char *name
         const nnf_kernels *kernels[2]

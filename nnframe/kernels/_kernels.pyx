@@ -15,7 +15,7 @@ import numpy as np
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
-from libc.stdint cimport int64_t, intptr_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, intptr_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memset
 
@@ -23,6 +23,11 @@ from nnframe.kernels._c cimport (
     NNF_ACTIVATIONS,
     NNF_CROSS_ENTROPY,
     NNF_IDENTITY,
+    NNF_MAX,
+    NNF_MAX_CHANGE,
+    NNF_MAX_GRADIENT,
+    NNF_MEAN,
+    NNF_MEAN_GRADIENT,
     NNF_NO_LOSS,
     NNF_NO_MEMORY,
     NNF_NONE_IGNORED,
@@ -33,6 +38,7 @@ from nnframe.kernels._c cimport (
     nnf_activation_alpha,
     nnf_activation_name,
     nnf_compiler,
+    nnf_convolution,
     nnf_curves,
     nnf_difference,
     nnf_evaluate_moved,
@@ -47,6 +53,8 @@ from nnframe.kernels._c cimport (
     nnf_matmul,
     nnf_moved,
     nnf_network,
+    nnf_pass,
+    nnf_pooling,
     nnf_rule,
     nnf_rule_has_m,
     nnf_rule_has_s,
@@ -127,6 +135,7 @@ include "_activations.pxi"
 include "_differences.pxi"
 include "_network.pxi"
 include "_optimizers.pxi"
+include "_convolution.pxi"
 
 if os.environ.get("NNFRAME_KERNELS", "c") not in ("c", "reference"):
     raise ValueError(f"NNFRAME_KERNELS: expected c or reference, got {os.environ['NNFRAME_KERNELS']!r}")
