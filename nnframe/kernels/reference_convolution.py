@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -158,8 +159,9 @@ def mean_pooling(
     x: Floats, size: Pair, kernel: Pair, stride: Pair, padding: Pair, count: bool, divisor: float
 ) -> Floats:
     """Return the mean of each window; see `kernels.mean_pooling`."""
-    by = divisor or _divisors(size, (x.shape[2], x.shape[3]), kernel, stride, padding, count).astype(x.dtype)
-    return (_windows(x, size, kernel, stride, padding, (1, 1), 0).sum(axis=0) / by).astype(x.dtype)
+    by: Any = divisor or _divisors(size, (x.shape[2], x.shape[3]), kernel, stride, padding, count).astype(x.dtype)
+    found: Floats = (_windows(x, size, kernel, stride, padding, (1, 1), 0).sum(axis=0) / by).astype(x.dtype)
+    return found
 
 
 def mean_pooling_backward(
@@ -167,8 +169,9 @@ def mean_pooling_backward(
 ) -> Floats:
     """Return dx, to which each window adds its share."""
     outputs = dy.shape[2], dy.shape[3]
-    by = divisor or _divisors(outputs, size, kernel, stride, padding, count).astype(dy.dtype)
+    by: Any = divisor or _divisors(outputs, size, kernel, stride, padding, count).astype(dy.dtype)
     wide = _padded(np.zeros((*dy.shape[:2], *size), dy.dtype), outputs, kernel, stride, padding, (1, 1), 0)
     for _, _, seen in _views(wide, outputs, kernel, stride, (1, 1)):
         seen += dy / by
-    return wide[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
+    dx: Floats = wide[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
+    return dx

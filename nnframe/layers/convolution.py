@@ -19,7 +19,7 @@ from nnframe._checks import as_count, as_dtype, as_flag, as_generator
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array, Parameter
 from nnframe.initializers import initial
-from nnframe.layers.windows import Sizes, as_sizes, planes, shown, stacked
+from nnframe.layers.windows import Sizes, as_sizes, pair, planes, shown, stacked
 
 if TYPE_CHECKING:
     from nnframe.initializers import Initializer
@@ -105,14 +105,18 @@ class _Forward(Convolution):
     padding: Sizes | Literal["same", "valid"]
 
     def _set_padding(self, padding: int | Sequence[int] | str) -> None:
-        if padding not in ("same", "valid"):
-            if isinstance(padding, str):
-                raise ValueError(f"padding: expected 'same', 'valid' or whole numbers, got {padding!r}")
+        if padding == "same":
+            if set(self.stride) != {1}:
+                raise ValueError(
+                    f"padding: expected no 'same' with stride {shown(self.stride)}, as y is shorter than x"
+                )
+            self.padding = "same"
+        elif padding == "valid":
+            self.padding = "valid"
+        elif isinstance(padding, str):
+            raise ValueError(f"padding: expected 'same', 'valid' or whole numbers, got {padding!r}")
+        else:
             self.padding = as_sizes("padding", padding, self.axes, 0)
-            return
-        if padding == "same" and set(self.stride) != {1}:
-            raise ValueError(f"padding: expected no 'same' with stride {shown(self.stride)}, as y is shorter than x")
-        self.padding = padding
 
     @property
     def _before(self) -> Sizes:
@@ -144,14 +148,14 @@ class _Forward(Convolution):
             inputs,
             self._weight(),
             None if bias is None else bias.value,
-            out_size=(1,) * (2 - self.axes) + size,
+            out_size=pair(size),
             **self._arguments,
         )
         return y.reshape(len(x), self.out_channels, *size)
 
     def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
         self.backward_parameters(x, y, dy)
-        size = (1,) * (2 - self.axes) + x.shape[2:]
+        size = pair(x.shape[2:])
         dx = kernels.convolution_input_gradient(planes(dy, self.axes), self._weight(), in_size=size, **self._arguments)
         return dx.reshape(x.shape)
 
@@ -301,14 +305,14 @@ class _Transposed(Convolution):
             inputs,
             self._weight(),
             None if bias is None else bias.value,
-            in_size=(1,) * (2 - self.axes) + size,
+            in_size=pair(size),
             **self._arguments,
         )
         return y.reshape(len(x), self.out_channels, *size)
 
     def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
         self.backward_parameters(x, y, dy)
-        size = (1,) * (2 - self.axes) + x.shape[2:]
+        size = pair(x.shape[2:])
         dx = kernels.convolution(planes(dy, self.axes), self._weight(), out_size=size, **self._arguments)
         return dx.reshape(x.shape)
 

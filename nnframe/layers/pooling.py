@@ -12,7 +12,7 @@ from nnframe import kernels
 from nnframe._checks import as_flag
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array
-from nnframe.layers.windows import Sizes, as_sizes, planes, shown, stacked
+from nnframe.layers.windows import Sizes, as_sizes, pair, planes, shown, stacked
 
 Indices = npt.NDArray[np.int32]
 
@@ -64,10 +64,6 @@ class Pooling(Layer):
             "stride": one + self.stride,
             "padding": (0,) * (2 - self.axes) + self.padding,
         }
-
-    def _wide(self, size: Sizes) -> tuple[int, int]:
-        """Lengths of two axes."""
-        return (1, size[0]) if self.axes == 1 else (size[0], size[1])
 
     def _repr(self, **others: Any) -> str:
         zero, one = (0,) * self.axes, (1,) * self.axes
@@ -121,12 +117,12 @@ class MaxPool1d(Pooling):
 
     def forward_saving(self, x: Array) -> tuple[Array, Indices]:
         size = self._size(x)
-        y, index = kernels.max_pooling(planes(x, self.axes), out_size=self._wide(size), **self._windows)
+        y, index = kernels.max_pooling(planes(x, self.axes), out_size=pair(size), **self._windows)
         return y.reshape(*x.shape[:2], *size), index
 
     def backward(self, x: Array, y: Array, dy: Array, saved: Indices | None = None) -> Array:
         index = self.forward_saving(x)[1] if saved is None else saved
-        dx = kernels.max_pooling_backward(planes(dy, self.axes), index, in_size=self._wide(x.shape[2:]))
+        dx = kernels.max_pooling_backward(planes(dy, self.axes), index, in_size=pair(x.shape[2:]))
         return dx.reshape(x.shape)
 
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
@@ -188,11 +184,11 @@ class AvgPool1d(Pooling):
 
     def forward(self, x: Array) -> Array:
         size = self._size(x)
-        y = kernels.mean_pooling(planes(x, self.axes), out_size=self._wide(size), **self._windows)
+        y = kernels.mean_pooling(planes(x, self.axes), out_size=pair(size), **self._windows)
         return y.reshape(*x.shape[:2], *size)
 
     def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
-        size = self._wide(x.shape[2:])
+        size = pair(x.shape[2:])
         return kernels.mean_pooling_backward(planes(dy, self.axes), in_size=size, **self._windows).reshape(x.shape)
 
     def difference(self, x: Array, y: Array, dx: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What layers share that slide a window along the last axes of x (N, C, ...): sizes, and arrays as the kernels see them."""
+"""What layers share that slide a window along the last axes of x (N, C, ...): sizes, and how kernels see arrays."""
 
 from __future__ import annotations
 
@@ -33,6 +33,11 @@ def planes(x: Array, axes: int) -> Array:
 def stacked(function: Callable[[Array], Array], dx: Array, x: Array, y: Array) -> Array:
     """Return what a linear function of rows makes of dx, which has the shape of x, or is a stack of such."""
     return function(dx.reshape(-1, *x.shape[1:])).reshape(*dx.shape[: dx.ndim - x.ndim], *y.shape)
+
+
+def pair(sizes: Sizes) -> tuple[int, int]:
+    """Return the lengths of two axes; of one, that of the first is 1."""
+    return (1, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
 
 
 def shown(value: object) -> str:
