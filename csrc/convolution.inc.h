@@ -17,12 +17,14 @@
 #undef chunk_t
 #undef sums_t
 #undef shifted_function_t
+#undef columns_t
 #undef sums_function_t
 #define axis_t             FN(axis_t)
 #define grid_t             FN(grid_t)
 #define chunk_t            FN(chunk_t)
 #define sums_t             FN(sums_t)
 #define shifted_function_t FN(shifted_function_t)
+#define columns_t          FN(columns_t)
 #define sums_function_t    FN(sums_function_t)
 
 #undef LOGICAL
@@ -120,8 +122,26 @@ static void FN(backward_axis)(const nnf_convolution *p, int e, intptr_t phase, a
     axis->first[0] = low - most;
 }
 
-/* Cut a grid into chunks of about so many columns, and find the views. 0, or NNF_NO_MEMORY. */
-static int FN(cut_grid)(grid_t *g, intptr_t columns) {
+/* How many images are taken together, up to `columns` columns: so many that columns in gaps, between images and in the
+ * last tile, are few. aligned: whether gaps between images are left out. */
+static intptr_t FN(images_of_chunk)(const grid_t *g, intptr_t columns, intptr_t most, int aligned) {
+    const intptr_t one = (g->axis[0].size - 1) * g->width + g->axis[1].size;
+    intptr_t best = 1;
+    double least = 0;
+    for (intptr_t images = 1; images <= g->images && (images == 1 || images <= most); images++) {
+        const intptr_t all = (images - 1) * g->image + one;
+        const intptr_t tiles = aligned ? images * ((one + LOGICAL - 1) / LOGICAL * LOGICAL)
+                                       : (all + LANES - 1) / LANES * LANES;
+        const double each = (double)(tiles + NNF_COLUMNS_PER_CHUNK) / (double)images;
+        if (images == 1 || each < least) best = images, least = each;
+        if (all >= columns) break;
+    }
+    return best;
+}
+
+/* Cut a grid into chunks of up to about so many columns, and find the views. aligned: whether each image begins at a
+ * whole number of logical lanes. 0, or NNF_NO_MEMORY. */
+static int FN(cut_grid)(grid_t *g, intptr_t columns, int aligned) {
     const axis_t *y = &g->axis[0], *x = &g->axis[1];
     const intptr_t planes = g->channels * y->phases * x->phases, most = NNF_CHUNK_BYTES / (intptr_t)sizeof(T);
     intptr_t k = 0;
@@ -130,13 +150,8 @@ static int FN(cut_grid)(grid_t *g, intptr_t columns) {
     g->some_rows = most / (planes * g->width) - y->reach;
     g->some_rows = g->some_rows < 1 ? 1 : g->some_rows > y->size ? y->size : g->some_rows;
     g->image = (g->some_rows + y->reach) * g->width;
-    g->some_images = 1;
-    if (g->some_rows == y->size) {
-        g->some_images = (columns + g->image - 1) / g->image;
-        if (g->some_images > most / (planes * g->image)) g->some_images = most / (planes * g->image);
-        if (g->some_images > g->images) g->some_images = g->images;
-        if (g->some_images < 1) g->some_images = 1;
-    }
+    if (aligned) g->image = (g->image + LOGICAL - 1) / LOGICAL * LOGICAL;
+    g->some_images = g->some_rows == y->size ? FN(images_of_chunk)(g, columns, most / (planes * g->image), aligned) : 1;
     g->plane = g->some_images * g->image;
     g->columns = (g->some_images - 1) * g->image + (g->some_rows - 1) * g->width + x->size;
     g->columns = (g->columns + 4 * LANES + LOGICAL - 1) / LOGICAL * LOGICAL;
@@ -260,11 +275,13 @@ typedef void (*shifted_function_t)(intptr_t taps, const intptr_t *offset, const 
         NNF_UNROLL for (int r = 0; r < R; r++)                                                                         \
             NNF_UNROLL for (int n = 0; n < N; n++) v_store(c + r * c_row + n * LANES, sum[r][n]);                      \
     }
+NNF_EACH_ROWS(NNF_SHIFTED, 1)
 NNF_EACH_ROWS(NNF_SHIFTED, 2)
 NNF_FEW_ROWS(NNF_SHIFTED, 4)
 
 #define NNF_SHIFTED_NAME(R, N) FN(shifted_##R##x##N),
-static const shifted_function_t FN(shifted)[TILE_ROWS] = {NNF_EACH_ROWS(NNF_SHIFTED_NAME, 2)};
+static const shifted_function_t FN(shifted)[NNF_TILE_VECTORS][TILE_ROWS] = {{NNF_EACH_ROWS(NNF_SHIFTED_NAME, 1)},
+                                                                         {NNF_EACH_ROWS(NNF_SHIFTED_NAME, 2)}};
 static const shifted_function_t FN(shifted_wide)[WIDE_ROWS] = {NNF_FEW_ROWS(NNF_SHIFTED_NAME, 4)};
 #undef NNF_SHIFTED_NAME
 #undef NNF_SHIFTED
@@ -296,7 +313,7 @@ static void FN(shifted_sums)(const grid_t *g, intptr_t columns, intptr_t height,
         for (; j + 2 * LANES < columns; j += 4 * LANES)
             FN(shifted_wide)[height - 1](g->taps, g->offset, a, b + j, bias, c + j, g->columns);
     for (; j < columns; j += 2 * LANES)
-        FN(shifted)[height - 1](g->taps, g->offset, a, b + j, bias, c + j, g->columns);
+        FN(shifted)[j + LANES < columns][height - 1](g->taps, g->offset, a, b + j, bias, c + j, g->columns);
 }
 
 static void FN(put_strip)(const grid_t *g, const chunk_t *c, intptr_t first, intptr_t height, const T *from) {
@@ -347,7 +364,7 @@ static intptr_t FN(tasks_of)(double flops, intptr_t chunks) {
 /* All outputs of a grid. */
 static int FN(run_grid)(grid_t *g) {
     if (g->images == 0 || g->axis[0].size == 0 || g->axis[1].size == 0) return 0;
-    int failed = FN(cut_grid)(g, NNF_CHUNK_COLUMNS);
+    int failed = FN(cut_grid)(g, NNF_CHUNK_COLUMNS, 0);
     T *packed = failed ? NULL : malloc((size_t)(g->groups * g->rows * g->taps + 1) * sizeof(T));
     if (packed) {
         const intptr_t chunks = g->groups * g->image_chunks * g->row_chunks;
@@ -415,8 +432,13 @@ static int FN(convolution_input_gradient)(const nnf_convolution *p) {
 /* ---- sums over columns ---- */
 
 
-typedef void (*sums_function_t)(intptr_t columns, const intptr_t *offset, const T *views, const T *rows,
-                                intptr_t row, double *to, intptr_t to_row);
+typedef struct {
+    intptr_t images, image, columns; /* of each image; from one to the next; to be summed of each */
+    const T *views, *rows;
+    intptr_t row, to_row; /* from one to the next */
+} columns_t;
+
+typedef void (*sums_function_t)(const columns_t *p, const intptr_t *offset, intptr_t first, double *to);
 
 NNF_INLINE T FN(sum_logical)(T *lane) {
     for (intptr_t half = LOGICAL / 2; half > 0; half /= 2)
@@ -425,32 +447,33 @@ NNF_INLINE T FN(sum_logical)(T *lane) {
     return lane[0];
 }
 
-/* to (R, K) += rows (R, columns) times K views, transposed. */
+/* to (R, K) += rows (R, columns) from row `first` on times K views, transposed. */
 #define NNF_COLUMN_SUMS(R, K)                                                                                          \
-    NNF_TILE_ATTRIBUTE static void FN(column_sums_##R##x##K)(intptr_t columns, const intptr_t *offset, const T *views, \
-                                                             const T *rows, intptr_t row, double *to,                  \
-                                                             intptr_t to_row) {                                        \
-        V sum[R][K][NNF_REGISTERS];                                                                                  \
-        const T *view[K];                                                                                              \
-        NNF_UNROLL for (int k = 0; k < K; k++) {                                                                       \
-            view[k] = views + offset[k];                                                                               \
-            NNF_UNROLL for (int r = 0; r < R; r++)                                                                     \
-                NNF_UNROLL for (int v = 0; v < NNF_REGISTERS; v++) sum[r][k][v] = v_set1(0);                    \
-        }                                                                                                              \
-        for (intptr_t j = 0; j < columns; j += LOGICAL)                                                      \
-            NNF_UNROLL for (int v = 0; v < NNF_REGISTERS; v++) {                                                \
-                V numbers[R];                                                                                          \
-                NNF_UNROLL for (int r = 0; r < R; r++) numbers[r] = v_load(rows + r * row + j + v * LANES);            \
-                NNF_UNROLL for (int k = 0; k < K; k++) {                                                               \
-                    const V seen = v_load(view[k] + j + v * LANES);                                                    \
-                    NNF_UNROLL for (int r = 0; r < R; r++) sum[r][k][v] += numbers[r] * seen;                          \
+    NNF_TILE_ATTRIBUTE static void FN(column_sums_##R##x##K)(const columns_t *p, const intptr_t *offset,               \
+                                                             intptr_t first, double *to) {                             \
+        V sum[R][K][NNF_REGISTERS];                                                                                    \
+        const intptr_t row = p->row, columns = p->columns;                                                             \
+        NNF_UNROLL for (int r = 0; r < R; r++)                                                                         \
+            NNF_UNROLL for (int k = 0; k < K; k++)                                                                     \
+                NNF_UNROLL for (int v = 0; v < NNF_REGISTERS; v++) sum[r][k][v] = v_set1(0);                           \
+        for (intptr_t i = 0; i < p->images; i++) {                                                                     \
+            const T *rows = p->rows + first * row + i * p->image, *view[K];                                            \
+            NNF_UNROLL for (int k = 0; k < K; k++) view[k] = p->views + i * p->image + offset[k];                      \
+            for (intptr_t j = 0; j < columns; j += LOGICAL)                                                            \
+                NNF_UNROLL for (int v = 0; v < NNF_REGISTERS; v++) {                                                   \
+                    V numbers[R];                                                                                      \
+                    NNF_UNROLL for (int r = 0; r < R; r++) numbers[r] = v_load(rows + r * row + j + v * LANES);        \
+                    NNF_UNROLL for (int k = 0; k < K; k++) {                                                           \
+                        const V seen = v_load(view[k] + j + v * LANES);                                                \
+                        NNF_UNROLL for (int r = 0; r < R; r++) sum[r][k][v] += numbers[r] * seen;                      \
+                    }                                                                                                  \
                 }                                                                                                      \
-            }                                                                                                          \
+        }                                                                                                              \
         NNF_UNROLL for (int r = 0; r < R; r++)                                                                         \
             NNF_UNROLL for (int k = 0; k < K; k++) {                                                                   \
-                T lane[64 / sizeof(T)];                                                                             \
-                NNF_UNROLL for (int v = 0; v < NNF_REGISTERS; v++) v_store(lane + v * LANES, sum[r][k][v]);     \
-                to[r * to_row + k] += (double)FN(sum_logical)(lane);                                                  \
+                T lane[64 / sizeof(T)];                                                                                \
+                NNF_UNROLL for (int v = 0; v < NNF_REGISTERS; v++) v_store(lane + v * LANES, sum[r][k][v]);            \
+                to[r * p->to_row + k] += (double)FN(sum_logical)(lane);                                                \
             }                                                                                                          \
     }
 #undef MOST_SUM_ROWS
@@ -512,22 +535,20 @@ static void FN(sum_of_columns)(intptr_t columns, const T *row, double *to) {
     *to += (double)FN(sum_logical)(lane);
 }
 
-static void FN(sum_chunk)(const sums_t *p, intptr_t columns, intptr_t height, const T *planes, const T *rows,
-                          double *to) {
+static void FN(sum_chunk)(const sums_t *p, const columns_t *c, intptr_t height, double *to) {
     const grid_t *g = &p->grid;
     const intptr_t strips = (height + MOST_SUM_ROWS - 1) / MOST_SUM_ROWS;
     const intptr_t parts = (g->taps + MOST_SUM_TAPS - 1) / MOST_SUM_TAPS;
     for (intptr_t s = 0, r = 0; s < strips; s++) {
         const intptr_t some_rows = FN(strip_height)(height, strips, s);
-        double *sums = to + r * (g->taps + 1);
+        double *sums = to + r * c->to_row;
         for (intptr_t q = 0, k = 0; q < parts; q++) {
             const intptr_t some_taps = FN(strip_height)(g->taps, parts, q);
-            FN(column_sums)[some_rows - 1][some_taps - 1](columns, g->offset + k, planes, rows + r * g->columns,
-                                                          g->columns, sums + k, g->taps + 1);
+            FN(column_sums)[some_rows - 1][some_taps - 1](c, g->offset + k, r, sums + k);
             k += some_taps;
         }
         for (intptr_t i = 0; p->with_bias && i < some_rows; i++)
-            FN(sum_of_columns)(columns, rows + (r + i) * g->columns, sums + i * (g->taps + 1) + g->taps);
+            FN(sum_of_columns)(g->columns, c->rows + (r + i) * c->row, sums + i * c->to_row + g->taps);
         r += some_rows;
     }
 }
@@ -547,10 +568,17 @@ static void FN(sums_task)(void *context, intptr_t task) {
     memset(planes, 0, (size_t)g->room * sizeof(T));
     for (intptr_t at = chunks * part / p->parts; at < chunks * (part + 1) / p->parts; at++) {
         const chunk_t c = FN(chunk_of)(g, group * chunks + at);
-        const intptr_t columns = (FN(columns_of)(g, &c) + LOGICAL - 1) / LOGICAL * LOGICAL;
+        const intptr_t one = (c.rows - 1) * g->width + g->axis[1].size;
+        const columns_t columns = {.images = c.images,
+                                   .image = g->image,
+                                   .columns = (one + LOGICAL - 1) / LOGICAL * LOGICAL,
+                                   .views = planes,
+                                   .rows = rows,
+                                   .row = g->columns,
+                                   .to_row = g->taps + 1};
         FN(fill_planes)(g, &c, planes);
         FN(fill_gradient)(g, &c, first, height, rows);
-        FN(sum_chunk)(p, columns, height, planes, rows, to);
+        FN(sum_chunk)(p, &columns, height, to);
     }
     free(planes);
 }
@@ -597,7 +625,7 @@ static int FN(convolution_weight_gradient)(const nnf_convolution *p) {
     grid_t *g = &s.grid;
     FN(forward_axis)(p, 0, &g->axis[0], room);
     FN(forward_axis)(p, 1, &g->axis[1], room + 4 * p->kernel[0]);
-    int failed = FN(cut_grid)(g, NNF_SUM_COLUMNS);
+    int failed = FN(cut_grid)(g, NNF_SUM_COLUMNS, 1);
     if (!failed) {
         FN(cut_sums)(&s);
         s.sums = calloc((size_t)(s.parts * g->groups * g->rows * (g->taps + 1)), sizeof(double));

@@ -39,25 +39,80 @@ NNF_INLINE double FN(divisor)(const nnf_pooling *p, const intptr_t *at, const wi
     return product;
 }
 
+/* The largest entry of the window (i, j), and its index. */
+NNF_INLINE T FN(max_of_window)(const nnf_pooling *p, const T *x, window_t rows, window_t columns, int32_t *index) {
+    intptr_t at = rows.first * p->in_size[1] + columns.first;
+    T most = x[at];
+    for (intptr_t r = rows.first; r < rows.end; r += rows.step)
+        for (intptr_t c = columns.first; c < columns.end; c += columns.step) {
+            const T value = x[r * p->in_size[1] + c];
+            if (value > most || value != value) most = value, at = r * p->in_size[1] + c;
+        }
+    *index = (int32_t)at;
+    return most;
+}
+
+/* n <= LANES entries of x, every step-th. */
+NNF_INLINE V FN(load_apart)(const T *x, intptr_t step, intptr_t n) {
+    T lane[LANES];
+    if (step == 1) return v_load_n(x, n);
+#if NNF_VECTOR_BYTES > 0
+    if (step == 2 && 2 * n - 1 > LANES) return NNF_SHUFFLE(v_load(x), v_load_n(x + LANES, 2 * n - 1 - LANES), NNF_EVEN);
+    if (step == 2) return NNF_SHUFFLE(v_load_n(x, 2 * n - 1), v_set1(0), NNF_EVEN);
+#endif
+    for (intptr_t i = 0; i < LANES; i++)
+        lane[i] = i < n ? x[i * step] : 0;
+    return v_load(lane);
+}
+
+#if NNF_VECTOR_BYTES > 0
+NNF_INLINE VI FN(select_index)(VI mask, VI a, VI b) { return (mask & a) | (~mask & b); }
+#else
+NNF_INLINE VI FN(select_index)(VI mask, VI a, VI b) { return mask ? a : b; }
+#endif
+
+/* The largest entries of n <= LANES windows side by side, all of whose columns are in the plane. */
+NNF_INLINE void FN(max_of_windows)(const nnf_pooling *p, const T *x, window_t rows, intptr_t column, intptr_t n, T *y,
+                                   int32_t *index) {
+    V most = v_set1(0);
+    VI at = (VI)(v_set1(0) != v_set1(0));
+    int first = 1;
+    for (intptr_t r = rows.first; r < rows.end; r += rows.step)
+        for (intptr_t b = 0; b < p->kernel[1]; b++, first = 0) {
+            const intptr_t start = r * p->in_size[1] + column + b * p->dilation[1];
+            const V value = FN(load_apart)(x + start, p->stride[1], n);
+            const VI more = first ? (VI)(value == value) | (VI)(value != value) : (VI)(value > most) | (VI)(value != value);
+            most = v_select(more, value, most);
+            at = FN(select_index)(more, at - at + (TI)start, at);
+        }
+    TI lane[LANES];
+    v_store_n(y, most, n);
+    memcpy(lane, &at, sizeof lane);
+    for (intptr_t i = 0; i < n; i++)
+        index[i] = (int32_t)(lane[i] + (TI)(i * p->stride[1]));
+}
+
 static void FN(max_of_plane)(const nnf_pooling *p, intptr_t plane) {
     const T *x = (const T *)p->x + plane * p->in_size[0] * p->in_size[1];
-    T *y = (T *)p->y + plane * p->out_size[0] * p->out_size[1];
-    int32_t *index = p->index + plane * p->out_size[0] * p->out_size[1];
+    const intptr_t width = p->out_size[1], reach = (p->kernel[1] - 1) * p->dilation[1];
+    const intptr_t low = (p->padding[1] + p->stride[1] - 1) / p->stride[1]; /* windows from here to `end` are inside */
+    const intptr_t room = p->in_size[1] + p->padding[1] - reach - 1;
+    intptr_t end = room < 0 ? 0 : room / p->stride[1] + 1;
+    if (end > width) end = width;
     for (intptr_t i = 0; i < p->out_size[0]; i++) {
         const window_t rows = FN(window)(p, 0, i);
-        for (intptr_t j = 0; j < p->out_size[1]; j++) {
-            const window_t columns = FN(window)(p, 1, j);
-            intptr_t at = rows.first * p->in_size[1] + columns.first;
-            T most = x[at];
-            for (intptr_t r = rows.first; r < rows.end; r += rows.step)
-                for (intptr_t c = columns.first; c < columns.end; c += columns.step) {
-                    const T value = x[r * p->in_size[1] + c];
-                    const int more = value > most || value != value;
-                    most = more ? value : most;
-                    at = more ? r * p->in_size[1] + c : at;
-                }
-            *y++ = most, *index++ = (int32_t)at;
-        }
+        T *y = (T *)p->y + (plane * p->out_size[0] + i) * width;
+        int32_t *index = p->index + (plane * p->out_size[0] + i) * width;
+        intptr_t j = 0;
+        while (j < width)
+            if (j >= low && j < end) {
+                const intptr_t n = end - j < LANES ? end - j : LANES;
+                FN(max_of_windows)(p, x, rows, j * p->stride[1] - p->padding[1], n, y + j, index + j);
+                j += n;
+            } else {
+                y[j] = FN(max_of_window)(p, x, rows, FN(window)(p, 1, j), index + j);
+                j++;
+            }
     }
 }
 
