@@ -21,6 +21,7 @@
 
 #include "convolution.inc.h"
 #include "pooling.inc.h"
+#include "channels.inc.h"
 
 static const nnf_kernels FN(kernels) = {
     .matmul = FN(matmul),
@@ -41,4 +42,5 @@ static const nnf_kernels FN(kernels) = {
     .convolution_input_gradient = FN(convolution_input_gradient),
     .convolution_weight_gradient = FN(convolution_weight_gradient),
     .pooling = FN(pooling),
+    .convolution_difference = FN(convolution_difference),
 };

@@ -4,6 +4,7 @@ Differences are propagated, not values (see docs/derivations/differences.md): th
 weight changes travels upwards through each layer's `difference`. Each part of the work has its own way:
 
     FusedLinear    a linear layer with built-in layers above it, in C; between the two may be other elementwise layers
+    FusedConvolution a convolution with built-in layers above it, in C
     StackedCurves  a linear layer with any layers above it that do not mix rows
     StackedEntries any other parameter: moved, then `difference` of each layer above, for many entries at a time
     SharedEntries  a parameter that several layers hold
@@ -23,6 +24,7 @@ from nnframe.core.layer import Layer
 from nnframe.core.local import as_step
 from nnframe.core.parameter import Parameter
 from nnframe.core.structure import Memory, couples_of
+from nnframe.gradients.channels import convolution_in_c, is_convolution
 from nnframe.gradients.curves import StackedCurves, curves_pay
 from nnframe.gradients.entries import SharedEntries, StackedEntries
 from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
@@ -96,7 +98,7 @@ class CentralDifference(WorkingStrategy):
             whole = (
                 None
                 if len(known) and any(id(p) in known for p in parameters)
-                else self._of_linear(place, passed, chosen, described)
+                else self._of_whole_layer(place, passed, chosen, described)
             )
             if whole is not None:
                 pieces.append(whole)
@@ -123,18 +125,22 @@ class CentralDifference(WorkingStrategy):
                     found[id(p)] = SharedEntries(p, holders, passed, self.step, _selected(p, chosen), self.scaled)
         return list(found.values())
 
-    def _of_linear(
+    def _of_whole_layer(
         self, place: Place, passed: ForwardPass, chosen: Chosen | None, described: Described | None
     ) -> Work | None:
-        """Return the work for all parameters of a linear layer together; None where there is no such way."""
+        """Return the work for all parameters of a layer together; None where there is no such way."""
         link, above = place
-        if not is_linear(link) or link.x.ndim != 2:
-            return None
         layer: Any = link.layer
-        in_c = above_in_c(place, described, passed)
+        if not is_linear(link) and not is_convolution(link):
+            return None
         selected = None
         if chosen is not None:
             selected = chosen.get(id(layer.weight), NONE), chosen.get(id(layer.bias), NONE)
+        if is_convolution(link):
+            return convolution_in_c(place, described, self.step_for(place, passed), selected)
+        if link.x.ndim != 2:
+            return None
+        in_c = above_in_c(place, described, passed)
         if in_c is not None:
             return FusedLinear(link, in_c, self.step_for(place, passed), selected, self.interpolate)
         by_rows = all(couples_of(one, passed.run) != "batch" for one in above)

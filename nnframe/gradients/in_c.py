@@ -286,7 +286,7 @@ def above_in_c(place: Place, described: Described | None, passed: ForwardPass) -
     columns = above[:first_stage]
     if not all(couples_of(one, passed.run) == "entries" for one in columns):
         return None
-    stages = [one.layer.stage(one.x, one.y) for one in above[first_stage:]]
+    stages = [stage for one in above[first_stage:] if (stage := one.layer.stage(one.x, one.y))]
     loss, scale = described
     return InC(_kernels.Above(link.y.shape[1], stages, **loss), columns, scale)
 

@@ -46,6 +46,29 @@ cdef extern from "nnframe.h" nogil:
         double scale
         void *grad
         double *losses
+    ctypedef struct nnf_convolution:
+        intptr_t images, groups, in_channels, out_channels
+        intptr_t[2] in_size, out_size, kernel, stride, padding, dilation
+        void *x
+        void *weight
+        void *bias
+        void *y
+    ctypedef enum nnf_pass:
+        NNF_MAX
+        NNF_MAX_GRADIENT
+        NNF_MAX_CHANGE
+        NNF_MEAN
+        NNF_MEAN_GRADIENT
+    ctypedef struct nnf_pooling:
+        nnf_pass which
+        intptr_t planes, stack
+        intptr_t[2] in_size, out_size, kernel, stride, padding, dilation
+        double divisor
+        int count_padding
+        void *x
+        void *y
+        int32_t *index
+        const void *change
     ctypedef struct nnf_stage:
         const void *weight
         nnf_activation activation
@@ -56,6 +79,8 @@ cdef extern from "nnframe.h" nogil:
         const void *bias
         void *grad_weight
         void *grad_bias
+        const nnf_convolution *convolution
+        const nnf_pooling *pooling
     ctypedef enum nnf_loss:
         NNF_CROSS_ENTROPY
         NNF_SQUARED_ERROR
@@ -91,6 +116,12 @@ cdef extern from "nnframe.h" nogil:
         double step, scale
         void *grad_weight
         void *grad_bias
+    ctypedef struct nnf_convolution_difference:
+        nnf_above above
+        const nnf_convolution *layer
+        double step, scale
+        void *grad_weight
+        void *grad_bias
     ctypedef struct nnf_curves:
         nnf_above above
         const void *distance
@@ -107,29 +138,6 @@ cdef extern from "nnframe.h" nogil:
         const void *b
         const intptr_t *entry
         void *out
-    ctypedef struct nnf_convolution:
-        intptr_t images, groups, in_channels, out_channels
-        intptr_t[2] in_size, out_size, kernel, stride, padding, dilation
-        void *x
-        void *weight
-        void *bias
-        void *y
-    ctypedef enum nnf_pass:
-        NNF_MAX
-        NNF_MAX_GRADIENT
-        NNF_MAX_CHANGE
-        NNF_MEAN
-        NNF_MEAN_GRADIENT
-    ctypedef struct nnf_pooling:
-        nnf_pass which
-        intptr_t planes, stack
-        intptr_t[2] in_size, out_size, kernel, stride, padding, dilation
-        double divisor
-        int count_padding
-        void *x
-        void *y
-        int32_t *index
-        const void *change
     ctypedef struct nnf_kernels:
         void (*matmul)(const nnf_matmul *p) noexcept nogil
         void (*softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) noexcept nogil
@@ -150,6 +158,7 @@ cdef extern from "nnframe.h" nogil:
         int (*convolution_input_gradient)(const nnf_convolution *p) noexcept nogil
         int (*convolution_weight_gradient)(const nnf_convolution *p) noexcept nogil
         void (*pooling)(const nnf_pooling *p) noexcept nogil
+        int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)() noexcept nogil) noexcept nogil
     ctypedef struct nnf_isa:
         const char *name
         const nnf_kernels *kernels[2]

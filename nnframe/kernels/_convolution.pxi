@@ -202,8 +202,8 @@ cdef void run_pooling(const nnf_kernels *kernels, const nnf_pooling *p) noexcept
 
 cdef array as_indices(object index, array y):
     """The indices that `max_pooling` returned."""
-    cdef array found = np.ascontiguousarray(index)
-    if cnp.PyArray_TYPE(found) != cnp.NPY_INT32 or not cnp.PyArray_SAMESHAPE(found, y):
+    cdef array found = as_indices_of(index)
+    if not cnp.PyArray_SAMESHAPE(found, y):
         raise ValueError(f"index: expected int32 of shape {np.shape(y)}, got {found.dtype} of shape {np.shape(found)}")
     return found
 
@@ -256,8 +256,8 @@ def max_pooling_difference(x, dx, index, *, kernel_size, stride, padding=(0, 0),
     if np.shape(change)[-4:] != np.shape(inputs) or cnp.PyArray_NDIM(change) > 5:
         raise ValueError(f"dx: expected shape of x {np.shape(inputs)}, with or without one axis before it, "
                          f"got {np.shape(change)}")
-    cdef array at = np.ascontiguousarray(index)
-    if cnp.PyArray_TYPE(at) != cnp.NPY_INT32 or np.shape(at)[:2] != np.shape(inputs)[:2] or cnp.PyArray_NDIM(at) != 4:
+    cdef array at = as_indices_of(index)
+    if np.shape(at)[:2] != np.shape(inputs)[:2]:
         raise ValueError(f"index: expected int32 of shape {np.shape(inputs)[:2]} and two more axes, got {at.dtype} of "
                          f"shape {np.shape(at)}")
     shape = np.shape(change)[:-4] + np.shape(at)
@@ -304,3 +304,71 @@ def mean_pooling_backward(dy, *, in_size, kernel_size, stride, padding=(0, 0), c
     else:
         run_pooling(kernels_for(y), &p)
     return x
+
+
+# ---- central differences -----------------------------------------------------------------------------------------
+
+def convolution_difference(Above above not None, x, *, step, scale, grad_weight, grad_bias=None, stride=(1, 1),
+                           padding=(0, 0), dilation=(1, 1), groups=1, out_size, units=None):
+    """The central-difference gradient of a convolution below built-in layers, in C on all threads.
+
+    Parameters
+    ----------
+    above : Above
+        Its outputs are those of a row: those of all output channels.
+    x : array (N, groups C, H, W)
+        The layer's input.
+    step, scale : float
+        The step in weight; what the sum of losses over rows is multiplied with.
+    grad_weight, grad_bias : array (O, C, height, width), array (O,) or None
+        Overwritten, for the output channels in `units`.
+    stride, padding, dilation, groups, out_size :
+        As for `convolution`.
+    units : range, optional
+        Of output channels; all if not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Dtypes or shapes that do not fit each other, arrays to be written that share memory with others; nothing has
+        been written.
+    """
+    cdef array inputs = as_planes(x, "x", "(N, C, H, W)", above.typenum)
+    if not cnp.PyArray_Check(grad_weight) or np.ndim(grad_weight) != 4:
+        raise ValueError(f"grad_weight: expected an array of shape (O, C, height, width), got {got(grad_weight)}")
+    cdef array weight = as_writeable(grad_weight, "grad_weight", 4, cnp.PyArray_DIMS(<array>grad_weight), above.typenum)
+    cdef array bias = None
+    cdef cnp.npy_intp outputs = cnp.PyArray_DIM(weight, 0)
+    cdef nnf_convolution c
+    cdef nnf_convolution_difference p
+    cdef int answer
+    if grad_bias is not None:
+        bias = as_writeable(grad_bias, "grad_bias", 1, &outputs, above.typenum)
+    sizes = np.empty((len(inputs), outputs, 0, 0), inputs.dtype)
+    set_convolution(&c, inputs, weight, sizes, stride, padding, dilation, groups)
+    as_pair(out_size, "out_size", 1, c.out_size)
+    if outputs * c.out_size[0] * c.out_size[1] != above.outputs or cnp.PyArray_DIM(inputs, 0) != above.rows:
+        raise ValueError(f"x: expected {above.rows} rows and {above.outputs} outputs of each, got shape {np.shape(x)} and "
+                         f"{outputs} channels of {tuple(out_size)}")
+    p.step, p.scale = as_number(step, "step"), as_number(scale, "scale")
+    if not 0 < p.step < float("inf"):
+        raise ValueError(f"step: expected a finite number above 0, got {step!r}")
+    some = range(outputs) if units is None else units
+    if not isinstance(some, range) or some.step != 1 or (len(some) and not 0 <= some.start < some.stop <= outputs):
+        raise ValueError(f"units: expected a range within 0 and {outputs}, got {got(units)}")
+    refuse_shared_arrays({"grad_weight": weight, "grad_bias": bias}, {"x": x, **above.given})
+    if reference is not None:
+        reference.convolution_difference(above, inputs, p.step, p.scale, weight, bias, tuple(out_size), tuple(stride),
+                                         tuple(padding), tuple(dilation), groups, some)
+        return
+    cdef array to_weight = in_c_order(weight), to_bias = None if bias is None else in_c_order(bias)
+    cdef const nnf_kernels *kernels = kernels_for(inputs)
+    p.above, p.layer = above.c, &c
+    p.above.first, p.above.units = some.start if len(some) else 0, len(some)
+    p.grad_weight, p.grad_bias = <void *>address(to_weight), <void *>address(to_bias)
+    with nogil:
+        answer = kernels.convolution_difference(&p, poll)
+    finish(answer)
+    write_back(to_weight, weight)
+    if bias is not None:
+        write_back(to_bias, bias)

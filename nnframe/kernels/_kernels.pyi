@@ -248,6 +248,21 @@ def difference_curves(
     chosen: npt.NDArray[np.bool_] | None = None,
     units: range | None = None,
 ) -> None: ...
+def convolution_difference(
+    above: Above,
+    x: _Floats,
+    *,
+    step: float,
+    scale: float,
+    grad_weight: _Floats,
+    grad_bias: _Floats | None = None,
+    stride: _Pair = ...,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+    groups: int = 1,
+    out_size: _Pair,
+    units: range | None = None,
+) -> None: ...
 def selected_products(a: _Floats, b: _Floats, entries: npt.NDArray[np.intp], out: _Floats) -> None: ...
 def low_level_callable(f: Any) -> tuple[str, int, int]: ...
 def evaluate_moved(

@@ -39,6 +39,7 @@ from nnframe.kernels._c cimport (
     nnf_activation_name,
     nnf_compiler,
     nnf_convolution,
+    nnf_convolution_difference,
     nnf_curves,
     nnf_difference,
     nnf_evaluate_moved,

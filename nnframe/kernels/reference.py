@@ -13,6 +13,7 @@ import numpy.typing as npt
 from nnframe.kernels.reference_activations import activation, activation_backward, activation_difference
 from nnframe.kernels.reference_convolution import (
     convolution,
+    convolution_difference,
     convolution_input_gradient,
     convolution_weight_gradient,
     max_pooling,
@@ -30,6 +31,7 @@ __all__ = [
     "activation_backward",
     "activation_difference",
     "convolution",
+    "convolution_difference",
     "convolution_input_gradient",
     "convolution_weight_gradient",
     "cross_entropy_targets",

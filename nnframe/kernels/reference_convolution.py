@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnframe.kernels.reference_activations import activation_difference
+from nnframe.kernels.reference_differences import Above, change_of_loss
+
 Floats = npt.NDArray[np.floating]
 Indices = npt.NDArray[np.int32]
 Pair = tuple[int, int]
@@ -152,7 +155,8 @@ def _divisors(size: Pair, length: Pair, kernel: Pair, stride: Pair, padding: Pai
         start = np.arange(n) * s - p
         end = start + k
         counts.append(np.minimum(end, most + p) - start if count else np.minimum(end, most) - np.maximum(start, 0))
-    return np.multiply.outer(counts[0], counts[1]).astype(np.float64)
+    found: Any = np.multiply.outer(counts[0], counts[1]).astype(np.float64)
+    return found  # type: ignore[no-any-return]
 
 
 def mean_pooling(
@@ -160,8 +164,8 @@ def mean_pooling(
 ) -> Floats:
     """Return the mean of each window; see `kernels.mean_pooling`."""
     by: Any = divisor or _divisors(size, (x.shape[2], x.shape[3]), kernel, stride, padding, count).astype(x.dtype)
-    found: Floats = (_windows(x, size, kernel, stride, padding, (1, 1), 0).sum(axis=0) / by).astype(x.dtype)
-    return found
+    mean: Any = _windows(x, size, kernel, stride, padding, (1, 1), 0).sum(axis=0) / by
+    return mean.astype(x.dtype)  # type: ignore[no-any-return]
 
 
 def mean_pooling_backward(
@@ -175,3 +179,70 @@ def mean_pooling_backward(
         seen += dy / by
     dx: Floats = wide[:, :, padding[0] : padding[0] + size[0], padding[1] : padding[1] + size[1]]
     return dx
+
+
+# ---- central differences ----
+
+
+def convolution_difference(
+    above: Above,
+    x: Floats,
+    step: float,
+    scale: float,
+    grad_weight: Floats,
+    grad_bias: Floats | None,
+    size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    units: range,
+) -> None:
+    """Each weight and bias of some channels moved by +step and -step; see `kernels._kernels.convolution_difference`."""
+    outputs, channels, *kernel = grad_weight.shape
+    wide = _padded(x, size, (kernel[0], kernel[1]), stride, padding, dilation, 0)
+    seen = np.stack([view for _, _, view in _views(wide, size, (kernel[0], kernel[1]), stride, dilation)], axis=2)
+    for o in units:
+        group = o // (outputs // groups)
+        met = seen[:, group * channels : (group + 1) * channels].reshape(len(x), -1, *size)  # (N, weights, *size)
+        for e in range(met.shape[1] + (grad_bias is not None)):
+            change = np.zeros((2, len(x), outputs, *size))
+            change[:, :, o] = np.multiply.outer(
+                [step, -step], met[:, e] if e < met.shape[1] else np.ones(met[:, 0].shape)
+            )
+            up, down = change_of_loss(above, _through(above.stages, change)).sum(axis=1)
+            if e < met.shape[1]:
+                grad_weight[o].reshape(-1)[e] = (up - down) * scale / (2 * step)
+            elif grad_bias is not None:
+                grad_bias[o] = (up - down) * scale / (2 * step)
+
+
+def _through(stages: list[tuple[Any, ...]], d: Any) -> Any:
+    """Return what changes d (S, N, ...) become above some stages, (S, N, width)."""
+    stack = d.shape[:2]
+    for stage in stages:
+        options = stage[-1] if isinstance(stage[-1], dict) else {}
+        if len(stage) == 1:
+            d = d.reshape(*stack, -1) @ stage[0].T.astype(np.float64)
+        elif stage[0] == "convolution":
+            flat = d.reshape(-1, *stage[2])
+            d = convolution(flat, stage[1].astype(np.float64), None, stage[3][1:], **options)
+        elif stage[0] == "max":
+            d = max_pooling_difference(
+                stage[1].astype(np.float64),
+                d.reshape(stack[0], *stage[1].shape),
+                stage[2],
+                options["kernel_size"],
+                options["stride"],
+                options["padding"],
+                options["dilation"],
+            )
+        elif stage[0] == "mean":
+            flat, count = d.reshape(-1, *stage[1]), options["count_padding"]
+            windows = options["kernel_size"], options["stride"], options["padding"]
+            d = mean_pooling(flat, stage[2][1:], *windows, count, options["divisor"])
+        else:
+            name, alpha, x, y = stage
+            at, to = (one.reshape(stack[1], -1).astype(np.float64) for one in (x, y))
+            d = activation_difference(name, at, to, d.reshape(*stack, -1), alpha)
+    return d.reshape(*stack, -1)

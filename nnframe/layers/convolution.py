@@ -171,6 +171,11 @@ class _Forward(Convolution):
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         return stacked(lambda one: self._convolved(one, None), dx, x, y)
 
+    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: see `kernels._kernels.Above`."""
+        sizes = planes(x, self.axes).shape[1:], planes(y, self.axes).shape[1:]
+        return ("convolution", self._weight(), *sizes, self._arguments)
+
     def perturb(self, parameter: Parameter, indices: npt.NDArray[np.intp], step: float, x: Array, y: Array) -> Array:
         """Return one changed channel for each entry: `step` times what w[o, c, a] meets of channel c, in channel o."""
         dy = np.zeros((len(indices), *y.shape), y.dtype)

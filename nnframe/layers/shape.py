@@ -49,6 +49,10 @@ class Flatten(Shaping):
     def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
         return dy.reshape(x.shape)
 
+    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: nothing, as entries keep their order."""
+        return ()
+
     def __repr__(self) -> str:
         axes = (self.start_dim, self.end_dim)
         return "Flatten()" if axes == (1, -1) else f"Flatten({axes[0]}, {axes[1]})"
@@ -77,6 +81,10 @@ class Reshape(Shaping):
 
     def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
         return dy.reshape(x.shape)
+
+    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: nothing, as entries keep their order."""
+        return ()
 
     def __repr__(self) -> str:
         return f"Reshape({', '.join(map(str, self.shape))})"
@@ -109,6 +117,10 @@ class Unflatten(Shaping):
 
     def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
         return dy.reshape(x.shape)
+
+    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: nothing, as entries keep their order."""
+        return ()
 
     def __repr__(self) -> str:
         return f"Unflatten({self.dim}, {self.unflattened_size})"
