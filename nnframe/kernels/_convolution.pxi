@@ -171,7 +171,8 @@ cdef int set_pooling(nnf_pooling *p, nnf_pass which, array x, array y, kernel, s
     p.planes, p.stack = cnp.PyArray_DIM(x, 0) * cnp.PyArray_DIM(x, 1), 1
     for i in range(2):
         p.in_size[i], p.out_size[i] = cnp.PyArray_DIM(x, 2 + i), cnp.PyArray_DIM(y, 2 + i)
-        refuse_empty_windows(p, i)
+        if which != NNF_MAX_GRADIENT:    # which reads indices, no windows
+            refuse_empty_windows(p, i)
     if p.in_size[0] * p.in_size[1] >= 1 << 31:
         raise ValueError(f"x: expected planes of less than 2^31 entries, got shape {np.shape(x)}")
     p.x, p.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y)

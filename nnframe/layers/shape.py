@@ -13,12 +13,26 @@ from nnframe.layers.windows import Sizes, stacked
 
 
 class Shaping(Layer):
-    """A layer that moves entries and changes none: its difference is itself, and its backward puts them back."""
+    """A layer whose entries keep their order, and their values: its difference is itself."""
 
     couples = "rows"
 
+    def forward(self, x: Array) -> Array:
+        return self._shaped(x)
+
+    def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
+        return dy.reshape(x.shape)
+
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
-        return stacked(self.forward, dx, x, y)
+        return dx.reshape(*dx.shape[: dx.ndim - x.ndim], *y.shape)
+
+    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: nothing, as entries keep their order."""
+        return ()
+
+    def _shaped(self, x: Array) -> Array:
+        """Return x in its new shape; ValueError where it has none."""
+        raise NotImplementedError
 
 
 class Flatten(Shaping):
@@ -38,20 +52,13 @@ class Flatten(Shaping):
                 raise ValueError(f"{name}: expected another axis than 0, which counts the rows")
         self.start_dim, self.end_dim = int(start_dim), int(end_dim)
 
-    def forward(self, x: Array) -> Array:
+    def _shaped(self, x: Array) -> Array:
         first, last = (axis + x.ndim if axis < 0 else axis for axis in (self.start_dim, self.end_dim))
         if not 0 < first <= last < x.ndim:
             if x.ndim == 1 and (self.start_dim, self.end_dim) == (1, -1):
                 return x.reshape(len(x), 1)
             raise ValueError(f"x: expected axes {self.start_dim} to {self.end_dim}, got shape {x.shape}")
         return x.reshape(*x.shape[:first], math.prod(x.shape[first : last + 1]), *x.shape[last + 1 :])
-
-    def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
-        return dy.reshape(x.shape)
-
-    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
-        """Return the description of this layer for C: nothing, as entries keep their order."""
-        return ()
 
     def __repr__(self) -> str:
         axes = (self.start_dim, self.end_dim)
@@ -73,18 +80,11 @@ class Reshape(Shaping):
         if any(n < 1 and n != -1 for n in self.shape) or self.shape.count(-1) > 1:
             raise ValueError(f"shape: expected lengths of at least 1, or -1 once, got {self.shape}")
 
-    def forward(self, x: Array) -> Array:
+    def _shaped(self, x: Array) -> Array:
         size, known = math.prod(x.shape[1:]), math.prod(n for n in self.shape if n != -1)
         if size % known or (-1 not in self.shape and size != known):
             raise ValueError(f"x: expected rows that have the shape {self.shape}, got shape {x.shape}")
         return x.reshape(len(x), *(size // known if n == -1 else n for n in self.shape))
-
-    def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
-        return dy.reshape(x.shape)
-
-    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
-        """Return the description of this layer for C: nothing, as entries keep their order."""
-        return ()
 
     def __repr__(self) -> str:
         return f"Reshape({', '.join(map(str, self.shape))})"
@@ -107,7 +107,7 @@ class Unflatten(Shaping):
         if self.dim == 0:
             raise ValueError("dim: expected another axis than 0, which counts the rows")
 
-    def forward(self, x: Array) -> Array:
+    def _shaped(self, x: Array) -> Array:
         dim = self.dim + x.ndim if self.dim < 0 else self.dim
         size, known = (x.shape[dim] if 0 < dim < x.ndim else 0), math.prod(n for n in self.unflattened_size if n != -1)
         if size == 0 or size % known or (-1 not in self.unflattened_size and size != known):
@@ -115,18 +115,11 @@ class Unflatten(Shaping):
         lengths = (size // known if n == -1 else n for n in self.unflattened_size)
         return x.reshape(*x.shape[:dim], *lengths, *x.shape[dim + 1 :])
 
-    def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
-        return dy.reshape(x.shape)
-
-    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
-        """Return the description of this layer for C: nothing, as entries keep their order."""
-        return ()
-
     def __repr__(self) -> str:
         return f"Unflatten({self.dim}, {self.unflattened_size})"
 
 
-class Permute(Shaping):
+class Permute(Layer):
     """The axes of x in another order: `Permute(0, 2, 3, 1)` makes (N, H, W, C) of (N, C, H, W).
 
     Parameters
@@ -134,6 +127,8 @@ class Permute(Shaping):
     *dims : int, or one sequence of int
         All axes of x; the first is 0, as rows stay rows.
     """
+
+    couples = "rows"
 
     def __init__(self, *dims: int | Sequence[int]) -> None:
         axes = dims[0] if len(dims) == 1 and isinstance(dims[0], Sequence) else dims
@@ -148,6 +143,9 @@ class Permute(Shaping):
 
     def backward(self, x: Array, y: Array, dy: Array, saved: object = None) -> Array:
         return np.ascontiguousarray(dy.transpose(np.argsort(self.dims)))
+
+    def difference(self, x: Array, y: Array, dx: Array) -> Array:
+        return stacked(self.forward, dx, x, y)
 
     def __repr__(self) -> str:
         return f"Permute({', '.join(map(str, self.dims))})"
