@@ -38,11 +38,11 @@
 
 /* One of the two axes. */
 typedef struct {
-    intptr_t taps, *tap, *phase, *shift;    /* which entries of the kernel, and the views that they see */
-    intptr_t phases, *first;                /* of each plane the entry of `from` that its entry 0 is, and */
-    intptr_t from_size, from_step;          /* how far apart there two of its entries are; outside is 0 */
-    intptr_t size, reach;                   /* outputs; a plane has `reach` entries more */
-    intptr_t to_size, to_first, to_step;    /* where the outputs belong */
+    intptr_t taps, *tap, *phase, *shift; /* which entries of the kernel, and the views that they see */
+    intptr_t phases, *first;             /* of each plane the entry of `from` that its entry 0 is, and */
+    intptr_t from_size, from_step;       /* how far apart there two of its entries are; outside is 0 */
+    intptr_t size, reach;                /* outputs; a plane has `reach` entries more */
+    intptr_t to_size, to_first, to_step; /* where the outputs belong */
 } axis_t;
 
 typedef struct {
@@ -96,7 +96,8 @@ static void FN(forward_axis)(const nnf_convolution *p, int e, axis_t *axis, intp
 static void FN(backward_axis)(const nnf_convolution *p, int e, intptr_t phase, axis_t *axis, intptr_t *room) {
     const intptr_t taps = p->kernel[e], stride = p->stride[e], padding = p->padding[e];
     const intptr_t low = padding > phase ? (padding - phase + stride - 1) / stride : 0;
-    const intptr_t end = (padding + p->in_size[e] - phase + stride - 1) / stride; /* phase < stride: no division of -1 */
+    const intptr_t end =
+        (padding + p->in_size[e] - phase + stride - 1) / stride; /* phase < stride: no division of -1 */
     *axis = (axis_t){.tap = room,
                      .phase = room + taps,
                      .shift = room + 2 * taps,
@@ -130,8 +131,8 @@ static intptr_t FN(images_of_chunk)(const grid_t *g, intptr_t columns, intptr_t 
     double least = 0;
     for (intptr_t images = 1; images <= g->images && (images == 1 || images <= most); images++) {
         const intptr_t all = (images - 1) * g->image + one;
-        const intptr_t tiles = aligned ? images * ((one + LOGICAL - 1) / LOGICAL * LOGICAL)
-                                       : (all + LANES - 1) / LANES * LANES;
+        const intptr_t tiles =
+            aligned ? images * ((one + LOGICAL - 1) / LOGICAL * LOGICAL) : (all + LANES - 1) / LANES * LANES;
         const double each = (double)(tiles + NNF_COLUMNS_PER_CHUNK) / (double)images;
         if (images == 1 || each < least) best = images, least = each;
         if (all >= columns) break;
@@ -261,8 +262,8 @@ typedef void (*shifted_function_t)(intptr_t taps, const intptr_t *offset, const 
     NNF_TILE_ATTRIBUTE static void FN(shifted_##R##x##N)(intptr_t taps, const intptr_t *offset, const T *a,            \
                                                          const T *b, const T *bias, T *c, intptr_t c_row) {            \
         V sum[R][N];                                                                                                   \
-        NNF_UNROLL for (int r = 0; r < R; r++)                                                                         \
-            NNF_UNROLL for (int n = 0; n < N; n++) sum[r][n] = v_set1(bias ? bias[r] : 0);                             \
+        NNF_UNROLL for (int r = 0; r < R; r++) NNF_UNROLL for (int n = 0; n < N; n++) sum[r][n] =                      \
+            v_set1(bias ? bias[r] : 0);                                                                                \
         for (intptr_t k = 0; k < taps; k++, a += R) {                                                                  \
             const T *view = b + offset[k];                                                                             \
             V columns[N];                                                                                              \
@@ -272,8 +273,8 @@ typedef void (*shifted_function_t)(intptr_t taps, const intptr_t *offset, const 
                 NNF_UNROLL for (int n = 0; n < N; n++) sum[r][n] += number * columns[n];                               \
             }                                                                                                          \
         }                                                                                                              \
-        NNF_UNROLL for (int r = 0; r < R; r++)                                                                         \
-            NNF_UNROLL for (int n = 0; n < N; n++) v_store(c + r * c_row + n * LANES, sum[r][n]);                      \
+        NNF_UNROLL for (int r = 0; r < R; r++) NNF_UNROLL for (int n = 0; n < N; n++)                                  \
+            v_store(c + r * c_row + n * LANES, sum[r][n]);                                                             \
     }
 NNF_EACH_ROWS(NNF_SHIFTED, 1)
 NNF_EACH_ROWS(NNF_SHIFTED, 2)
@@ -281,7 +282,7 @@ NNF_FEW_ROWS(NNF_SHIFTED, 4)
 
 #define NNF_SHIFTED_NAME(R, N) FN(shifted_##R##x##N),
 static const shifted_function_t FN(shifted)[NNF_TILE_VECTORS][TILE_ROWS] = {{NNF_EACH_ROWS(NNF_SHIFTED_NAME, 1)},
-                                                                         {NNF_EACH_ROWS(NNF_SHIFTED_NAME, 2)}};
+                                                                            {NNF_EACH_ROWS(NNF_SHIFTED_NAME, 2)}};
 static const shifted_function_t FN(shifted_wide)[WIDE_ROWS] = {NNF_FEW_ROWS(NNF_SHIFTED_NAME, 4)};
 #undef NNF_SHIFTED_NAME
 #undef NNF_SHIFTED
@@ -431,7 +432,6 @@ static int FN(convolution_input_gradient)(const nnf_convolution *p) {
 
 /* ---- sums over columns ---- */
 
-
 typedef struct {
     intptr_t images, image, columns; /* of each image; from one to the next; to be summed of each */
     const T *views, *rows;
@@ -453,9 +453,8 @@ NNF_INLINE T FN(sum_logical)(T *lane) {
                                                              intptr_t first, double *to) {                             \
         V sum[R][K][NNF_REGISTERS];                                                                                    \
         const intptr_t row = p->row, columns = p->columns;                                                             \
-        NNF_UNROLL for (int r = 0; r < R; r++)                                                                         \
-            NNF_UNROLL for (int k = 0; k < K; k++)                                                                     \
-                NNF_UNROLL for (int v = 0; v < NNF_REGISTERS; v++) sum[r][k][v] = v_set1(0);                           \
+        NNF_UNROLL for (int r = 0; r < R; r++) NNF_UNROLL for (int k = 0; k < K; k++)                                  \
+            NNF_UNROLL for (int v = 0; v < NNF_REGISTERS; v++) sum[r][k][v] = v_set1(0);                               \
         for (intptr_t i = 0; i < p->images; i++) {                                                                     \
             const T *rows = p->rows + first * row + i * p->image, *view[K];                                            \
             NNF_UNROLL for (int k = 0; k < K; k++) view[k] = p->views + i * p->image + offset[k];                      \
@@ -469,12 +468,11 @@ NNF_INLINE T FN(sum_logical)(T *lane) {
                     }                                                                                                  \
                 }                                                                                                      \
         }                                                                                                              \
-        NNF_UNROLL for (int r = 0; r < R; r++)                                                                         \
-            NNF_UNROLL for (int k = 0; k < K; k++) {                                                                   \
-                T lane[64 / sizeof(T)];                                                                                \
-                NNF_UNROLL for (int v = 0; v < NNF_REGISTERS; v++) v_store(lane + v * LANES, sum[r][k][v]);            \
-                to[r * p->to_row + k] += (double)FN(sum_logical)(lane);                                                \
-            }                                                                                                          \
+        NNF_UNROLL for (int r = 0; r < R; r++) NNF_UNROLL for (int k = 0; k < K; k++) {                                \
+            T lane[64 / sizeof(T)];                                                                                    \
+            NNF_UNROLL for (int v = 0; v < NNF_REGISTERS; v++) v_store(lane + v * LANES, sum[r][k][v]);                \
+            to[r * p->to_row + k] += (double)FN(sum_logical)(lane);                                                    \
+        }                                                                                                              \
     }
 #undef MOST_SUM_ROWS
 #undef MOST_SUM_TAPS
@@ -486,12 +484,12 @@ NNF_INLINE T FN(sum_logical)(T *lane) {
     x(1, 1) x(1, 2) x(1, 3) x(1, 4) x(1, 5) x(2, 1) x(2, 2) x(2, 3) x(2, 4) x(2, 5) x(3, 1) x(3, 2) x(3, 3) x(3, 4)    \
         x(3, 5) x(4, 1) x(4, 2) x(4, 3) x(4, 4) x(4, 5)
 #elif NNF_VECTOR_BYTES >= 16
-#define MOST_SUM_ROWS 2
-#define MOST_SUM_TAPS 3
+#define MOST_SUM_ROWS   2
+#define MOST_SUM_TAPS   3
 #define NNF_EACH_SUM(x) x(1, 1) x(1, 2) x(1, 3) x(2, 1) x(2, 2) x(2, 3)
 #else
-#define MOST_SUM_ROWS 1
-#define MOST_SUM_TAPS 1
+#define MOST_SUM_ROWS   1
+#define MOST_SUM_TAPS   1
 #define NNF_EACH_SUM(x) x(1, 1)
 #endif
 NNF_EACH_SUM(NNF_COLUMN_SUMS)
@@ -503,10 +501,10 @@ static const sums_function_t FN(column_sums)[MOST_SUM_ROWS][MOST_SUM_TAPS] = {NN
 
 /* A task: the sums of some rows of a group over a part of its chunks. */
 typedef struct {
-    grid_t grid;               /* what was read is `from`, the gradient of the outputs stands in `to` */
-    intptr_t parts, blocks;    /* of the chunks, and of the rows */
+    grid_t grid;            /* what was read is `from`, the gradient of the outputs stands in `to` */
+    intptr_t parts, blocks; /* of the chunks, and of the rows */
     int with_bias;
-    double *sums;              /* (parts, groups rows, taps + 1), the last one of the bias */
+    double *sums; /* (parts, groups rows, taps + 1), the last one of the bias */
 } sums_t;
 
 /* Rows first .. first + height - 1 of the gradient as columns, 0 in the gaps. */

@@ -121,32 +121,29 @@ typedef struct {
 /* y[n, g O + o, i, j] = bias[g O + o] + sum over c, a, b of weight[g O + o, c, a, b] x[n, g C + c, i', j'], with
  * i' = i stride[0] - padding[0] + a dilation[0], j' alike with b; x is 0 outside of itself. out_size may be any.
  *
- * x: (images, groups C, *in_size), weight: (groups O, C, *kernel), y: (images, groups O, *out_size), contiguous; C and O
- * are in_channels and out_channels, those of a group. kernel, stride, dilation, channels, groups >= 1, padding >= 0.
+ * x: (images, groups C, *in_size), weight: (groups O, C, *kernel), y: (images, groups O, *out_size), contiguous; C and
+ * O are in_channels and out_channels, those of a group. kernel, stride, dilation, channels, groups >= 1, padding >= 0.
  *   convolution                  reads x, weight and bias (groups O, or NULL); overwrites y
  *   convolution_input_gradient   reads y, as the gradient of the outputs, and weight; overwrites x with that of the
  *                                inputs, plus bias (groups C, or NULL): a transposed convolution
- *   convolution_weight_gradient  reads x, and y as the gradient of the outputs; adds to weight and, unless NULL, to bias
- *                                (groups O) their gradients
- * Each returns 0 or NNF_NO_MEMORY; then nothing was added to weight and bias, and y and x hold anything. Sums run in an
- * order that depends on sizes alone: same bits for any number of threads, and with AVX2 as with AVX-512. In the
- * gradient of the weight an entry of x that is not finite may show in other entries of a channel than those it takes
- * part in. */
+ *   convolution_weight_gradient  reads x, and y as the gradient of the outputs; adds to weight and, unless NULL, to
+ * bias (groups O) their gradients Each returns 0 or NNF_NO_MEMORY; then nothing was added to weight and bias, and y and
+ * x hold anything. Sums run in an order that depends on sizes alone: same bits for any number of threads, and with AVX2
+ * as with AVX-512. In the gradient of the weight an entry of x that is not finite may show in other entries of a
+ * channel than those it takes part in. */
 typedef struct {
     intptr_t images, groups, in_channels, out_channels;
     intptr_t in_size[2], out_size[2], kernel[2], stride[2], padding[2], dilation[2];
     void *x, *weight, *bias, *y;
 } nnf_convolution;
 
-/* Windows of planes, of which one at (i, j) has the entries i stride[0] - padding[0] + a dilation[0], a < kernel[0], and
- * alike for columns. Each window meets its plane. x: (planes, *in_size), y and index: (planes, *out_size), contiguous.
- *   NNF_MAX           y = the largest of each window, NaN where it has one; index = where that is in the plane: of
- *                     equal ones the first, of NaNs the last
- *   NNF_MAX_GRADIENT  overwrites x with the sum of the y whose index it is
- *   NNF_MAX_CHANGE    y = largest of x + change, less largest of x, without cancellation; index as NNF_MAX has found it.
- *                     change: (stack, planes, *in_size), y: (stack, planes, *out_size)
- *   NNF_MEAN          y = sum / divisor; where that is 0, by the number of entries of the window in the plane, or
- *                     (count_padding) in the padded plane. dilation is 1
+/* Windows of planes, of which one at (i, j) has the entries i stride[0] - padding[0] + a dilation[0], a < kernel[0],
+ * and alike for columns. Each window meets its plane. x: (planes, *in_size), y and index: (planes, *out_size),
+ * contiguous. NNF_MAX           y = the largest of each window, NaN where it has one; index = where that is in the
+ * plane: of equal ones the first, of NaNs the last NNF_MAX_GRADIENT  overwrites x with the sum of the y whose index it
+ * is NNF_MAX_CHANGE    y = largest of x + change, less largest of x, without cancellation; index as NNF_MAX has found
+ * it. change: (stack, planes, *in_size), y: (stack, planes, *out_size) NNF_MEAN          y = sum / divisor; where that
+ * is 0, by the number of entries of the window in the plane, or (count_padding) in the padded plane. dilation is 1
  *   NNF_MEAN_GRADIENT overwrites x with the sum of y / divisor over the windows that hold it
  * stack: 1, but for NNF_MAX_CHANGE. in_size[0] in_size[1] < 2^31. */
 typedef enum { NNF_MAX, NNF_MAX_GRADIENT, NNF_MAX_CHANGE, NNF_MEAN, NNF_MEAN_GRADIENT } nnf_pass;
@@ -249,9 +246,9 @@ typedef struct {
 
 /* The same for a convolution: every weight and bias of the output channels first .. first + units - 1 of `above`, whose
  * outputs are those of a row, (groups O, *out_size). layer: x is read, weight, bias and y are not. Stages may be
- * convolutions and pooling as well. grad_weight: (groups O, C, *kernel), grad_bias: (groups O), or NULL; written in these
- * channels, unless stopped by poll or out of memory. Same bits for any number of threads. Memory beyond the arguments:
- * some tiles per thread, of 512 KB or of a few vectors of lanes for each output of a row. */
+ * convolutions and pooling as well. grad_weight: (groups O, C, *kernel), grad_bias: (groups O), or NULL; written in
+ * these channels, unless stopped by poll or out of memory. Same bits for any number of threads. Memory beyond the
+ * arguments: some tiles per thread, of 512 KB or of a few vectors of lanes for each output of a row. */
 typedef struct {
     nnf_above above;
     const nnf_convolution *layer;

@@ -81,7 +81,8 @@ NNF_INLINE void FN(max_of_windows)(const nnf_pooling *p, const T *x, window_t ro
         for (intptr_t b = 0; b < p->kernel[1]; b++, first = 0) {
             const intptr_t start = r * p->in_size[1] + column + b * p->dilation[1];
             const V value = FN(load_apart)(x + start, p->stride[1], n);
-            const VI more = first ? (VI)(value == value) | (VI)(value != value) : (VI)(value > most) | (VI)(value != value);
+            const VI more =
+                first ? (VI)(value == value) | (VI)(value != value) : (VI)(value > most) | (VI)(value != value);
             most = v_select(more, value, most);
             at = FN(select_index)(more, at - at + (TI)start, at);
         }
@@ -186,9 +187,11 @@ static void FN(pooling_task)(void *context, intptr_t task) {
 }
 
 static void FN(pooling)(const nnf_pooling *p) {
-    static void (*const run[])(const nnf_pooling *, intptr_t) = {
-        [NNF_MAX] = FN(max_of_plane),   [NNF_MAX_GRADIENT] = FN(max_gradient), [NNF_MAX_CHANGE] = FN(max_change),
-        [NNF_MEAN] = FN(mean_of_plane), [NNF_MEAN_GRADIENT] = FN(mean_gradient)};
+    static void (*const run[])(const nnf_pooling *, intptr_t) = {[NNF_MAX] = FN(max_of_plane),
+                                                                 [NNF_MAX_GRADIENT] = FN(max_gradient),
+                                                                 [NNF_MAX_CHANGE] = FN(max_change),
+                                                                 [NNF_MEAN] = FN(mean_of_plane),
+                                                                 [NNF_MEAN_GRADIENT] = FN(mean_gradient)};
     const intptr_t planes = p->planes * p->stack, size = p->out_size[0] * p->out_size[1] * p->kernel[0] * p->kernel[1];
     pooling_task_t t = {p, planes, run[p->which]};
     if (planes == 0) return;

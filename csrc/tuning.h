@@ -41,12 +41,12 @@ enum {
 /* ---- convolution: see convolution.inc.h ---- */
 
 enum {
-    NNF_CHUNK_BYTES = 1 << 17, /* of planes in scratch: they stay in the L2 cache */
-    NNF_CHUNK_COLUMNS = 256,   /* from small images as many as fill so many columns; */
+    NNF_CHUNK_BYTES = 1 << 17,  /* of planes in scratch: they stay in the L2 cache */
+    NNF_CHUNK_COLUMNS = 256,    /* from small images as many as fill so many columns; */
     NNF_COLUMNS_PER_CHUNK = 16, /* that what comes with each chunk costs as much as; */
-    NNF_SUM_COLUMNS = 2048,    /* more where they are summed, as lanes are added up after each chunk */
-    NNF_SUM_PARTS = 16,        /* tasks of a weight's gradient, */
-    NNF_MOST_SUMS = 1 << 22    /* and doubles for their sums */
+    NNF_SUM_COLUMNS = 2048,     /* more where they are summed, as lanes are added up after each chunk */
+    NNF_SUM_PARTS = 16,         /* tasks of a weight's gradient, */
+    NNF_MOST_SUMS = 1 << 22     /* and doubles for their sums */
 };
 
 /* ---- elements per task: some 10 us of work ---- */

@@ -137,7 +137,7 @@ class CentralDifference(WorkingStrategy):
         if chosen is not None:
             selected = chosen.get(id(layer.weight), NONE), chosen.get(id(layer.bias), NONE)
         if is_convolution(link):
-            return convolution_in_c(place, described, self.step_for(place, passed), selected)
+            return convolution_in_c(place, described, self.step_for(place, passed), selected, self.memory)
         if link.x.ndim != 2:
             return None
         in_c = above_in_c(place, described, passed)

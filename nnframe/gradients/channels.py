@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, cast
 
 import numpy as np
 
 from nnframe.core.chain import Link
+from nnframe.core.local import name_of
 from nnframe.core.parameter import Array, Parameter
+from nnframe.core.protocol import CostWarning
+from nnframe.core.structure import Memory
 from nnframe.gradients.in_c import Described
 from nnframe.gradients.selection import Entries
 from nnframe.gradients.work import Place
 from nnframe.kernels import _kernels
 from nnframe.layers.convolution import Convolution
 from nnframe.layers.windows import pair, planes
+
+DEAR_NUMBERS = 1 << 30  # of changes, from which on it is said why C does not compute them
 
 
 class FusedConvolution:
@@ -85,15 +91,35 @@ def is_convolution(link: Link) -> bool:
     return isinstance(link.layer, Convolution) and link.traits.stage
 
 
+def _in_c(link: Link) -> bool:
+    """Whether C carries changes of planes through a layer."""
+    return link.traits.stage and not (is_convolution(link) and cast("Convolution", link.layer).groups > 1)
+
+
+def _warn_of_price(place: Place, unknown: Link | None, memory: Memory) -> None:
+    """Say once why the weights of a convolution are moved one by one in NumPy, where that takes long."""
+    link = place.link
+    evaluations = 2 * sum(p.value.size for p in link.parameters)
+    if evaluations * place.widest < DEAR_NUMBERS or not memory.first_time("convolution", link.layer):
+        return
+    which = "the loss" if unknown is None else name_of(unknown)
+    warnings.warn(
+        f"{name_of(link)}: its {evaluations // 2:,} weights are moved one by one in NumPy, as C does not carry changes "
+        f"through {which}; Backprop has no such price",
+        CostWarning,
+        stacklevel=5,
+    )
+
+
 def convolution_in_c(
-    place: Place, described: Described | None, step: float, selected: tuple[Entries, Entries] | None
+    place: Place, described: Described | None, step: float, selected: tuple[Entries, Entries] | None, memory: Memory
 ) -> FusedConvolution | None:
     """Return the work for a convolution whose way to the loss C knows; None where it does not know all of it."""
     link, above = place
-    if described is None or not all(one.traits.stage and len(one.y) == len(link.x) for one in above):
+    unknown = next((one for one in above if not _in_c(one)), None)
+    if unknown is not None or described is None:
+        _warn_of_price(place, unknown, memory)
         return None
     loss, scale = described
     stages = [stage for one in above if (stage := one.layer.stage(one.x, one.y))]
-    if any(stage[0] == "convolution" and stage[-1]["groups"] != 1 for stage in stages if isinstance(stage[0], str)):
-        return None
     return FusedConvolution(link, _kernels.Above(link.y[0].size, stages, **loss), scale, step, selected)

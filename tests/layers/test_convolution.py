@@ -285,6 +285,19 @@ def test_a_derived_class_with_another_forward_is_taken_as_it_is(rng):
     np.testing.assert_allclose(found, numeric, rtol=0, atol=1e-8)
 
 
+def test_a_layer_that_c_does_not_know_is_named_where_that_is_dear(rng):
+    def model(layer):
+        return nn.Sequential(
+            nn.Conv2d(4, 16, 5, rng=0), layer, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16 * 64, 3, rng=1)
+        )
+
+    x, t = rng.standard_normal((40, 4, 20, 20)), rng.integers(0, 3, 40)
+    strategy = nn.CentralDifference(only="0.weight")
+    with pytest.warns(nn.CostWarning, match=r"layer 0: .* 1,616 weights .* one by one .* layer 1: Dropout"):
+        strategy.cost(model(nn.Dropout(0.5, rng=0)), nn.CrossEntropyLoss(), x, t)
+    strategy(model(nn.ReLU()), nn.CrossEntropyLoss(), x, t)
+
+
 @pytest.mark.parametrize("strategy", [nn.Backprop(), nn.CentralDifference()], ids=repr)
 def test_a_network_learns_the_digits(strategy):
     (x, t), _ = nn.data.digits()
