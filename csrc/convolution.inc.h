@@ -335,7 +335,8 @@ static void FN(put_strip)(const grid_t *g, const chunk_t *c, intptr_t first, int
 static void FN(grid_task)(void *context, intptr_t task) {
     grid_t *g = context;
     const intptr_t chunks = g->groups * g->image_chunks * g->row_chunks, strips = FN(strips_of)(g->rows);
-    T *planes = malloc((size_t)(g->room + TILE_ROWS * g->columns) * sizeof(T)), *sums = planes + g->room;
+    size_t bytes = (size_t)(g->room + TILE_ROWS * g->columns) * sizeof(T);
+    T *planes = nnf_take(&bytes), *sums = planes + g->room;
     if (!planes) {
         g->failed = 1;
         return;
@@ -353,7 +354,7 @@ static void FN(grid_task)(void *context, intptr_t task) {
             first += height;
         }
     }
-    free(planes);
+    nnf_give(planes, bytes);
 }
 
 static intptr_t FN(tasks_of)(double flops, intptr_t chunks) {
@@ -558,7 +559,8 @@ static void FN(sums_task)(void *context, intptr_t task) {
     const intptr_t chunks = g->image_chunks * g->row_chunks; /* of a group */
     const intptr_t first = g->rows * block / p->blocks, height = g->rows * (block + 1) / p->blocks - first;
     double *to = p->sums + ((part * g->groups + group) * g->rows + first) * (g->taps + 1);
-    T *planes = malloc((size_t)(g->room + height * g->columns) * sizeof(T)), *rows = planes + g->room;
+    size_t bytes = (size_t)(g->room + height * g->columns) * sizeof(T);
+    T *planes = nnf_take(&bytes), *rows = planes + g->room;
     if (!planes) {
         g->failed = 1;
         return;
@@ -578,7 +580,7 @@ static void FN(sums_task)(void *context, intptr_t task) {
         FN(fill_gradient)(g, &c, first, height, rows);
         FN(sum_chunk)(p, &columns, height, to);
     }
-    free(planes);
+    nnf_give(planes, bytes);
 }
 
 /* Add up the parts, in order. */

@@ -385,6 +385,13 @@ enum { NNF_NO_MEMORY = -1000 };
 
 int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll);
 
+/* ---- spare.c: memory that is used again ------------------------------------------------------------------ */
+
+/* At least `bytes` bytes, as malloc gives them, with anything in them; NULL where there is no room. bytes becomes how
+ * many there are, for nnf_give, which takes them back: some of it is kept for the next that asks for about as many. */
+void *nnf_take(size_t *bytes);
+void nnf_give(void *memory, size_t bytes); /* memory may be NULL */
+
 int64_t nnf_nanoseconds(void); /* of a clock that never goes back */
 
 void nnf_set_num_threads(int n); /* n >= 1; threads are started when first needed */

@@ -89,6 +89,13 @@ enum {
     NNF_MOVED_TASK_NANOSECONDS = 5000000 /* few enough that poll is called in between */
 };
 
+/* ---- memory that is used again: see spare.c ---- */
+
+enum {
+    NNF_SPARE_BYTES = 1 << 27, /* kept at most, */
+    NNF_SPARE_BLOCKS = 64      /* in so many blocks */
+};
+
 /* ---- threads: see pool.c ---- */
 
 enum {

@@ -178,5 +178,7 @@ cdef extern from "nnframe.h" nogil:
         const double *value
         double *out
     int nnf_evaluate_moved(const nnf_moved *p, int (*poll)() noexcept nogil)
+    void *nnf_take(size_t *bytes)
+    void nnf_give(void *memory, size_t bytes)
     void nnf_set_num_threads(int n)
     int nnf_get_num_threads()

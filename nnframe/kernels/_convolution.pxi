@@ -34,7 +34,7 @@ cdef int set_convolution(nnf_convolution *p, array x, array weight, array y, str
     p.groups = groups if 0 < groups <= cnp.PyArray_DIM(weight, 0) else 1
     p.out_channels = cnp.PyArray_DIM(weight, 0) // p.groups
     if p.groups != groups or p.groups * p.out_channels != cnp.PyArray_DIM(weight, 0):
-        raise ValueError(f"groups: expected a divisor of the {cnp.PyArray_DIM(weight, 0)} channels that the weight has, "
+        raise ValueError(f"groups: expected a divisor of the {cnp.PyArray_DIM(weight, 0)} channels of the weight, "
                          f"got {groups}")
     if cnp.PyArray_SIZE(weight) == 0:
         raise ValueError(f"weight: expected no axis of length 0, got shape {np.shape(weight)}")
@@ -81,13 +81,13 @@ cdef array new_planes(array like, intptr_t channels, object size, str name):
     as_pair(size, name, 0, sizes)
     cdef cnp.npy_intp[4] shape
     shape[0], shape[1], shape[2], shape[3] = cnp.PyArray_DIM(like, 0), channels, sizes[0], sizes[1]
-    return cnp.PyArray_EMPTY(4, shape, cnp.PyArray_TYPE(like), 0)
+    return fresh(4, shape, cnp.PyArray_TYPE(like))
 
 
 def convolution(x, weight, bias=None, *, out_size, stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
     """y[n, o, i, j] = bias[o] + sum over c, a, b of weight[o, c, a, b] x[n, c', i s - p + a d, j s - p + b d].
 
-    x: (N, groups C, H, W); outside of it is 0. weight: (O, C, a, b), of which each of `groups` reads its own C channels.
+    x: (N, groups C, H, W); outside of it is 0. weight: (O, C, a, b), each of `groups` reads its own C channels.
     bias: (O,), or None. out_size: height and width of y, any that fit; stride, padding (before the first row and
     column) and dilation: two whole numbers each. All of one dtype, float32 or float64.
     """
@@ -191,8 +191,8 @@ cdef int refuse_empty_windows(const nnf_pooling *p, int axis) except -1:
             break
         last = max(last, start + (p.dilation[axis] - 1 - start) // p.dilation[axis] * p.dilation[axis])
     if p.out_size[axis] > 0 and last >= p.in_size[axis]:
-        raise ValueError(f"x: expected axes that each window meets, got length {p.in_size[axis]} for {p.out_size[axis]} "
-                         f"windows of {p.kernel[axis]} entries")
+        raise ValueError(f"x: expected axes that each window meets, got length {p.in_size[axis]} for "
+                         f"{p.out_size[axis]} windows of {p.kernel[axis]} entries")
     return 0
 
 
@@ -223,7 +223,7 @@ def max_pooling(x, *, out_size, kernel_size, stride, padding=(0, 0), dilation=(1
     """
     cdef array inputs = as_planes(x, "x", "(N, C, H, W)")
     cdef array y = new_planes(inputs, cnp.PyArray_DIM(inputs, 1), out_size, "out_size")
-    cdef array index = cnp.PyArray_EMPTY(4, cnp.PyArray_DIMS(y), cnp.NPY_INT32, 0)
+    cdef array index = fresh(4, cnp.PyArray_DIMS(y), cnp.NPY_INT32)
     cdef nnf_pooling p
     set_pooling(&p, NNF_MAX, inputs, y, kernel_size, stride, padding, dilation)
     p.index = <int32_t *>cnp.PyArray_DATA(index)
@@ -251,7 +251,7 @@ def max_pooling_backward(dy, index, *, in_size):
 
 
 def max_pooling_difference(x, dx, index, *, kernel_size, stride, padding=(0, 0), dilation=(1, 1)):
-    """What the y of `max_pooling` changes by when x moves by dx, or by a stack of them (S, *x.shape); no cancellation."""
+    """What the y of `max_pooling` changes by when x moves by dx, or by a stack (S, *x.shape); nothing cancels."""
     cdef array inputs = as_planes(x, "x", "(N, C, H, W)")
     cdef array change = as_contiguous(as_floats(dx, "dx", cnp.PyArray_TYPE(inputs)))
     if np.shape(change)[-4:] != np.shape(inputs) or cnp.PyArray_NDIM(change) > 5:
@@ -349,8 +349,8 @@ def convolution_difference(Above above not None, x, *, step, scale, grad_weight,
     set_convolution(&c, inputs, weight, sizes, stride, padding, dilation, groups)
     as_pair(out_size, "out_size", 1, c.out_size)
     if outputs * c.out_size[0] * c.out_size[1] != above.outputs or cnp.PyArray_DIM(inputs, 0) != above.rows:
-        raise ValueError(f"x: expected {above.rows} rows and {above.outputs} outputs of each, got shape {np.shape(x)} and "
-                         f"{outputs} channels of {tuple(out_size)}")
+        raise ValueError(f"x: expected {above.rows} rows and {above.outputs} outputs of each, got shape {np.shape(x)} "
+                         f"and {outputs} channels of {tuple(out_size)}")
     p.step, p.scale = as_number(step, "step"), as_number(scale, "scale")
     if not 0 < p.step < float("inf"):
         raise ValueError(f"step: expected a finite number above 0, got {step!r}")

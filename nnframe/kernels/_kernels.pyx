@@ -45,6 +45,7 @@ from nnframe.kernels._c cimport (
     nnf_evaluate_moved,
     nnf_function,
     nnf_get_num_threads,
+    nnf_give,
     nnf_isa,
     nnf_isa_at,
     nnf_isa_count,
@@ -64,6 +65,7 @@ from nnframe.kernels._c cimport (
     nnf_set_num_threads,
     nnf_softmax_cross_entropy,
     nnf_stage,
+    nnf_take,
     nnf_update,
 )
 
