@@ -19,7 +19,7 @@ from nnframe.kernels import _kernels
 from nnframe.layers.convolution import Convolution
 from nnframe.layers.windows import pair, planes
 
-DEAR_NUMBERS = 1 << 30  # of changes, from which on it is said why C does not compute them
+DEAR_NUMBERS = 1 << 28  # of changes, from which on it is said why C does not compute them
 
 
 class FusedConvolution:
