@@ -88,12 +88,14 @@ class FusedConvolution:
 
 def is_convolution(link: Link) -> bool:
     """Whether a layer is a convolution, as C knows it."""
-    return isinstance(link.layer, Convolution) and link.traits.stage
+    return isinstance(link.layer, Convolution) and link.traits.stage_of_planes
 
 
 def _in_c(link: Link) -> bool:
     """Whether C carries changes of planes through a layer."""
-    return link.traits.stage and not (is_convolution(link) and cast("Convolution", link.layer).groups > 1)
+    return (link.traits.stage or link.traits.stage_of_planes) and not (
+        is_convolution(link) and cast("Convolution", link.layer).groups > 1
+    )
 
 
 def _warn_of_price(place: Place, unknown: Link | None, memory: Memory) -> None:
@@ -117,9 +119,14 @@ def convolution_in_c(
     """Return the work for a convolution whose way to the loss C knows; None where it does not know all of it."""
     link, above = place
     unknown = next((one for one in above if not _in_c(one)), None)
-    if unknown is not None or described is None:
+    if unknown is not None or described is None or (above[-1] if above else link).y.ndim != 2:
         _warn_of_price(place, unknown, memory)
         return None
     loss, scale = described
-    stages = [stage for one in above if (stage := one.layer.stage(one.x, one.y))]
-    return FusedConvolution(link, _kernels.Above(link.y[0].size, stages, **loss), scale, step, selected)
+    stages = []
+    for one in above:
+        layer: Any = one.layer
+        stages.append((layer.stage if one.traits.stage else layer.stage_of_planes)(one.x, one.y))
+    return FusedConvolution(
+        link, _kernels.Above(link.y[0].size, [stage for stage in stages if stage], **loss), scale, step, selected
+    )

@@ -171,7 +171,7 @@ class _Forward(Convolution):
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         return stacked(lambda one: self._convolved(one, None), dx, x, y)
 
-    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
         """Return the description of this layer for C: see `kernels._kernels.Above`."""
         sizes = planes(x, self.axes).shape[1:], planes(y, self.axes).shape[1:]
         return ("convolution", self._weight(), *sizes, self._arguments)

@@ -133,7 +133,7 @@ class MaxPool1d(Pooling):
         dy = kernels.max_pooling_difference(planes(x, self.axes), change, index, **self._windows)
         return dy.reshape(*lead, *y.shape)
 
-    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
         """Return the description of this layer for C: see `kernels._kernels.Above`."""
         return "max", planes(x, self.axes), self.forward_saving(x)[1], self._windows
 
@@ -198,7 +198,7 @@ class AvgPool1d(Pooling):
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         return stacked(self.forward, dx, x, y)
 
-    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
         """Return the description of this layer for C: see `kernels._kernels.Above`."""
         return "mean", planes(x, self.axes).shape[1:], planes(y, self.axes).shape[1:], self._windows
 
@@ -261,9 +261,9 @@ class AdaptiveAvgPool2d(Layer):
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         return self._pool(x).difference(x, y, dx)
 
-    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
         """Return the description of this layer for C: see `kernels._kernels.Above`."""
-        return self._pool(x).stage(x, y)
+        return self._pool(x).stage_of_planes(x, y)
 
     def __repr__(self) -> str:
         return f"AdaptiveAvgPool2d({shown(self.output_size)})"

@@ -26,7 +26,7 @@ class Shaping(Layer):
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         return dx.reshape(*dx.shape[: dx.ndim - x.ndim], *y.shape)
 
-    def stage(self, x: Array, y: Array) -> tuple[object, ...]:
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
         """Return the description of this layer for C: nothing, as entries keep their order."""
         return ()
 
