@@ -117,6 +117,7 @@ def _gelu_tanh(x: Array) -> Array:
     return x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2
 
 
+SCALE, ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 X = numbers(7, 5)
 IDS = np.array([[0, 3, 3], [5, 0, 2], [3, 1, 5], [6, 6, 0]])
 ELEMENTWISE: dict[str, tuple[Callable[[], nn.Layer], Callable[[Array], Array]]] = {
@@ -129,6 +130,9 @@ ELEMENTWISE: dict[str, tuple[Callable[[], nn.Layer], Callable[[Array], Array]]] 
     "GELU tanh": (lambda: nn.GELU("tanh"), _gelu_tanh),
     "SiLU": (nn.SiLU, lambda x: x / (1 + np.exp(-x))),
     "Softplus": (nn.Softplus, lambda x: np.log(1 + np.exp(x))),
+    "SELU": (nn.SELU, lambda x: SCALE * np.where(x.real > 0, x, ALPHA * (np.exp(x) - 1))),
+    "Mish": (nn.Mish, lambda x: x * np.tanh(np.log(1 + np.exp(x)))),
+    "Hardswish": (nn.Hardswish, lambda x: x * (x + 3) / 6),  # all of X is between the kinks
 }
 W, B, SQUARE = numbers(3, 5, seed=1), numbers(3, seed=2), numbers(4, 4, seed=3)
 BUILT_IN = [
@@ -149,6 +153,9 @@ BUILT_IN = [
         X,
         lambda *arrays: hw.normalize(1)[0](*arrays)[0],
     ),
+    _layer("PReLU", lambda: nn.PReLU(5, dtype=np.float64), X, lambda x, a: np.where(x.real > 0, x, a * x)),
+    _layer("Softmax", lambda: nn.Softmax(1), X, lambda x: np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)),
+    _layer("LogSoftmax", lambda: nn.LogSoftmax(1), X, lambda x: x - np.log(np.exp(x).sum(axis=1, keepdims=True))),
     _layer("Embedding", _embedding, IDS, lambda w: w[IDS]),
     _layer("Dropout", lambda: nn.Dropout(0.4, rng=3), X, lambda x: x * _mask()),
     _layer(

@@ -18,7 +18,8 @@ import nnframe as nn
 from nnframe import kernels
 from nnframe.kernels import _kernels
 
-NAMES = ("identity", "sigmoid", "tanh", "relu", "step", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus")
+NAMES = ("identity", "sigmoid", "tanh", "relu", "step", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus",
+         "hardswish", "mish", "selu")  # fmt: skip
 RULES = {"sgd": "", "momentum": "m", "nesterov": "m", "adagrad": "s", "rmsprop": "s", "adam": "ms"}
 ROOM = 1 << 16  # bytes of a region
 LAYOUTS = ("plain", "wide rows", "transposed", "every second column")
