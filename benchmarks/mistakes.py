@@ -198,8 +198,8 @@ def is_input(subject: Subject, name: str, array: Array) -> bool:
 
 def is_elementwise(subject: Subject, name: str, array: Array) -> bool:
     return name == "x" and subject.name.removeprefix("NumPy ") in (
-        "Sigmoid", "Tanh", "ReLU", "LeakyReLU", "ELU", "GELU", "GELU tanh", "SiLU", "Softplus", "SELU", "Mish", "Hardswish", "Dropout",
-        "sigmoid", "cube", "sine", "absolute", "clip",
+        "Sigmoid", "Tanh", "ReLU", "LeakyReLU", "ELU", "GELU", "GELU tanh", "SiLU", "Softplus", "SELU", "Mish",
+        "Hardswish", "Dropout", "sigmoid", "cube", "sine", "absolute", "clip",
     )  # fmt: skip
 
 

@@ -238,10 +238,34 @@ def _loss(name: str, make: Callable[[], nn.Loss], formula: Callable[[Array], Arr
     return Subject(name, make, LOGITS, formula, t)
 
 
+def margins(y: Array) -> Array:
+    """Return max(0, 1 - y_t + y_c) of the classes c other than t."""
+    z = 1 - y[np.arange(7), LABELS][:, None] + y
+    return np.where((z.real > 0) & (ONE_HOT == 0), z, 0)
+
+
 ONE_HOT = np.eye(4)[LABELS]
+SIGNS = 2 * ONE_HOT - 1
 COUNTED = (LABELS != 1)[:, None]
 SOFT = np.abs(numbers(7, 4, seed=5)) / np.abs(numbers(7, 4, seed=5)).sum(axis=1, keepdims=True)
 TARGETS = numbers(7, 4, seed=6)
+
+
+def absolute(r: Array) -> Array:
+    """Return |r|, for complex numbers by the sign of their real part."""
+    return np.where(r.real > 0, r, -r)
+
+
+def huber(r: Array) -> Array:
+    """Return r^2 / 2 where |r| < 1/2, else (|r| - 1/4) / 2."""
+    return np.where(np.abs(r.real) < 0.5, r * r / 2, (absolute(r) - 0.25) / 2)
+
+
+def binary_cross_entropy(y: Array, positive: float) -> Array:
+    """Return -(p t log(s(y)) + (1 - t) log(s(-y))) of the soft labels."""
+    return positive * SOFT * np.log(1 + np.exp(-y)) + (1 - SOFT) * np.log(1 + np.exp(y))
+
+
 LOSSES = {
     subject.name: subject
     for subject in (
@@ -264,6 +288,46 @@ LOSSES = {
             cross_entropy(ONE_HOT * COUNTED, float(COUNTED.sum())),
         ),
         _loss("MSELoss", nn.MSELoss, lambda y: np.asarray(((y - TARGETS) ** 2).mean()), TARGETS),
+        _loss("L1Loss", nn.L1Loss, lambda y: np.asarray(absolute(y - TARGETS).mean()), TARGETS),
+        _loss(
+            "HuberLoss, sum", lambda: nn.HuberLoss("sum", 0.5), lambda y: np.asarray(huber(y - TARGETS).sum()), TARGETS
+        ),
+        _loss(
+            "SmoothL1Loss",
+            lambda: nn.SmoothL1Loss(beta=0.5),
+            lambda y: np.asarray(2 * huber(y - TARGETS).mean()),
+            TARGETS,
+        ),
+        _loss(
+            "BCEWithLogitsLoss",
+            lambda: nn.BCEWithLogitsLoss(weight=WEIGHT, pos_weight=[3.0]),
+            lambda y: np.asarray((WEIGHT * binary_cross_entropy(y, 3.0)).mean()),
+            SOFT,
+        ),
+        _loss(
+            "MultiLabelSoftMarginLoss",
+            nn.MultiLabelSoftMarginLoss,
+            lambda y: np.asarray(binary_cross_entropy(y, 1.0).mean()),
+            SOFT,
+        ),
+        _loss(
+            "NLLLoss",
+            lambda: nn.NLLLoss(weight=WEIGHT),
+            lambda y: np.asarray(-(y * ONE_HOT * WEIGHT).sum() / WEIGHT[LABELS].sum()),
+        ),
+        _loss(
+            "KLDivLoss",
+            lambda: nn.KLDivLoss("batchmean"),
+            lambda y: np.asarray((SOFT * (np.log(SOFT) - y)).sum() / 7),
+            SOFT,
+        ),
+        _loss(
+            "HingeEmbeddingLoss",
+            nn.HingeEmbeddingLoss,
+            lambda y: np.asarray(np.where(SIGNS > 0, y, np.where(y.real < 1, 1 - y, 0)).mean()),
+            SIGNS,
+        ),
+        _loss("MultiMarginLoss", lambda: nn.MultiMarginLoss(p=2), lambda y: np.asarray((margins(y) ** 2).sum() / 28)),
         _loss("MSELoss, sum", lambda: nn.MSELoss("sum"), lambda y: np.asarray(((y - TARGETS) ** 2).sum()), TARGETS),
     )
 }

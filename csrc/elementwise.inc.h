@@ -26,9 +26,9 @@ NNF_INLINE V FN(gelu_tanh_argument)(V x) {
 NNF_INLINE V FN(mish_gate)(V x, V *slope) {
     const V one = v_set1(1), two = v_set1(2), e = v_exp(-FN(vector_absolute)(x)), u = e * (e + two), v = one + e + e;
     const VI left = x < v_set1(0);
-    const V part = one / v_select(left, u + two, v + two * e * e);
-    *slope = v_set1(4) * v_select(left, e, e * e) * (one + e) * part * part;
-    return v_select(left, u, v) * part;
+    const V ee = v_select(left, e, e * e), part = one / (v_select(left, u, v) + v_select(left, two, ee + ee));
+    *slope = v_set1(4) * ee * (one + e) * part * part;
+    return v_select(left, u * part, v * part); /* no bare product: which of two is fused is the compiler's choice */
 }
 
 /* SELU is ELU with its own alpha, times a scale (Klambauer et al. 2017, eq. 14) */

@@ -68,11 +68,24 @@ from nnframe.layers import (
     Step,
     Tanh,
 )
-from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
+from nnframe.losses import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HingeEmbeddingLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    Loss,
+    MSELoss,
+    MultiLabelSoftMarginLoss,
+    MultiMarginLoss,
+    NLLLoss,
+    SmoothL1Loss,
+)
 from nnframe.numerical import central_difference as _central_difference
 from nnframe.numerical import numerical_gradient, numerical_hessian, numerical_jacobian
 from nnframe.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
-from nnframe.training import History, Trainer, accuracy
+from nnframe.training import History, Trainer, accuracy, binary_accuracy, confusion_matrix, precision_recall_f1
 
 if _typing.TYPE_CHECKING:
     from nnframe.gradients.check import Check, GradientError, Report, check_gradients
@@ -115,6 +128,7 @@ __all__ = [
     "AdaGrad",
     "Adam",
     "AdamW",
+    "BCEWithLogitsLoss",
     "Backprop",
     "BatchNorm1d",
     "Blocks",
@@ -131,7 +145,11 @@ __all__ = [
     "GradientError",
     "Hardswish",
     "He",
+    "HingeEmbeddingLoss",
     "History",
+    "HuberLoss",
+    "KLDivLoss",
+    "L1Loss",
     "Layer",
     "LayerError",
     "LayerNorm",
@@ -142,6 +160,9 @@ __all__ = [
     "MSELoss",
     "Measured",
     "Mish",
+    "MultiLabelSoftMarginLoss",
+    "MultiMarginLoss",
+    "NLLLoss",
     "NodePerturbation",
     "Normal",
     "Optimizer",
@@ -158,6 +179,7 @@ __all__ = [
     "SiLU",
     "Sigmoid",
     "Sign",
+    "SmoothL1Loss",
     "Softmax",
     "Softplus",
     "Step",
@@ -167,8 +189,10 @@ __all__ = [
     "Zeros",
     "__version__",
     "accuracy",
+    "binary_accuracy",
     "check_gradients",
     "config_info",
+    "confusion_matrix",
     "data",
     "get_num_threads",
     "kernels",
@@ -176,6 +200,7 @@ __all__ = [
     "numerical_gradient",
     "numerical_hessian",
     "numerical_jacobian",
+    "precision_recall_f1",
     "save",
     "set_num_threads",
     "show_config",

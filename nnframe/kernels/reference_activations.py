@@ -176,7 +176,7 @@ SELU = Activation(
 
 def _hardswish_difference(x: Floats, y: Floats, d: Floats, alpha: float) -> Floats:
     # d (2 x + d + 3) / 6 in the middle, d on the right; between two pieces nothing cancels
-    moved = x + d
+    moved: Floats = x + d
     start, end = np.clip(x, -3, 3), np.clip(moved, -3, 3)
     inside: Floats = np.where((start == x) & (end == moved), d, end - start) * ((start + end + 3) / 6)
     outside = np.where(np.minimum(x, moved) >= 3, d, np.maximum(moved, 3) - np.maximum(x, 3))
@@ -207,7 +207,8 @@ def _mish_difference(x: Floats, y: Floats, d: Floats, alpha: float) -> Floats:
     rest = np.where(a < 0, 2 / (ea * (ea + 2) + 2), 2 * ea * ea / (1 + 2 * ea * (1 + ea)))
     left, right = eb * (eb * (2 - fall) + 2) / (eb * (eb + 2) + 2), (2 - fall + 2 * eb) / (1 + 2 * eb * (1 + eb))
     change = rest * np.where(b < 0, left, right) * fall
-    return d * _mish_gate(x)[0] + (x + d) * np.where(d >= 0, change, -change)
+    result: Floats = d * _mish_gate(x)[0] + (x + d) * np.where(d >= 0, change, -change)
+    return result
 
 
 MISH = Activation(

@@ -259,7 +259,7 @@ class _AlongAxis(Layer):
             raise ValueError(f"x: expected an axis {self.dim}, got shape {x.shape}")
         if axis == -x.ndim and self.dim < 0:
             raise ValueError(
-                f"x: expected axis {self.dim} to be one of each row, got shape {x.shape}, where it is that of the rows; "
+                f"x: expected axis {self.dim} to be one of each row, got shape {x.shape}, where it is that of rows; "
                 "dim=0 says that it is meant"
             )
         return axis
