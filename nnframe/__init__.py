@@ -45,9 +45,12 @@ from nnframe.layers import (
     GELU,
     SELU,
     BatchNorm1d,
+    BatchNorm2d,
     Branches,
     Dropout,
+    Dropout2d,
     Embedding,
+    GroupNorm,
     Hardswish,
     LayerNorm,
     LeakyReLU,
@@ -58,6 +61,7 @@ from nnframe.layers import (
     Quantize,
     ReLU,
     Residual,
+    RMSNorm,
     Round,
     Sequential,
     Sigmoid,
@@ -84,7 +88,7 @@ from nnframe.losses import (
 )
 from nnframe.numerical import central_difference as _central_difference
 from nnframe.numerical import numerical_gradient, numerical_hessian, numerical_jacobian
-from nnframe.optimizers import SGD, AdaGrad, Adam, AdamW, Optimizer, RMSprop
+from nnframe.optimizers import SGD, AdaGrad, Adam, AdamW, Lion, NAdam, Optimizer, RAdam, RMSprop, Rprop
 from nnframe.training import History, Trainer, accuracy, binary_accuracy, confusion_matrix, precision_recall_f1
 
 if _typing.TYPE_CHECKING:
@@ -131,6 +135,7 @@ __all__ = [
     "BCEWithLogitsLoss",
     "Backprop",
     "BatchNorm1d",
+    "BatchNorm2d",
     "Blocks",
     "Branches",
     "Buffer",
@@ -141,8 +146,10 @@ __all__ = [
     "CrossEntropyLoss",
     "DataLoader",
     "Dropout",
+    "Dropout2d",
     "Embedding",
     "GradientError",
+    "GroupNorm",
     "Hardswish",
     "He",
     "HingeEmbeddingLoss",
@@ -155,6 +162,7 @@ __all__ = [
     "LayerNorm",
     "LeakyReLU",
     "Linear",
+    "Lion",
     "LogSoftmax",
     "Loss",
     "MSELoss",
@@ -162,6 +170,7 @@ __all__ = [
     "Mish",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
+    "NAdam",
     "NLLLoss",
     "NodePerturbation",
     "Normal",
@@ -169,12 +178,15 @@ __all__ = [
     "PReLU",
     "Parameter",
     "Quantize",
+    "RAdam",
+    "RMSNorm",
     "RMSprop",
     "Random",
     "ReLU",
     "Report",
     "Residual",
     "Round",
+    "Rprop",
     "Sequential",
     "SiLU",
     "Sigmoid",

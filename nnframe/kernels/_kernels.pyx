@@ -48,6 +48,7 @@ from nnframe.kernels._c cimport (
     nnf_moved,
     nnf_network,
     nnf_rule,
+    nnf_rule_has_k,
     nnf_rule_has_m,
     nnf_rule_has_s,
     nnf_rule_name,

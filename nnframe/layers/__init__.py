@@ -19,11 +19,12 @@ from nnframe.layers.activations import (
     Tanh,
 )
 from nnframe.layers.containers import Branches, Residual, Sequential
-from nnframe.layers.dropout import Dropout
+from nnframe.layers.dropout import Dropout, Dropout2d
 from nnframe.layers.embedding import Embedding
 from nnframe.layers.linear import Linear
-from nnframe.layers.normalization import BatchNorm1d, LayerNorm
+from nnframe.layers.normalization import BatchNorm1d, BatchNorm2d, LayerNorm
 from nnframe.layers.quantization import Quantize, Round, Sign
+from nnframe.layers.row_normalization import GroupNorm, RMSNorm
 
 __all__ = [
     "ELU",
@@ -31,9 +32,12 @@ __all__ = [
     "SELU",
     "Activation",
     "BatchNorm1d",
+    "BatchNorm2d",
     "Branches",
     "Dropout",
+    "Dropout2d",
     "Embedding",
+    "GroupNorm",
     "Hardswish",
     "LayerNorm",
     "LeakyReLU",
@@ -42,6 +46,7 @@ __all__ = [
     "Mish",
     "PReLU",
     "Quantize",
+    "RMSNorm",
     "ReLU",
     "Residual",
     "Round",

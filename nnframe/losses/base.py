@@ -127,7 +127,7 @@ class Loss:
         return None
 
     def right(self, y: Array, t: npt.NDArray[Any]) -> Doubles | None:
-        """Which share of each row is right, (N,), where that is not whether its largest output is its label; or None."""
+        """Which share of each row is right, (N,); None where that is whether its largest output is its label."""
         return None
 
     # ---- what follows ----
