@@ -101,6 +101,19 @@ def _normalization(layer: Any) -> Any:
     return layer
 
 
+def _rms() -> nn.RMSNorm:
+    layer = nn.RMSNorm(5, hw.EPS, dtype=np.float64)
+    assert layer.weight is not None
+    layer.weight.value[...] = numbers(5, seed=1)
+    return layer
+
+
+def normalized(x: Array, axes: Any) -> Array:
+    """Return x with mean 0 and variance 1 over some axes."""
+    d = x - x.mean(axis=axes, keepdims=True)
+    return d / np.sqrt((d * d).mean(axis=axes, keepdims=True) + hw.EPS)
+
+
 def _embedding() -> nn.Embedding:
     return nn.Embedding(7, 3, dtype=np.float64, rng=0)
 
@@ -153,10 +166,29 @@ BUILT_IN = [
         X,
         lambda *arrays: hw.normalize(1)[0](*arrays)[0],
     ),
+    _layer(
+        "BatchNorm2d",
+        lambda: _normalization(nn.BatchNorm2d(3, eps=hw.EPS, dtype=np.float64)),
+        numbers(4, 3, 2, 2),
+        lambda x, w, b: normalized(x, (0, 2, 3)) * w[:, None, None] + b[:, None, None],
+    ),
+    _layer(
+        "GroupNorm",
+        lambda: _normalization(nn.GroupNorm(2, 4, eps=hw.EPS, dtype=np.float64)),
+        numbers(5, 4, 3),
+        lambda x, w, b: normalized(x.reshape(5, 2, 6), 2).reshape(5, 4, 3) * w[:, None] + b[:, None],
+    ),
+    _layer("RMSNorm", _rms, X, lambda x, w: x / np.sqrt((x * x).mean(axis=1, keepdims=True) + hw.EPS) * w),
     _layer("PReLU", lambda: nn.PReLU(5, dtype=np.float64), X, lambda x, a: np.where(x.real > 0, x, a * x)),
     _layer("Softmax", lambda: nn.Softmax(1), X, lambda x: np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)),
     _layer("LogSoftmax", lambda: nn.LogSoftmax(1), X, lambda x: x - np.log(np.exp(x).sum(axis=1, keepdims=True))),
     _layer("Embedding", _embedding, IDS, lambda w: w[IDS]),
+    _layer(
+        "Dropout2d",
+        lambda: nn.Dropout2d(0.4, rng=3),
+        numbers(4, 3, 2, 2),
+        lambda x: x * nn.Dropout2d(0.4, rng=3)(np.ones((4, 3, 2, 2)), training=True),
+    ),
     _layer("Dropout", lambda: nn.Dropout(0.4, rng=3), X, lambda x: x * _mask()),
     _layer(
         "Residual",

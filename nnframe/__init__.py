@@ -38,7 +38,19 @@ from nnframe.gradients import (
     Measured,
     NodePerturbation,
 )
-from nnframe.initializers import He, Normal, Xavier, Zeros
+from nnframe.initializers import (
+    He,
+    KaimingNormal,
+    KaimingUniform,
+    Normal,
+    Orthogonal,
+    TruncNormal,
+    Uniform,
+    Xavier,
+    XavierNormal,
+    XavierUniform,
+    Zeros,
+)
 from nnframe.io import load, save
 from nnframe.layers import (
     ELU,
@@ -156,6 +168,8 @@ __all__ = [
     "History",
     "HuberLoss",
     "KLDivLoss",
+    "KaimingNormal",
+    "KaimingUniform",
     "L1Loss",
     "Layer",
     "LayerError",
@@ -175,6 +189,7 @@ __all__ = [
     "NodePerturbation",
     "Normal",
     "Optimizer",
+    "Orthogonal",
     "PReLU",
     "Parameter",
     "Quantize",
@@ -197,7 +212,11 @@ __all__ = [
     "Step",
     "Tanh",
     "Trainer",
+    "TruncNormal",
+    "Uniform",
     "Xavier",
+    "XavierNormal",
+    "XavierUniform",
     "Zeros",
     "__version__",
     "accuracy",

@@ -71,7 +71,7 @@ def optimizer_update(
         assert s is not None
         _rprop(w, g, m, s, beta1, beta2, eps, gain)
         return
-    direction = g
+    direction: Floats = g
     if m is not None:
         direction = _direction(rule, g, m, kind(beta1), kind(1 - beta1), kind(1 - beta2), kind(gain))
     if s is None:

@@ -213,36 +213,7 @@ class BatchNorm1d(_BatchNorm):
 class BatchNorm2d(_BatchNorm):
     """y = (x - m) / sqrt(v + eps) w + b, for each channel c of x (N, C, H, W) (Ioffe and Szegedy 2015).
 
-    In training mode m and v are the mean and the biased variance of the mini-batch, over N, H and W, and each step moves
-    the running ones: running <- (1 - momentum) running + momentum found, with the unbiased variance. In evaluation mode
-    m and v are the running ones, so that no row depends on another.
-
-    Parameters
-    ----------
-    num_features : int
-        C.
-    eps : float
-        At least 0.
-    momentum : float or None
-        In [0, 1]. None: the running statistics are the plain mean of those of all steps.
-    affine : bool
-        Whether there are w and b; they start at 1 and 0.
-    track_running_stats : bool
-        False: there are no running statistics, and those of the mini-batch are taken in evaluation mode, too.
-    dtype : float32 or float64
-
-    Attributes
-    ----------
-    weight, bias : Parameter (C,), or None
-    running_mean, running_var : Buffer (C,), or None
-        They start at 0 and 1.
-    num_batches_tracked : Buffer (), int64, or None
-        How many steps have been seen.
-
-    Raises
-    ------
-    ValueError
-        A mini-batch has a single value for each channel, of which there is no variance.
+    As `BatchNorm1d`, m and v being taken over N, H and W. Parameters, attributes and errors are those of that layer.
     """
 
     _forms: ClassVar[dict[int, str]] = {4: "(N, {}, H, W)"}
