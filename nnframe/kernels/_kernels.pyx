@@ -23,6 +23,7 @@ from nnframe.kernels._c cimport (
     NNF_ACTIVATIONS,
     NNF_CROSS_ENTROPY,
     NNF_IDENTITY,
+    NNF_LINEAR,
     NNF_NO_LOSS,
     NNF_NO_MEMORY,
     NNF_NONE_IGNORED,

@@ -18,8 +18,9 @@ def accuracy(y: npt.ArrayLike, t: npt.ArrayLike, counted: npt.ArrayLike | None =
     y : array (N, C) with C > 1, or (N,) of integers
         Logits or probabilities, of which the largest is taken; or predicted classes.
     t : array (N,) of integers, or (N, C) with C > 1
-        Classes; or one-hot or soft labels, of which the largest is taken.
-    counted : array (N,) of bool, optional
+        Classes; or one-hot or soft labels, of which the largest is taken. Outputs of more axes, (N, ..., C) with
+        labels (N, ...) or (N, ..., C), have a label at each position, and each counts.
+    counted : array (N,), or (N, ...), of bool, optional
         The rows that count, all if not given: `accuracy(y, t, t != -100)` leaves out rows labelled -100.
 
     Raises
@@ -27,13 +28,22 @@ def accuracy(y: npt.ArrayLike, t: npt.ArrayLike, counted: npt.ArrayLike | None =
     TypeError, ValueError
         Shapes or dtypes that do not fit, or no row that counts.
     """
+    positions = np.shape(y)[: max(1, np.ndim(y) - 1)]
+    y, t = _positions(np.asarray(y), np.asarray(t))
     predicted, expected = _classes("y", y), _classes("t", t)
     if predicted.shape != expected.shape or len(predicted) == 0:
         raise ValueError(f"y, t: expected equally many rows, at least one, got shapes {np.shape(y)} and {np.shape(t)}")
     if np.ndim(y) == np.ndim(t) == 2 and np.shape(y) != np.shape(t):
         raise ValueError(f"y, t: expected equally many classes, got shapes {np.shape(y)} and {np.shape(t)}")
-    right = predicted == expected
-    return float(np.mean(right if counted is None else right[_mask(counted, len(right))]))
+    right = (predicted == expected).reshape(positions)
+    return float(np.mean(right if counted is None else right[_mask(counted, right.shape)]))
+
+
+def _positions(y: npt.NDArray[Any], t: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return outputs (N, ..., C) as (positions, C), and their labels likewise; others as they are."""
+    if y.ndim < 3 or t.shape not in (y.shape, y.shape[:-1]):
+        return y, t
+    return y.reshape(-1, y.shape[-1]), t.reshape(-1, *t.shape[y.ndim - 1 :])
 
 
 def binary_accuracy(
@@ -78,7 +88,7 @@ def binary_accuracy(
         raise ValueError("y: expected numbers, got nan")
     right = ((outputs > threshold) == (labels == 1)).reshape(len(labels), -1)
     rows = right.all(axis=1) if exact else right.mean(axis=1)
-    return float(np.mean(rows if counted is None else rows[_mask(counted, len(rows))]))
+    return float(np.mean(rows if counted is None else rows[_mask(counted, rows.shape)]))
 
 
 def confusion_matrix(y: npt.ArrayLike, t: npt.ArrayLike, classes: int | None = None) -> npt.NDArray[np.int64]:
@@ -101,9 +111,10 @@ def confusion_matrix(y: npt.ArrayLike, t: npt.ArrayLike, classes: int | None = N
         What `accuracy` refuses, or a class that is not in [0, C).
     """
     accuracy(y, t)  # refuses what does not fit
-    predicted, expected = _classes("y", y), _classes("t", t)
+    outputs, labels = _positions(np.asarray(y), np.asarray(t))
+    predicted, expected = _classes("y", outputs), _classes("t", labels)
     largest = max(int(predicted.max()), int(expected.max()))
-    columns = [np.shape(one)[1] for one in (y, t) if np.ndim(one) == 2]
+    columns = [one.shape[1] for one in (outputs, labels) if one.ndim == 2]
     count = as_count("classes", classes) if classes is not None else columns[0] if columns else largest + 1
     least = min(int(predicted.min()), int(expected.min()))
     if least < 0 or largest >= count:
@@ -159,12 +170,12 @@ def _classes(name: str, a: npt.ArrayLike) -> npt.NDArray[np.integer]:
     return array
 
 
-def _mask(counted: npt.ArrayLike, rows: int) -> npt.NDArray[Any]:
+def _mask(counted: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     mask = np.asarray(counted)
     if mask.dtype != bool:
         raise TypeError(f"counted: expected True or False for each row, got {mask.dtype} of shape {mask.shape}")
-    if mask.shape != (rows,):
-        raise ValueError(f"counted: expected shape ({rows},), one entry for each row, got {mask.shape}")
+    if mask.shape != shape:
+        raise ValueError(f"counted: expected shape {shape}, one entry for each row, got {mask.shape}")
     if not mask.any():
-        raise ValueError(f"counted: expected at least one row that counts, got none of {rows}")
+        raise ValueError(f"counted: expected at least one row that counts, got none of {len(mask)}")
     return mask
