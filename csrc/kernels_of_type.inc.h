@@ -18,6 +18,7 @@
 #include "curves.inc.h"
 #include "selected.inc.h"
 #include "optimizer.inc.h"
+#include "recurrent.inc.h"
 
 static const nnf_kernels FN(kernels) = {
     .matmul = FN(matmul),
@@ -33,4 +34,6 @@ static const nnf_kernels FN(kernels) = {
     .difference_gradient = FN(difference_gradient),
     .difference_curves = FN(difference_curves),
     .selected_products = FN(selected_products),
+    .recurrent = FN(recurrent),
+    .recurrent_backward = FN(recurrent_backward),
 };

@@ -234,6 +234,46 @@ typedef struct {
     void *out;
 } nnf_selected;
 
+/* ---- recurrent layers ---------------------------------------------------------------------------------- */
+
+/* One direction of one layer through a sequence of T steps. With u[t] what the input gives, (N, G H), and
+ * q[t] = W h[t - 1] + b, the state h[t] is
+ *   RNN    (G = 1)           f(u + q), f = tanh or max(., 0)
+ *   LSTM   (G = 4: i f g o)  o tanh(c[t]), c[t] = f c[t - 1] + i g; i, f, o = sigmoid(u + q), g = tanh(u + q)
+ *   GRU    (G = 3: r z n)    n + z (h[t - 1] - n); r, z = sigmoid(u + q), n = tanh(u + r q)
+ * Before the first step h and c are 0. reverse: from the last step to the first; then t - 1 above is t + 1.
+ *
+ * weight: (G H, H); bias: G H, or NULL. Contiguous.
+ * mask: (T, N), or NULL; 0 where a step is passed over: the state stays what it was, and y is 0.
+ * gates: (T, N, G H). forward: holds u, and is overwritten by the values of the gates (RNN: it is left as it is).
+ * state: (T, N, H). kept: (T, N, H), c of an LSTM, the last H of q of a GRU; NULL for an RNN. Contiguous; forward
+ *   writes them, backward reads them.
+ * y: NULL, or (N, T, H) of any strides but the last, which is 1: the states once more. For forward alone.
+ *
+ * For backward alone: dy: like y, the gradient of y, or NULL. dlast: that of the state after the last step, (N, H),
+ * rows dlast_row apart, or NULL. dgates, drecurrent: (T, N, G H), contiguous, overwritten: the gradients of u and q;
+ * drecurrent is NULL for all but the GRU, where it is the same.
+ *
+ * Both return 0, the answer of poll when that stopped them (outputs then hold anything), or NNF_NO_MEMORY. Rows do not
+ * depend on each other, and have the same bits whatever N and the number of threads. */
+typedef enum { NNF_RNN_TANH, NNF_RNN_RELU, NNF_LSTM, NNF_GRU } nnf_cell;
+
+typedef struct {
+    nnf_cell cell;
+    intptr_t steps, rows, units; /* T, N, H */
+    int reverse;
+    const void *weight, *bias;
+    const uint8_t *mask;
+    void *gates, *state, *kept;
+    void *y;
+    intptr_t y_row, y_step;
+    const void *dy;
+    intptr_t dy_row, dy_step;
+    const void *dlast;
+    intptr_t dlast_row;
+    void *dgates, *drecurrent;
+} nnf_recurrent;
+
 /* ---- a function where one variable has been moved -------------------------------------------------------- */
 
 /* out[i, k] = f(x with x[index[i]] = value[i, k]), i < count, k < values. x: n numbers, copied once per task; index,
@@ -281,6 +321,9 @@ typedef struct {
     int (*difference_gradient)(const nnf_difference *p, int (*poll)(void));
     int (*difference_curves)(const nnf_curves *p, int (*poll)(void));
     int (*selected_products)(const nnf_selected *p);
+
+    int (*recurrent)(const nnf_recurrent *p, int (*poll)(void));
+    int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)(void));
 } nnf_kernels;
 
 /* One table per instruction set and element type; NULL where the compiler could not make it. */

@@ -55,6 +55,12 @@ enum {
     NNF_TILE_TASKS = 32            /* and not more sums of gradients to add up than so many */
 };
 
+/* ---- sequences: see recurrent.inc.h ---- */
+
+enum {
+    NNF_CELL_ROWS = 56 /* of a task, at most: what they read and write in a step stays in the L2 cache */
+};
+
 /* ---- central differences: see propagation.inc.h ---- */
 
 enum {

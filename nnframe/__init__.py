@@ -43,6 +43,9 @@ from nnframe.io import load, save
 from nnframe.layers import (
     ELU,
     GELU,
+    GRU,
+    LSTM,
+    RNN,
     BatchNorm1d,
     Branches,
     Dropout,
@@ -100,6 +103,9 @@ kernels.central_difference = _renamed_central_difference  # type: ignore[attr-de
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SGD",
     "SPSA",
     "AdaGrad",

@@ -107,6 +107,29 @@ cdef extern from "nnframe.h" nogil:
         const void *b
         const intptr_t *entry
         void *out
+    ctypedef enum nnf_cell:
+        NNF_RNN_TANH
+        NNF_RNN_RELU
+        NNF_LSTM
+        NNF_GRU
+    ctypedef struct nnf_recurrent:
+        nnf_cell cell
+        intptr_t steps, rows, units
+        int reverse
+        const void *weight
+        const void *bias
+        const uint8_t *mask
+        void *gates
+        void *state
+        void *kept
+        void *y
+        intptr_t y_row, y_step
+        const void *dy
+        intptr_t dy_row, dy_step
+        const void *dlast
+        intptr_t dlast_row
+        void *dgates
+        void *drecurrent
     ctypedef struct nnf_kernels:
         void (*matmul)(const nnf_matmul *p) noexcept nogil
         void (*softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) noexcept nogil
@@ -123,6 +146,8 @@ cdef extern from "nnframe.h" nogil:
         int (*difference_gradient)(const nnf_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*difference_curves)(const nnf_curves *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*selected_products)(const nnf_selected *p) noexcept nogil
+        int (*recurrent)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
+        int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
     ctypedef struct nnf_isa:
         const char *name
         const nnf_kernels *kernels[2]

@@ -82,6 +82,28 @@ def activation_difference(
     alpha: float | None = None,
     out: _Floats | None = None,
 ) -> _Floats: ...
+def recurrent(
+    cell: str,
+    gates: _Floats,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    mask: npt.NDArray[np.bool_] | None = None,
+    reverse: bool = False,
+    out: _Floats | None = None,
+) -> tuple[_Floats, _Floats | None]: ...
+def recurrent_backward(
+    cell: str,
+    gates: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    state: npt.ArrayLike,
+    kept: npt.ArrayLike | None = None,
+    *,
+    mask: npt.NDArray[np.bool_] | None = None,
+    reverse: bool = False,
+    dy: npt.ArrayLike | None = None,
+    dlast: npt.ArrayLike | None = None,
+) -> tuple[_Floats, _Floats]: ...
 def optimizer_update(
     rule: str,
     values: list[_Floats],

@@ -22,16 +22,21 @@ from libc.string cimport memset
 from nnframe.kernels._c cimport (
     NNF_ACTIVATIONS,
     NNF_CROSS_ENTROPY,
+    NNF_GRU,
     NNF_IDENTITY,
+    NNF_LSTM,
     NNF_NO_LOSS,
     NNF_NO_MEMORY,
     NNF_NONE_IGNORED,
+    NNF_RNN_RELU,
+    NNF_RNN_TANH,
     NNF_RULES,
     NNF_SQUARED_ERROR,
     nnf_above,
     nnf_activation,
     nnf_activation_alpha,
     nnf_activation_name,
+    nnf_cell,
     nnf_compiler,
     nnf_curves,
     nnf_difference,
@@ -47,6 +52,7 @@ from nnframe.kernels._c cimport (
     nnf_matmul,
     nnf_moved,
     nnf_network,
+    nnf_recurrent,
     nnf_rule,
     nnf_rule_has_m,
     nnf_rule_has_s,
@@ -127,6 +133,7 @@ include "_activations.pxi"
 include "_differences.pxi"
 include "_network.pxi"
 include "_optimizers.pxi"
+include "_recurrent.pxi"
 
 if os.environ.get("NNFRAME_KERNELS", "c") not in ("c", "reference"):
     raise ValueError(f"NNFRAME_KERNELS: expected c or reference, got {os.environ['NNFRAME_KERNELS']!r}")

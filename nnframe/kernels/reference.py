@@ -14,6 +14,7 @@ from nnframe.kernels.reference_activations import activation, activation_backwar
 from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
 from nnframe.kernels.reference_network import network_forward, network_gradient
+from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward
 
 __all__ = [
     "activation",
@@ -26,6 +27,8 @@ __all__ = [
     "network_gradient",
     "optimizer_update",
     "product",
+    "recurrent",
+    "recurrent_backward",
     "selected_products",
     "softmax",
     "softmax_cross_entropy",

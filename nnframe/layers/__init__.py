@@ -6,10 +6,14 @@ from nnframe.layers.dropout import Dropout
 from nnframe.layers.embedding import Embedding
 from nnframe.layers.linear import Linear
 from nnframe.layers.normalization import BatchNorm1d, LayerNorm
+from nnframe.layers.recurrent import GRU, LSTM, RNN
 
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "Activation",
     "BatchNorm1d",
     "Branches",
