@@ -19,6 +19,7 @@
 #include "selected.inc.h"
 #include "optimizer.inc.h"
 #include "recurrent.inc.h"
+#include "attention.inc.h"
 
 static const nnf_kernels FN(kernels) = {
     .matmul = FN(matmul),
@@ -36,4 +37,5 @@ static const nnf_kernels FN(kernels) = {
     .selected_products = FN(selected_products),
     .recurrent = FN(recurrent),
     .recurrent_backward = FN(recurrent_backward),
+    .attention = FN(attention),
 };

@@ -274,6 +274,42 @@ typedef struct {
     void *dgates, *drecurrent;
 } nnf_recurrent;
 
+/* ---- attention ----------------------------------------------------------------------------------------- */
+
+/* out[n, i, h] = sum over keys j of p[i, j] f[i, j] v[n, j, h], p[i] = softmax over j of scale q[n, i, h] . k[n, j, h].
+ *
+ * q: (N, L, heads, d); k, v: (N, S, heads, d): any strides q_batch and q_row over the first two axes, the last two
+ *   contiguous; S >= 1.
+ * causal: query i sees keys 0 to i. mask: (N, S), or NULL; 0 where a key is hidden. A query that sees none gives 0.
+ * factors: f, (N, heads, L, S), contiguous, or NULL for ones.
+ * out: (N, L, heads, d), contiguous. lse: (N, heads, L), contiguous: the logarithm of the sum of exponentials of the
+ *   scores; infinity where no key is seen. Forward writes them, backward reads them.
+ * dout: the gradient of out, like it; NULL: forward. dq, dk, dv: like q, k, v with strides of their own; overwritten.
+ *
+ * Returns 0, the answer of poll when that stopped it (outputs then hold anything), or NNF_NO_MEMORY. Heads and rows do
+ * not depend on each other, and have the same bits whatever N and the number of threads, with AVX2 as with AVX-512. */
+typedef struct {
+    intptr_t batch, queries, keys, heads, width; /* N, L, S, heads, d */
+    const void *q;
+    intptr_t q_batch, q_row;
+    const void *k;
+    intptr_t k_batch, k_row;
+    const void *v;
+    intptr_t v_batch, v_row;
+    double scale;
+    int causal;
+    const uint8_t *mask;
+    const void *factors;
+    void *out, *lse;
+    const void *dout;
+    void *dq;
+    intptr_t dq_batch, dq_row;
+    void *dk;
+    intptr_t dk_batch, dk_row;
+    void *dv;
+    intptr_t dv_batch, dv_row;
+} nnf_attention;
+
 /* ---- a function where one variable has been moved -------------------------------------------------------- */
 
 /* out[i, k] = f(x with x[index[i]] = value[i, k]), i < count, k < values. x: n numbers, copied once per task; index,
@@ -324,6 +360,7 @@ typedef struct {
 
     int (*recurrent)(const nnf_recurrent *p, int (*poll)(void));
     int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)(void));
+    int (*attention)(const nnf_attention *p, int (*poll)(void));
 } nnf_kernels;
 
 /* One table per instruction set and element type; NULL where the compiler could not make it. */

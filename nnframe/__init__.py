@@ -53,6 +53,8 @@ from nnframe.layers import (
     LayerNorm,
     LeakyReLU,
     Linear,
+    MultiheadAttention,
+    PositionalEncoding,
     ReLU,
     Residual,
     Sequential,
@@ -61,6 +63,7 @@ from nnframe.layers import (
     Softplus,
     Step,
     Tanh,
+    TransformerEncoderLayer,
 )
 from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
 from nnframe.numerical import central_difference as _central_difference
@@ -135,10 +138,12 @@ __all__ = [
     "Loss",
     "MSELoss",
     "Measured",
+    "MultiheadAttention",
     "NodePerturbation",
     "Normal",
     "Optimizer",
     "Parameter",
+    "PositionalEncoding",
     "RMSprop",
     "Random",
     "ReLU",
@@ -151,6 +156,7 @@ __all__ = [
     "Step",
     "Tanh",
     "Trainer",
+    "TransformerEncoderLayer",
     "Xavier",
     "Zeros",
     "__version__",

@@ -130,6 +130,27 @@ cdef extern from "nnframe.h" nogil:
         intptr_t dlast_row
         void *dgates
         void *drecurrent
+    ctypedef struct nnf_attention:
+        intptr_t batch, queries, keys, heads, width
+        const void *q
+        intptr_t q_batch, q_row
+        const void *k
+        intptr_t k_batch, k_row
+        const void *v
+        intptr_t v_batch, v_row
+        double scale
+        int causal
+        const uint8_t *mask
+        const void *factors
+        void *out
+        void *lse
+        const void *dout
+        void *dq
+        intptr_t dq_batch, dq_row
+        void *dk
+        intptr_t dk_batch, dk_row
+        void *dv
+        intptr_t dv_batch, dv_row
     ctypedef struct nnf_kernels:
         void (*matmul)(const nnf_matmul *p) noexcept nogil
         void (*softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) noexcept nogil
@@ -148,6 +169,7 @@ cdef extern from "nnframe.h" nogil:
         int (*selected_products)(const nnf_selected *p) noexcept nogil
         int (*recurrent)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
+        int (*attention)(const nnf_attention *p, int (*poll)() noexcept nogil) noexcept nogil
     ctypedef struct nnf_isa:
         const char *name
         const nnf_kernels *kernels[2]

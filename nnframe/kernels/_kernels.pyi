@@ -104,6 +104,32 @@ def recurrent_backward(
     dy: npt.ArrayLike | None = None,
     dlast: npt.ArrayLike | None = None,
 ) -> tuple[_Floats, _Floats]: ...
+def attention(
+    q: npt.ArrayLike,
+    k: npt.ArrayLike,
+    v: npt.ArrayLike,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    mask: npt.NDArray[np.bool_] | None = None,
+    factors: npt.ArrayLike | None = None,
+) -> tuple[_Floats, _Floats]: ...
+def attention_backward(
+    q: npt.ArrayLike,
+    k: npt.ArrayLike,
+    v: npt.ArrayLike,
+    out: npt.ArrayLike,
+    lse: npt.ArrayLike,
+    dout: npt.ArrayLike,
+    *,
+    dq: _Floats,
+    dk: _Floats,
+    dv: _Floats,
+    scale: float | None = None,
+    causal: bool = False,
+    mask: npt.NDArray[np.bool_] | None = None,
+    factors: npt.ArrayLike | None = None,
+) -> None: ...
 def optimizer_update(
     rule: str,
     values: list[_Floats],

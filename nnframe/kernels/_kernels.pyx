@@ -15,6 +15,7 @@ import numpy as np
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
+from libc.math cimport sqrt
 from libc.stdint cimport int64_t, intptr_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memset
@@ -36,6 +37,7 @@ from nnframe.kernels._c cimport (
     nnf_activation,
     nnf_activation_alpha,
     nnf_activation_name,
+    nnf_attention,
     nnf_cell,
     nnf_compiler,
     nnf_curves,
@@ -134,6 +136,7 @@ include "_differences.pxi"
 include "_network.pxi"
 include "_optimizers.pxi"
 include "_recurrent.pxi"
+include "_attention.pxi"
 
 if os.environ.get("NNFRAME_KERNELS", "c") not in ("c", "reference"):
     raise ValueError(f"NNFRAME_KERNELS: expected c or reference, got {os.environ['NNFRAME_KERNELS']!r}")

@@ -69,7 +69,7 @@ def recurrent(cell, gates, weight, bias=None, *, mask=None, reverse=False, out=N
     if reference is not None:
         reference.recurrent(cell, u, w, b, steps, bool(p.reverse), state, kept, y)
         return state, kept
-    p.mask = NULL if steps is None else <const uint8_t *>cnp.PyArray_DATA(steps)
+    p.mask = NULL if steps is None else <uint8_t *>cnp.PyArray_DATA(steps)
     p.state, p.kept = cnp.PyArray_DATA(state), NULL if kept is None else cnp.PyArray_DATA(kept)
     cdef const nnf_kernels *kernels = kernels_for(u)
     with nogil:
@@ -124,7 +124,7 @@ def recurrent_backward(cell, gates, weight, state, kept=None, *, mask=None, reve
         reference.recurrent_backward(cell, values, w, states, memory, steps, bool(p.reverse), sequences, last, dgates,
                                      dq)
         return dgates, dq
-    p.mask = NULL if steps is None else <const uint8_t *>cnp.PyArray_DATA(steps)
+    p.mask = NULL if steps is None else <uint8_t *>cnp.PyArray_DATA(steps)
     p.dgates, p.drecurrent = cnp.PyArray_DATA(dgates), NULL if dq is dgates else cnp.PyArray_DATA(dq)
     cdef const nnf_kernels *kernels = kernels_for(values)
     with nogil:
@@ -173,7 +173,7 @@ cdef array as_sequences(object a, str name, nnf_recurrent *p, int typenum, intpt
     cdef intptr_t size = cnp.PyArray_ITEMSIZE(x)
     if not has_shape(x, 3, shape):
         raise ValueError(f"{name}: expected shape {(p.rows, p.steps, p.units)}, got {np.shape(x)}")
-    if cnp.PyArray_STRIDE(x, 2) != size and p.units > 1:
+    if cnp.PyArray_STRIDE(x, 2) != size and p.units > 1 and cnp.PyArray_SIZE(x) > 0:
         if written:
             raise ValueError(f"{name}: expected a contiguous last axis, got {cnp.PyArray_STRIDE(x, 2)} bytes between "
                              "its entries")

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe.kernels.reference_activations import activation, activation_backward, activation_difference
+from nnframe.kernels.reference_attention import attention, attention_backward
 from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
 from nnframe.kernels.reference_network import network_forward, network_gradient
@@ -20,6 +21,8 @@ __all__ = [
     "activation",
     "activation_backward",
     "activation_difference",
+    "attention",
+    "attention_backward",
     "cross_entropy_targets",
     "difference_curves",
     "difference_gradient",

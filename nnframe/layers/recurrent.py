@@ -188,7 +188,7 @@ class Recurrent(Layer):
         self._gradients(x, dy, saved, False)
 
     def _gradients(self, x: Any, dy: Array, saved: list[list[Direction]] | None, input_gradient: bool) -> Array | None:
-        series, mask = self._series(x)
+        mask = self._series(x)[1]
         saved = self.forward_saving(x)[1] if saved is None else saved
         below: Array | None = dy
         for layer in range(self.num_layers - 1, -1, -1):
