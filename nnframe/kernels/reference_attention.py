@@ -60,9 +60,10 @@ def attention_backward(
 
 def _scores(q: Floats, k: Floats, mask: Mask, scale: float, causal: bool) -> Floats:
     """Return the scores (N, heads, L, S), -infinity where a key is hidden."""
-    scores = np.einsum("nlhd,nshd->nhls", q, k) * q.dtype.type(scale)
+    scores: Floats = np.einsum("nlhd,nshd->nhls", q, k) * q.dtype.type(scale)
     if causal:
-        scores = np.where(np.tri(*scores.shape[2:], dtype=bool), scores, -np.inf)
+        scores = np.where(np.tri(*scores.shape[2:], dtype=np.bool_), scores, -np.inf)
     if mask is not None:
         scores = np.where(mask[:, None, None], scores, -np.inf)
-    return scores.astype(q.dtype, copy=False)
+    found: Floats = scores.astype(q.dtype, copy=False)
+    return found

@@ -25,7 +25,9 @@ def recurrent(
     y: Floats | None,
 ) -> None:
     """States of a recurrent layer; see `kernels.recurrent`. Writes gates, state (T, N, H), kept and y (N, T, H)."""
-    zero = np.zeros(state.shape[1:], state.dtype)
+    zero: Floats = np.zeros(state.shape[1:], state.dtype)
+    new: Floats
+    own: Floats
     for t, before in _in_time(len(state), reverse):
         h = zero if before is None else state[before]
         c = zero if before is None or kept is None else kept[before]
@@ -65,8 +67,9 @@ def recurrent_backward(
     dq: Floats,
 ) -> None:
     """Gradients of u and q; see `kernels.recurrent_backward`. Writes dgates and dq, (T, N, G H)."""
-    zero = np.zeros(state.shape[1:], state.dtype)
-    carried, dc = (zero if dlast is None else dlast), zero
+    zero: Floats = np.zeros(state.shape[1:], state.dtype)
+    carried: Floats = zero if dlast is None else dlast
+    dc = zero
     for t, before in reversed(list(_in_time(len(state), reverse))):
         h = zero if before is None else state[before]
         dh = carried if dy is None else carried + dy[:, t]

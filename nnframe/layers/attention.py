@@ -185,11 +185,88 @@ class MultiheadAttention(Layer):
             found += [] if dx is None else [dx.reshape(one.shape)]
         return found
 
+    # ---- central differences ----
+
+    def difference(self, x: Array, y: Array, dx: Array) -> Array:
+        """Return how y changes, from how the scores do: nothing is subtracted from something nearly equal.
+
+        With g = expm1(change of a score) and m the sum of p g over the keys, probabilities change by
+        p (g - m) / (1 + m).
+        """
+        mask = self._inputs(x)[1]
+        made = kernels.linear(dx, self.in_proj_weight.value)
+        heads = self.forward_saving(x)[1]
+        parts = made.reshape(*made.shape[:-1], 3, self.num_heads, -1)
+        dq, dk, dv = (parts[..., i, :, :].swapaxes(-2, -3) for i in range(3))  # (..., N, heads, T, d)
+        q, k, v = (part.swapaxes(1, 2) for part in heads[:3])
+        moved = kernels.batched_matmul(dq, k, transpose_b=True) + kernels.batched_matmul(q + dq, dk, transpose_b=True)
+        moved *= moved.dtype.type(1 / math.sqrt(q.shape[-1]))
+        if moved.max(initial=0) > FAR or (mask is not None and (mask != (x + dx != 0).any(axis=-1)).any()):
+            return super().difference(x, y, dx)  # so far apart that two values may be subtracted
+        p, factors = self._probabilities(heads, mask), self._factors(heads.q, heads.k)
+        dp = _change_of_softmax(p, moved)
+        if factors is not None:
+            p, dp = p * factors, dp * factors
+        out = kernels.batched_matmul(dp, v + dv) + kernels.batched_matmul(p, dv)
+        return kernels.linear(out.swapaxes(-2, -3).reshape(dx.shape), self.out_proj.weight.value)
+
+    def perturb(self, parameter: Parameter, indices: npt.NDArray[np.intp], step: float, x: Any, y: Array) -> Array:
+        """Return what one moved feature of one head does: for a query's or key's through the softmax of that head."""
+        heads = self.forward_saving(x)[1]
+        if parameter is self.out_proj.weight or parameter is self.out_proj.bias:
+            return self.out_proj.perturb(parameter, indices, step, heads.out.reshape(y.shape), y)
+        inputs, mask = self._inputs(x)
+        p, factors = self._probabilities(heads, mask), self._factors(heads.q, heads.k)
+        columns = self.embed_dim if parameter is self.in_proj_weight else 1
+        dy = np.empty((len(indices), *y.shape), y.dtype)
+        for change, index in zip(dy, indices, strict=True):
+            part, feature = divmod(int(index) // columns, self.embed_dim)
+            given = inputs[min(part, len(inputs) - 1)]
+            moved = given[..., index % columns] * step if columns > 1 else np.full(given.shape[:2], step, y.dtype)
+            change[...] = self._moved_feature(heads, p, factors, part, feature, moved)
+        return dy
+
+    def _moved_feature(
+        self, heads: Heads, p: Array, factors: Array | None, part: int, feature: int, moved: Array
+    ) -> Array:
+        """How y changes when one feature of all queries (part 0), keys (1) or values (2) changes by `moved`, (N, L)."""
+        own, at = divmod(feature, heads.q.shape[-1])
+        weight = self.out_proj.weight.value
+        p, f = p[:, own], 1 if factors is None else factors[:, own]
+        if part == 2:
+            return np.einsum("nls,ns->nl", p * f, moved)[..., None] * weight[:, feature]  # type: ignore[no-any-return]
+        scale = p.dtype.type(1 / math.sqrt(heads.q.shape[-1]))
+        if part == 0:
+            scores = scale * moved[:, :, None] * heads.k[:, None, :, own, at]
+        else:
+            scores = scale * heads.q[:, :, None, own, at] * moved[:, None, :]
+        out = kernels.batched_matmul(_change_of_softmax(p, scores) * f, heads.v[:, :, own])
+        return kernels.linear(out, weight[:, feature - at : feature - at + out.shape[-1]])
+
+    def _probabilities(self, heads: Heads, mask: Mask) -> Array:
+        """Return those of the keys, (N, heads, L, S)."""
+        q, k = heads.q.swapaxes(1, 2), heads.k.swapaxes(1, 2)
+        scores = kernels.batched_matmul(q, k, transpose_b=True) * q.dtype.type(1 / math.sqrt(q.shape[-1]))
+        if self.is_causal:
+            scores = np.where(np.tri(*scores.shape[2:], dtype=np.bool_), scores, -np.inf)
+        if mask is not None:
+            scores = np.where(mask[:, None, None], scores, -np.inf)
+        return np.exp(scores - heads.lse[..., None]).astype(q.dtype, copy=False)
+
     def __repr__(self) -> str:
         return f"MultiheadAttention({self.embed_dim}, {self.num_heads}{options(self, ATTENTION)})"
 
 
 ATTENTION = {"dropout": 0.0, "is_causal": False, "mask_zero": False}
+FAR = 40.0  # a change of a score: beyond, probabilities are others
+
+
+def _change_of_softmax(p: Array, moved: Array) -> Array:
+    """How probabilities p change when scores change by `moved`; sums run over the last axis."""
+    g = np.expm1(moved)
+    m = (p * g).sum(axis=-1, keepdims=True)
+    change: Array = p * (g - m) / (1 + m)
+    return change
 
 
 def options(layer: Layer, defaults: dict[str, Any]) -> str:

@@ -198,7 +198,7 @@ class Recurrent(Layer):
             for suffix, one in zip(self._directions(layer), saved[layer], strict=True):
                 part = self._half(given, suffix)
                 dx = self._gradients_of(suffix, one, mask, part, sequences, input_gradient or layer > 0)
-                below = dx if below is None else below + dx
+                below = dx if below is None or dx is None else below + dx
             if layer and below is not None:
                 below = self._through_dropout(layer - 1, below)
         return None if below is None else np.ascontiguousarray(below.transpose(1, 0, 2))

@@ -158,15 +158,31 @@ def test_all_that_a_layer_must_pass(which):
     check_layer(make, shape, inputs=inputs)
 
 
+def at_entries(model, loss, x, t, p, chosen):
+    """The loss as a function of some entries of a parameter."""
+    flat = p.value.reshape(-1)
+
+    def value(entries):
+        kept = flat[chosen]
+        flat[chosen] = entries
+        try:
+            return loss(model(x), t)
+        finally:
+            flat[chosen] = kept
+
+    return value
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_central_differences_agree_with_backward_and_with_numerical_gradient(kind, rng):
     made, _, own = KINDS[kind]
+    layers = 1 if kind == "relu" else 2  # with few kinks, so that none is within a step
     model = nn.Sequential(
         nn.Linear(3, 4, dtype=np.float64, rng=1),
-        made(4, 5, 2, bidirectional=True, **own, return_sequences=False, dtype=np.float64, rng=0),
+        made(4, 5, layers, bidirectional=True, **own, return_sequences=False, dtype=np.float64, rng=0),
         nn.Linear(10, 3, dtype=np.float64, rng=2),
     )
-    x, t = rng.standard_normal((4, 6, 3)), rng.integers(0, 3, 4)
+    x, t = rng.standard_normal((3, 4, 3)), rng.integers(0, 3, 3)
     loss = nn.CrossEntropyLoss()
     nn.Backprop()(model, loss, x, t)
     written = {name: p.grad.copy() for name, p in model.named_parameters()}
@@ -174,20 +190,9 @@ def test_central_differences_agree_with_backward_and_with_numerical_gradient(kin
     largest = max(np.abs(g).max() for g in written.values())
     for name, p in model.named_parameters():
         assert np.abs(p.grad - written[name]).max() < 1e-8 * largest, name
-        flat = p.value.reshape(-1)
-
-        def value(some, flat=flat, chosen=rng.integers(flat.size, size=3)):
-            kept = flat[chosen].copy()
-            flat[chosen] = some
-            try:
-                return loss(model(x), t)
-            finally:
-                flat[chosen] = kept
-
-        chosen = value.__defaults__[1]
-        if len(set(chosen)) == 3:
-            found = nn.numerical_gradient(value, flat[chosen])
-            assert np.abs(found - p.grad.reshape(-1)[chosen]).max() < 1e-8 * largest, name
+        chosen = rng.permutation(p.value.size)[:3]
+        found = nn.numerical_gradient(at_entries(model, loss, x, t, p, chosen), p.value.reshape(-1)[chosen], step=3e-6)
+        assert np.abs(found - p.grad.reshape(-1)[chosen]).max() < 1e-8 * largest, name
 
 
 @pytest.mark.parametrize(
@@ -196,7 +201,7 @@ def test_central_differences_agree_with_backward_and_with_numerical_gradient(kin
         (lambda: nn.LSTM(0, 3), ValueError, "input_size: expected at least 1, got 0"),
         (lambda: nn.LSTM(3, 2.5), TypeError, "hidden_size: expected a whole number, got 2.5"),
         (lambda: nn.LSTM(3, 2, 0), ValueError, "num_layers: expected at least 1"),
-        (lambda: nn.LSTM(3, 2, batch_first=False), ValueError, "batch_first: expected True, as rows are the first axis"),
+        (lambda: nn.LSTM(3, 2, batch_first=False), ValueError, "batch_first: expected True, as rows are"),
         (lambda: nn.LSTM(3, 2, dropout=1.5), ValueError, "dropout: expected a probability"),
         (lambda: nn.RNN(3, 2, 1, "sigmoid"), ValueError, "nonlinearity: expected 'tanh' or 'relu', got 'sigmoid'"),
         (lambda: nn.GRU(3, 2)(np.zeros((4, 5, 2))), ValueError, r"x: expected shape \(N, T, 3\), T at least 1, got"),
