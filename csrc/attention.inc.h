@@ -92,9 +92,10 @@ static intptr_t FN(scores)(const nnf_attention *p, const head_t *h, intptr_t fir
         memcpy(scaled + r * d, h->q + (first + r) * p->q_row, (size_t)d * sizeof(T));
         FN(row_scale)(scaled + r * d, d, (T)p->scale);
     }
-    FN(head_product)((nnf_matmul){.m = rows, .n = columns, .k = d, .a_row = d, .a_col = 1, .b_row = 1,
-                                  .b_col = p->k_row, .c_row = columns},
-                     scaled, h->k, s);
+    FN(head_product)(
+        (nnf_matmul){
+            .m = rows, .n = columns, .k = d, .a_row = d, .a_col = 1, .b_row = 1, .b_col = p->k_row, .c_row = columns},
+        scaled, h->k, s);
     for (intptr_t r = 0; r < rows && (p->causal || h->mask); r++) {
         T *row = s + r * columns;
         for (intptr_t j = p->causal ? first + r + 1 : columns; j < columns; j++)
@@ -131,8 +132,14 @@ static void FN(attend_tile)(const nnf_attention *p, const head_t *h, intptr_t fi
         if (h->factors) FN(row_product)(row, h->factors + (first + r) * p->keys, columns);
     }
     T *out = h->out + first * out_row;
-    FN(head_product)((nnf_matmul){.m = rows, .n = d, .k = columns, .a_row = columns, .a_col = 1, .b_row = p->v_row,
-                                  .b_col = 1, .c_row = out_row},
+    FN(head_product)((nnf_matmul){.m = rows,
+                                  .n = d,
+                                  .k = columns,
+                                  .a_row = columns,
+                                  .a_col = 1,
+                                  .b_row = p->v_row,
+                                  .b_col = 1,
+                                  .c_row = out_row},
                      s, h->v, out);
     for (intptr_t r = 0; r < rows; r++)
         FN(row_scale)(out + r * out_row, d, inverse[r]);
@@ -158,21 +165,47 @@ static void FN(attend_tile_backward)(const nnf_attention *p, const head_t *h, in
     T *scaled = scratch, *s = scaled + tile_rows * d, *ds = s + tile_rows * p->keys;
     const T *dout = h->dout + first * out_row;
     const intptr_t columns = FN(scores)(p, h, first, rows, scaled, s);
-    FN(head_product)((nnf_matmul){.m = rows, .n = columns, .k = d, .a_row = out_row, .a_col = 1, .b_row = 1,
-                                  .b_col = p->v_row, .c_row = columns},
+    FN(head_product)((nnf_matmul){.m = rows,
+                                  .n = columns,
+                                  .k = d,
+                                  .a_row = out_row,
+                                  .a_col = 1,
+                                  .b_row = 1,
+                                  .b_col = p->v_row,
+                                  .c_row = columns},
                      dout, h->v, ds);
     for (intptr_t r = 0; r < rows; r++)
         FN(slope_row)(s + r * columns, ds + r * columns, h->factors ? h->factors + (first + r) * p->keys : NULL,
                       h->lse[first + r], FN(dot_of)(dout + r * out_row, h->out + (first + r) * out_row, d), columns);
-    FN(head_product)((nnf_matmul){.m = columns, .n = d, .k = rows, .a_row = 1, .a_col = columns, .b_row = out_row,
-                                  .b_col = 1, .c_row = p->dv_row, .add = 1},
+    FN(head_product)((nnf_matmul){.m = columns,
+                                  .n = d,
+                                  .k = rows,
+                                  .a_row = 1,
+                                  .a_col = columns,
+                                  .b_row = out_row,
+                                  .b_col = 1,
+                                  .c_row = p->dv_row,
+                                  .add = 1},
                      s, dout, h->dv);
-    FN(head_product)((nnf_matmul){.m = columns, .n = d, .k = rows, .a_row = 1, .a_col = columns, .b_row = d, .b_col = 1,
-                                  .c_row = p->dk_row, .add = 1},
+    FN(head_product)((nnf_matmul){.m = columns,
+                                  .n = d,
+                                  .k = rows,
+                                  .a_row = 1,
+                                  .a_col = columns,
+                                  .b_row = d,
+                                  .b_col = 1,
+                                  .c_row = p->dk_row,
+                                  .add = 1},
                      ds, scaled, h->dk);
     T *dq = h->dq + first * p->dq_row;
-    FN(head_product)((nnf_matmul){.m = rows, .n = d, .k = columns, .a_row = columns, .a_col = 1, .b_row = p->k_row,
-                                  .b_col = 1, .c_row = p->dq_row},
+    FN(head_product)((nnf_matmul){.m = rows,
+                                  .n = d,
+                                  .k = columns,
+                                  .a_row = columns,
+                                  .a_col = 1,
+                                  .b_row = p->k_row,
+                                  .b_col = 1,
+                                  .c_row = p->dq_row},
                      ds, h->k, dq);
     for (intptr_t r = 0; r < rows; r++)
         FN(row_scale)(dq + r * p->dq_row, d, (T)p->scale);

@@ -1,9 +1,9 @@
 /* recurrent.inc.h - recurrent layers over whole sequences: RNN, LSTM, GRU, forward and backward.
  *
  * The products of the inputs are taken before, for all steps at once; what is left is a product with the state per
- * step, q = W h + b, and a cell that reads its gates once and writes them once. Rows do not depend on each other: a task
- * is some rows through all steps, so that threads never wait for each other, and the weight is packed once for all of
- * them. Sums run in the order of matmul_tile.inc.h, whatever the number of rows: the same bits for any number of
+ * step, q = W h + b, and a cell that reads its gates once and writes them once. Rows do not depend on each other: a
+ * task is some rows through all steps, so that threads never wait for each other, and the weight is packed once for all
+ * of them. Sums run in the order of matmul_tile.inc.h, whatever the number of rows: the same bits for any number of
  * threads.
  */
 
@@ -14,11 +14,11 @@
 
 typedef struct {
     const nnf_recurrent *p;
-    intptr_t gates;           /* per unit */
-    nnf_matmul product;       /* of some rows of one step */
-    intptr_t block_k;         /* of it, */
-    T *panels;                /* and the weight as its tiles read it */
-    T *rows;                  /* for each row: q, or the gradients of the state and of the cell */
+    intptr_t gates;     /* per unit */
+    nnf_matmul product; /* of some rows of one step */
+    intptr_t block_k;   /* of it, */
+    T *panels;          /* and the weight as its tiles read it */
+    T *rows;            /* for each row: q, or the gradients of the state and of the cell */
     intptr_t rows_a_task;
 } sequence_t;
 
@@ -326,15 +326,33 @@ static int FN(run_sequence)(sequence_t *s, nnf_task task, intptr_t numbers_a_row
 static int FN(recurrent)(const nnf_recurrent *p, int (*poll)(void)) {
     const intptr_t gates = FN(gates_of)(p->cell), H = p->units, G = gates * H;
     sequence_t s = {.p = p, .gates = gates};
-    s.product = (nnf_matmul){.batch = 1, .n = G, .k = H, .a_row = H, .a_col = 1, .b = p->weight, .b_row = 1, .b_col = H,
-                             .c_row = G, .bias = p->bias, .activation = NNF_IDENTITY};
+    s.product = (nnf_matmul){.batch = 1,
+                             .n = G,
+                             .k = H,
+                             .a_row = H,
+                             .a_col = 1,
+                             .b = p->weight,
+                             .b_row = 1,
+                             .b_col = H,
+                             .c_row = G,
+                             .bias = p->bias,
+                             .activation = NNF_IDENTITY};
     return FN(run_sequence)(&s, FN(forward_rows), G, poll);
 }
 
 static int FN(recurrent_backward)(const nnf_recurrent *p, int (*poll)(void)) {
     const intptr_t gates = FN(gates_of)(p->cell), H = p->units, G = gates * H;
     sequence_t s = {.p = p, .gates = gates};
-    s.product = (nnf_matmul){.batch = 1, .n = H, .k = G, .a_row = G, .a_col = 1, .b = p->weight, .b_row = H, .b_col = 1,
-                             .c_row = H, .add = 1, .activation = NNF_IDENTITY};
+    s.product = (nnf_matmul){.batch = 1,
+                             .n = H,
+                             .k = G,
+                             .a_row = G,
+                             .a_col = 1,
+                             .b = p->weight,
+                             .b_row = H,
+                             .b_col = 1,
+                             .c_row = H,
+                             .add = 1,
+                             .activation = NNF_IDENTITY};
     return FN(run_sequence)(&s, FN(backward_rows), 2 * H, poll);
 }

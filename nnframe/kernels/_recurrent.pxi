@@ -43,15 +43,14 @@ def recurrent(cell, gates, weight, bias=None, *, mask=None, reverse=False, out=N
         Dtypes or shapes that do not fit; nothing has been written.
     """
     cdef nnf_recurrent p
-    cdef array u = as_gates(gates)
-    cdef array w = describe_cell(&p, cell, u, weight)
+    cdef array w = as_contiguous(as_floats(weight, "weight"))
+    cdef array u = describe_cell(&p, cell, gates, w)
     cdef array b = None, y = None, state, kept = None
     cdef array steps = as_steps_mask(mask, u)
     cdef cnp.npy_intp shape[3]
     cdef int answer
     p.reverse = as_flag(reverse, "reverse")
-    if not cnp.PyArray_ISCARRAY(u):
-        raise ValueError("gates: expected an aligned, writeable array in C order and native byte order")
+    u = as_output(gates, "gates", 3, cnp.PyArray_DIMS(u), cnp.PyArray_TYPE(u))    # itself: it is written
     if bias is not None:
         b = as_contiguous(as_floats(bias, "bias", cnp.PyArray_TYPE(u)))
         if cnp.PyArray_NDIM(b) != 1 or cnp.PyArray_DIM(b, 0) != cnp.PyArray_DIM(w, 0):
@@ -70,6 +69,7 @@ def recurrent(cell, gates, weight, bias=None, *, mask=None, reverse=False, out=N
         reference.recurrent(cell, u, w, b, steps, bool(p.reverse), state, kept, y)
         return state, kept
     p.mask = NULL if steps is None else <uint8_t *>cnp.PyArray_DATA(steps)
+    p.gates = cnp.PyArray_DATA(u)
     p.state, p.kept = cnp.PyArray_DATA(state), NULL if kept is None else cnp.PyArray_DATA(kept)
     cdef const nnf_kernels *kernels = kernels_for(u)
     with nogil:
@@ -98,15 +98,15 @@ def recurrent_backward(cell, gates, weight, state, kept=None, *, mask=None, reve
         Gradients of u and of q; one array for all but the GRU.
     """
     cdef nnf_recurrent p
-    cdef array values = as_contiguous(as_gates(gates))
-    cdef array w = describe_cell(&p, cell, values, weight)
+    cdef array w = as_contiguous(as_floats(weight, "weight"))
+    cdef array values = as_contiguous(describe_cell(&p, cell, gates, w))
     cdef int typenum = cnp.PyArray_TYPE(values), answer
     cdef cnp.npy_intp shape[3]
     shape[0], shape[1], shape[2] = p.steps, p.rows, p.units
     cdef array states = checked_floats(state, "state", 3, shape, typenum), memory = None, sequences = None, last = None
     cdef array steps = as_steps_mask(mask, values), dgates, dq
     p.reverse = as_flag(reverse, "reverse")
-    p.state = cnp.PyArray_DATA(states)
+    p.gates, p.state = cnp.PyArray_DATA(values), cnp.PyArray_DATA(states)
     if p.cell == NNF_LSTM or p.cell == NNF_GRU:
         memory = checked_floats(kept, "kept", 3, shape, typenum)
         p.kept = cnp.PyArray_DATA(memory)
@@ -133,27 +133,20 @@ def recurrent_backward(cell, gates, weight, state, kept=None, *, mask=None, reve
     return dgates, dq
 
 
-cdef array as_gates(object gates):
-    cdef array u = as_floats(gates, "gates")
-    if cnp.PyArray_NDIM(u) != 3:
-        raise ValueError(f"gates: expected shape (T, N, G H), got {np.shape(u)}")
-    return u
-
-
-cdef array describe_cell(nnf_recurrent *p, object cell, array gates, object weight):
-    """Set the sizes and the weight of a call; returns the weight in C order."""
-    cdef array w = as_contiguous(as_floats(weight, "weight", cnp.PyArray_TYPE(gates)))
+cdef array describe_cell(nnf_recurrent *p, object cell, object gates, array weight):
+    """Set the sizes and the weight of a call; returns the gates, as they are."""
+    cdef array u = as_floats(gates, "gates", cnp.PyArray_TYPE(weight))
     memset(p, 0, sizeof(nnf_recurrent))
     p.cell = <nnf_cell>as_choice(cell, "cell", CELLS)
-    cdef intptr_t count = GATES[cell], width = cnp.PyArray_DIM(gates, 2)
-    p.steps, p.rows, p.units = cnp.PyArray_DIM(gates, 0), cnp.PyArray_DIM(gates, 1), width // count
-    if cnp.PyArray_NDIM(w) != 2 or cnp.PyArray_DIM(w, 0) != count * cnp.PyArray_DIM(w, 1):
-        raise ValueError(f"weight: expected shape ({count} H, H) for {cell!r}, got {np.shape(w)}")
-    if width != cnp.PyArray_DIM(w, 0):
-        raise ValueError(f"gates: expected shape (T, N, {cnp.PyArray_DIM(w, 0)}) for a weight of shape {np.shape(w)}, "
-                         f"got {np.shape(gates)}")
-    p.weight, p.gates = cnp.PyArray_DATA(w), cnp.PyArray_DATA(gates)
-    return w
+    cdef intptr_t count = GATES[cell]
+    if cnp.PyArray_NDIM(weight) != 2 or cnp.PyArray_DIM(weight, 0) != count * cnp.PyArray_DIM(weight, 1):
+        raise ValueError(f"weight: expected shape ({count} H, H) for {cell!r}, got {np.shape(weight)}")
+    if cnp.PyArray_NDIM(u) != 3 or cnp.PyArray_DIM(u, 2) != cnp.PyArray_DIM(weight, 0):
+        raise ValueError(f"gates: expected shape (T, N, {cnp.PyArray_DIM(weight, 0)}) for a weight of shape "
+                         f"{np.shape(weight)}, got {np.shape(u)}")
+    p.steps, p.rows, p.units = cnp.PyArray_DIM(u, 0), cnp.PyArray_DIM(u, 1), cnp.PyArray_DIM(weight, 1)
+    p.weight = cnp.PyArray_DATA(weight)
+    return u
 
 
 cdef array as_steps_mask(object mask, array gates):
