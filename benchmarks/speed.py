@@ -26,7 +26,7 @@ import numpy as np
 from accuracy_tables import accuracy
 from checker_tables import checking, mistakes, right
 from composition_tables import composition, structure
-from depth_tables import depth, selected
+from depth_tables import depth, forms, learnt, selected
 from gradient_tables import agreement, compiled, deep, dense, gradient, interrupts, large, training
 from limits import peak
 from network_tables import tiles
@@ -301,8 +301,8 @@ def start(full: bool) -> str:
 TABLES = {
     "start": start, "gradient": gradient, "dense": dense, "deep": deep, "agreement": agreement, "compiled": compiled,
     "accuracy": accuracy, "mistakes": mistakes, "right": right, "checking": checking,
-    "composition": composition, "structure": structure, "depth": depth, "selected": selected,
-    "large": large, "training": training, "interrupts": interrupts,
+    "composition": composition, "structure": structure, "depth": depth, "learnt": learnt, "selected": selected,
+    "forms": forms, "large": large, "training": training, "interrupts": interrupts,
     "sweep": sweep, "stacks": stacks, "softmax_sweep": softmax_sweep, "scaling": scaling,
     "softmax": softmax, "activation": activation, "step": step, "tiles": tiles, "calls": calls,
     "optimizer": optimizer, "avx2": avx2,

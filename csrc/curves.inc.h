@@ -156,15 +156,16 @@ NNF_INLINE void FN(entropy_curve)(const entropy_t *at, const entropy_row_t *know
         FN(entropy_one_of_rows)(at, known, first, d, change, rows, small);
 }
 
-static void FN(squared_error_rows)(const T *residual, intptr_t stride, intptr_t width, const T *d, T *change,
-                                   intptr_t rows) {
+static void FN(squared_error_rows)(nnf_loss loss, const T *residual, intptr_t stride, intptr_t width, const T *d,
+                                   T *change, intptr_t rows) {
     const intptr_t line = NNF_NODES * rows;
+    const V first = FN(residual_part)(loss), square = FN(square_part)(loss);
     for (intptr_t g = 0; g < NNF_NODES; g++)
         for (intptr_t n = 0; n < rows; n += LANES) {
             V sum = v_set1(0);
             for (intptr_t k = 0; k < width; k++) {
                 const V v = v_load(d + k * line + g * rows + n), r = v_load(residual + k * stride + n);
-                sum = sum + v * (r + r + v);
+                sum = sum + v * (first * r + square * v);
             }
             v_store(change + g * rows + n, sum);
         }
@@ -181,8 +182,8 @@ static void FN(loss_curve)(const void *context, intptr_t first, intptr_t lines, 
     const curve_plan_t *plan = tile->plan;
     const intptr_t at = tile->at, rows = tile->rows;
     const intptr_t where = first * plan->padded + at;
-    if (plan->above->loss == NNF_SQUARED_ERROR) { /* of the second degree: samples say all */
-        FN(squared_error_rows)(plan->residual + where, plan->padded, lines, d, change, rows);
+    if (plan->above->loss != NNF_CROSS_ENTROPY) { /* of the second degree at most: samples say all */
+        FN(squared_error_rows)(plan->above->loss, plan->residual + where, plan->padded, lines, d, change, rows);
         return;
     }
     FN(look_between)(tile, plan->above->stages, first, lines, d);
@@ -217,10 +218,12 @@ static void FN(squared_error_of_column_rows)(const curve_plan_t *plan, intptr_t 
     V square = v_set1(0);
     for (intptr_t k = 0; k < width; k++)
         square = square + v_set1(factor[k] * factor[k]);
+    square = square * FN(square_part)(plan->above->loss);
     for (intptr_t n = 0; n < rows; n += LANES) {
         V slope = v_set1(0);
         for (intptr_t k = 0; k < width; k++)
-            slope = slope + v_load(plan->residual + k * plan->padded + at + n) * v_set1(factor[k] + factor[k]);
+            slope = slope + v_load(plan->residual + k * plan->padded + at + n) * v_set1(factor[k]);
+        slope = slope * FN(residual_part)(plan->above->loss);
         for (intptr_t r = n; r < NNF_NODES * rows; r += rows)
             v_store(change + r, v_load(d + r) * (slope + square * v_load(d + r)));
     }
@@ -239,7 +242,7 @@ static int FN(column_curve)(const void *context, const nnf_stage *s, intptr_t in
         most = (double)factor[k] > most ? (double)factor[k] : most;
         least = (double)factor[k] < least ? (double)factor[k] : least;
     }
-    if (plan->above->loss == NNF_SQUARED_ERROR) {
+    if (plan->above->loss != NNF_CROSS_ENTROPY) {
         FN(squared_error_of_column_rows)(plan, at, s->width, factor, d, change, rows);
         return 1;
     }
@@ -418,7 +421,10 @@ static int FN(difference_curves)(const nnf_curves *p, int (*poll)(void)) {
     if (!answer && !p->columns) answer = FN(straight_curves)(p, straight, poll);
     for (intptr_t i = 0; straight && p->chosen && i < units; i++)
         straight[i] |= !p->chosen[p->above.first + i];
-    if (!answer && memchr(straight, 0, (size_t)units)) answer = FN(sampled_curves)(p, straight, poll);
+    const int unknown = !answer && FN(is_measured)(&p->above);
+    for (intptr_t i = 0; i < units && unknown; i++)
+        if (!straight[i]) p->state[p->above.first + i] = NNF_UNKNOWN;
+    if (!answer && !unknown && memchr(straight, 0, (size_t)units)) answer = FN(sampled_curves)(p, straight, poll);
     free(straight);
     return answer;
 }

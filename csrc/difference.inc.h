@@ -83,13 +83,15 @@ NNF_INLINE void FN(entropy_change)(const entropy_t *at, const entropy_row_t *row
         v_store(change + r, FN(entropy_of_one)(p, q, r_one, sign, total, v_load(d + r), small));
 }
 
-/* change[r] = sum_k d_k (2 residual_k + d_k), d (width, n) */
-static void FN(squared_error_change)(const T *residual, intptr_t width, const T *d, T *change, intptr_t n) {
+/* change[r] = sum_k d_k (a residual_k + b d_k), d (width, n) */
+static void FN(squared_error_change)(nnf_loss loss, const T *residual, intptr_t width, const T *d, T *change,
+                                     intptr_t n) {
+    const V first = FN(residual_part)(loss), square = FN(square_part)(loss);
     for (intptr_t r = 0; r < n; r += LANES) {
         V sum = v_set1(0);
         for (intptr_t k = 0; k < width; k++) {
             const V v = v_load(d + k * n + r);
-            sum = sum + v * (v_set1(2 * residual[k]) + v);
+            sum = sum + v * (first * v_set1(residual[k]) + square * v);
         }
         v_store(change + r, sum);
     }
@@ -100,8 +102,8 @@ static void FN(loss_change)(const void *context, intptr_t first, intptr_t lines,
     const row_tile_t *tile = context;
     const nnf_above *p = tile->above;
     const intptr_t at = tile->row * width + first, n = tile->n;
-    if (p->loss == NNF_SQUARED_ERROR) {
-        FN(squared_error_change)((const T *)p->residual + at, lines, d, change, n);
+    if (p->loss != NNF_CROSS_ENTROPY) {
+        FN(squared_error_change)(p->loss, (const T *)p->residual + at, lines, d, change, n);
         return;
     }
     const entropy_t numbers = {(const T *)p->p + at, (const T *)p->t + at, (const T *)p->residual + at, 1};
@@ -116,16 +118,16 @@ static void FN(loss_change)(const void *context, intptr_t first, intptr_t lines,
 
 /* ---- the last linear layer and the loss, for a column ---- */
 
-/* sum_k w_k d (2 residual_k + w_k d) */
-static void FN(squared_error_of_column)(const T *residual, const T *weight, intptr_t stride, intptr_t width, const T *d,
-                                        T *change, intptr_t n) {
+/* sum_k w_k d (a residual_k + b w_k d) */
+static void FN(squared_error_of_column)(nnf_loss loss, const T *residual, const T *weight, intptr_t stride,
+                                        intptr_t width, const T *d, T *change, intptr_t n) {
     double slope = 0, square = 0;
     for (intptr_t k = 0; k < width; k++) {
         const double w = (double)weight[k * stride];
-        slope += 2 * w * (double)residual[k];
+        slope += w * (double)residual[k];
         square += w * w;
     }
-    const V first = v_set1((T)slope), second = v_set1((T)square);
+    const V first = v_set1((T)slope) * FN(residual_part)(loss), second = v_set1((T)square) * FN(square_part)(loss);
     for (intptr_t r = 0; r < n; r += LANES) {
         const V v = v_load(d + r);
         v_store(change + r, v * (first + second * v));
@@ -140,8 +142,8 @@ static int FN(rank_one_loss)(const void *context, const nnf_stage *s, intptr_t i
     const nnf_above *p = tile->above;
     const intptr_t row = tile->row, n = tile->n;
     const T *weight = (const T *)s->weight + o, *residual = (const T *)p->residual + row * s->width;
-    if (p->loss == NNF_SQUARED_ERROR) {
-        FN(squared_error_of_column)(residual, weight, inputs, s->width, d, change, n);
+    if (p->loss != NNF_CROSS_ENTROPY) {
+        FN(squared_error_of_column)(p->loss, residual, weight, inputs, s->width, d, change, n);
         return 1;
     }
     const T lead = weight[tile->known->lead * inputs];

@@ -173,3 +173,9 @@ NNF_NOINLINE void FN(entropy_far)(const nnf_above *above, intptr_t row, intptr_t
     for (intptr_t r = 0; r < n * step; r += step)
         change[r] = (T)(FN(entropy_moved)(x, q, width, first, lines, d + r, stride) - here);
 }
+
+/* ---- the squared error, and a linear loss ---- */
+
+/* Both change by sum_k d_k (a r_k + b d_k), with the residual r. */
+NNF_INLINE V FN(residual_part)(nnf_loss loss) { return v_set1(loss == NNF_LINEAR ? 1 : 2); }
+NNF_INLINE V FN(square_part)(nnf_loss loss) { return v_set1(loss == NNF_LINEAR ? 0 : 1); }

@@ -118,11 +118,14 @@ typedef struct {
 
 /* ---- networks: stages, from the bottom up, and a loss --------------------------------------------------- */
 
+/* A measured stage is an elementwise function that C does not know: x holds its slopes, y how far its argument may move
+ * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above it. */
 typedef struct {
     const void *weight;            /* linear: (width, inputs), contiguous; NULL for an activation */
     nnf_activation activation;     /* activation: its function, */
     double alpha;                  /*             its parameter, */
     const void *x, *y;             /*             its input and output, (N, width), contiguous */
+    int measured;                  /* or a function of each entry, known from measurements: see above */
     intptr_t width;                /* outputs of this stage per row */
     const void *bias;              /* linear: width, or NULL; differences do not read it */
     void *grad_weight, *grad_bias; /* linear: like weight and bias; NULL: not wanted. For nnf_network alone */
@@ -131,6 +134,7 @@ typedef struct {
 typedef enum {
     NNF_CROSS_ENTROPY, /* sum over rows and classes of -t log(softmax(y)) */
     NNF_SQUARED_ERROR, /* sum over all entries of (y - t)^2 */
+    NNF_LINEAR,        /* sum over all entries of r y: any loss, near the output at which r is its gradient */
     NNF_NO_LOSS        /* forward alone */
 } nnf_loss;
 
@@ -164,8 +168,8 @@ typedef struct {
 /* ---- central differences of a linear layer --------------------------------------------------------------- */
 
 /* For a cross-entropy: logits y; p, their softmax; targets t >= 0 with any sum, 0 throughout where a row is left out;
- * residual, the gradient sum(t) p - t with all its digits. For the squared error: residual y - t, the others NULL. Each
- * is (N, width), contiguous, with the width of the last stage. */
+ * residual, the gradient sum(t) p - t with all its digits. For the squared error: residual y - t; linear: residual r;
+ * the others NULL. Each is (N, width), contiguous, with the width of the last stage. */
 typedef struct {
     intptr_t rows, outputs; /* N; of the perturbed layer */
     intptr_t stages;
@@ -182,6 +186,7 @@ typedef struct {
  * columns: NULL, or (2, O, E), contiguous: how output o changes, as stage 0 sees it, by +step ([0]) and by -step ([1])
  * in each of the E entries of x that are not zero, row by row; with biases each row has one more entry at its end. It
  *   stands in for +-step x[n, i].
+ * No stage is measured.
  * wanted: NULL, or (O, I + 1), without columns: 1 where an entry is selected (the bias is last), else 0; those that are
  *   not become 0.
  * counted: NULL, or (O, N): 0 where a row is left out of L.
@@ -212,8 +217,9 @@ typedef struct {
  * reach it, or one of a smooth function moves so far that more may happen between the samples: see shapes.h. A
  * tolerance below 0 means the quotient at T alone: that is the level then, the bend is 0 and no row is doubtful.
  * Units whose curves are shown by bounds to be constant to rounding are answered from one evaluation instead of six:
- * straight.inc.h. */
-enum { NNF_NODES = 6, NNF_HAS_DOUBTFUL = 1, NNF_HAS_BEND = 2 };
+ * straight.inc.h. Where a stage is measured, a unit that has doubtful rows or is not straight has the state
+ * NNF_UNKNOWN, and nothing else of it counts. */
+enum { NNF_NODES = 6, NNF_HAS_DOUBTFUL = 1, NNF_HAS_BEND = 2, NNF_UNKNOWN = 4 };
 
 typedef struct {
     nnf_above above;

@@ -47,6 +47,13 @@ static double FN(largest_row_sum)(const nnf_stage *s, intptr_t inputs) {
     return most;
 }
 
+static double FN(largest_of)(const T *x, intptr_t n) {
+    double most = 0;
+    for (intptr_t i = 0; i < n; i++)
+        most = fabs((double)x[i]) <= most ? most : fabs((double)x[i]);
+    return most;
+}
+
 static double FN(least)(const T *x, intptr_t n) {
     T least = 0;
     for (intptr_t i = 0; i < n; i++)
@@ -55,14 +62,18 @@ static double FN(least)(const T *x, intptr_t n) {
 }
 
 /* One for each stage, and one for the loss behind the last: the logarithm of a sum of exponentials bends like softplus,
- * and a square by what straight_at_loss says. */
+ * and the other losses by what straight_at_loss says. */
 static void FN(bounds_of)(const nnf_above *above, bound_t *bounds) {
     bound_t bound = {1, 0, {0}};
     intptr_t width = above->outputs;
     int linear = 0; /* how many so far */
     for (intptr_t i = 0; i < above->stages; i++) {
         const nnf_stage *s = above->stage + i;
-        if (!s->weight) {
+        if (s->measured) {
+            const double steepest = FN(largest_of)(s->x, above->rows * width);
+            bound.shape = (nnf_shape){steepest, steepest > 0 ? s->alpha / steepest : 0, 0, 1};
+            bounds[i] = bound, bound = (bound_t){1, 0, {0}};
+        } else if (!s->weight) {
             const int deep = s->activation == NNF_GELU || s->activation == NNF_GELU_TANH;
             bound.shape = nnf_shape_of(s->activation, s->alpha, deep ? FN(least)(s->x, above->rows * width) : 0);
             bounds[i] = bound, bound = (bound_t){1, 0, {0}};
@@ -126,6 +137,13 @@ NNF_INLINE void FN(mark_reached)(const T *d, intptr_t nodes, const T *distance, 
     }
 }
 
+static int FN(is_measured)(const nnf_above *above) {
+    int any = 0;
+    for (intptr_t i = 0; i < above->stages; i++)
+        any |= above->stage[i].measured;
+    return any;
+}
+
 /* ---- transposed copies: rows are the vector's lanes ---- */
 
 /* from (N, width) -> room (width, padded), filled up with zeros; returns what follows. */
@@ -159,6 +177,12 @@ static void FN(slopes_of)(const nnf_stage *s, intptr_t n, T *slope) {
 
 /* ---- a tile ---- */
 
+/* What may be lost of a sum: some of the rounding of its terms, or of what measurements leave in doubt. */
+#undef ROUNDING
+#undef MEASURED
+#define ROUNDING (sizeof(T) == 4 ? 3e-8 : 5.5e-17)
+#define MEASURED (sizeof(T) == 4 ? 3e-8 : 1e-9)
+
 typedef struct {
     const nnf_curves *p;
     const nnf_above *above;
@@ -169,6 +193,7 @@ typedef struct {
     T *distance;       /* (padded) */
     double far;        /* the largest of them */
     double beside;     /* what `beyond` at the loss is compared with */
+    double most_lost;  /* by an odd part at a stage */
     uint8_t *straight; /* (units) */
     intptr_t rows, most_width;
     _Atomic int failed;
@@ -181,10 +206,6 @@ typedef struct {
     reach_t *reach;
     T *marks; /* (rows): not 0 where a kink is reached */
 } straight_tile_t;
-
-/* What may be lost of a sum: some of the rounding of its terms. */
-#undef ROUNDING
-#define ROUNDING (sizeof(T) == 4 ? 3e-8 : 5.5e-17)
 
 static void FN(straight_activation)(const void *context, intptr_t stage, intptr_t first, intptr_t lines, T *d) {
     const straight_tile_t *tile = context;
@@ -199,7 +220,7 @@ static void FN(straight_activation)(const void *context, intptr_t stage, intptr_
             FN(mark_reached)(d + k * rows, 1, plan->distance + tile->at, plan->x[stage] + where + k * plan->padded,
                              reach->beyond, rows, tile->marks);
     const double most = bound->shape.second > 0 ? (double)FN(largest)(d, lines * rows) * plan->far : 0;
-    if (!(FN(lost_at)(bound, most, reach) <= ROUNDING)) reach->lost = 1;
+    if (!(FN(lost_at)(bound, most, reach) <= plan->most_lost)) reach->lost = 1;
     FN(bend_at)(bound, most, reach);
     for (intptr_t k = 0; k < lines; k++)
         for (intptr_t n = 0; n < rows; n += LANES)
@@ -214,10 +235,10 @@ static void FN(straight_at_loss)(const straight_tile_t *tile, double most) {
     const bound_t *bound = plan->bounds + plan->above->stages;
     reach_t *reach = tile->reach;
     FN(come_to)(bound, reach);
-    if (plan->above->loss == NNF_SQUARED_ERROR)
-        reach->lost |= !(reach->beyond <= ROUNDING * plan->beside);
+    if (plan->above->loss == NNF_CROSS_ENTROPY)
+        reach->lost |= !(FN(lost_at)(bound, most * plan->far, reach) <= plan->most_lost);
     else
-        reach->lost |= !(FN(lost_at)(bound, most * plan->far, reach) <= ROUNDING);
+        reach->lost |= !(reach->beyond <= plan->most_lost * plan->beside);
 }
 
 static void FN(straight_loss)(const void *context, intptr_t first, intptr_t lines, intptr_t width, const T *d,
@@ -279,7 +300,7 @@ static int FN(straight_tiles)(const straight_plan_t *plan, intptr_t o, const buf
         }
     }
     plan->p->state[o] = (uint8_t)(marked * NNF_HAS_DOUBTFUL);
-    return !(marked && plan->p->tolerance < 0);
+    return !marked || (plan->p->tolerance >= 0 && !FN(is_measured)(plan->above));
 }
 
 static void FN(straight_unit)(void *context, intptr_t task) {
@@ -308,10 +329,11 @@ static void FN(fill_straight)(straight_plan_t *plan, T *room, T *temporary) {
         width = s->width;
         plan->slope[i] = plan->x[i] = NULL;
         if (s->weight) continue;
-        FN(slopes_of)(s, rows * width, temporary);
-        plan->slope[i] = room, room = FN(transposed)(rows, plan->padded, temporary, width, room);
+        if (!s->measured) FN(slopes_of)(s, rows * width, temporary);
+        plan->slope[i] = room;
+        room = FN(transposed)(rows, plan->padded, s->measured ? s->x : temporary, width, room);
         if (!plan->bounds[i].shape.kink) continue;
-        plan->x[i] = room, room = FN(transposed)(rows, plan->padded, s->x, width, room);
+        plan->x[i] = room, room = FN(transposed)(rows, plan->padded, s->measured ? s->y : s->x, width, room);
     }
     double size = 0;
     for (intptr_t i = 0; i < rows * width; i++)
@@ -331,7 +353,7 @@ static int FN(bends_at_once)(const straight_plan_t *plan) {
     for (intptr_t n = 0; n < plan->above->rows; n++)
         far = (double)((const T *)plan->p->distance)[n] <= far ? far : (double)((const T *)plan->p->distance)[n];
     return plan->above->stages > 0 && !plan->above->stage->weight &&
-           !(FN(lost_at)(plan->bounds, far, &reach) <= ROUNDING);
+           !(FN(lost_at)(plan->bounds, far, &reach) <= plan->most_lost);
 }
 
 /* Fills in the curves of the units that are straight, and says in straight[] which they are. */
@@ -341,6 +363,7 @@ static int FN(straight_curves)(const nnf_curves *p, uint8_t *straight, int (*pol
     intptr_t width = above->outputs, numbers = 1, widest = width;
     plan.padded = (above->rows + LANES - 1) / LANES * LANES;
     plan.most_width = FN(widest)(above);
+    plan.most_lost = FN(is_measured)(above) ? MEASURED : ROUNDING;
     /* the same for every instruction set: whether a tile is straight depends on what is in it */
     plan.rows = NNF_TILE_BYTES / (intptr_t)sizeof(T) / (2 * plan.most_width) / NNF_CURVE_ROWS * NNF_CURVE_ROWS;
     plan.rows = plan.rows < NNF_CURVE_ROWS ? NNF_CURVE_ROWS : plan.rows > NNF_MOST_HALF ? NNF_MOST_HALF : plan.rows;

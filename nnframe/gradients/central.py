@@ -3,6 +3,7 @@
 Differences are propagated, not values (see docs/derivations/differences.md): the model runs once, and what a moved
 weight changes travels upwards through each layer's `difference`. Each part of the work has its own way:
 
+    Taken          a linear layer below linear and elementwise layers, or a shared one, where all of it is straight
     FusedLinear    a linear layer with built-in layers above it, in C; between the two may be other elementwise layers
     StackedCurves  a linear layer with any layers above it that do not mix rows
     StackedEntries any other parameter: moved, then `difference` of each layer above, for many entries at a time
@@ -23,11 +24,22 @@ from nnframe.core.layer import Layer
 from nnframe.core.local import as_step
 from nnframe.core.parameter import Parameter
 from nnframe.core.structure import Memory, couples_of
-from nnframe.gradients.curves import StackedCurves, curves_pay
+from nnframe.gradients.curves import StackedCurves, curves_pay, only_entries
 from nnframe.gradients.entries import SharedEntries, StackedEntries
 from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
 from nnframe.gradients.selection import NONE, Blocks, Chosen, Only, choose
-from nnframe.gradients.work import SUBTRACTED_STEP, Cost, Place, Work, WorkingStrategy, places_of, warn_of_price
+from nnframe.gradients.straight import Taken, straight_gradients
+from nnframe.gradients.work import (
+    EXACT_STEP,
+    SUBTRACTED_STEP,
+    Cost,
+    Place,
+    Work,
+    WorkingStrategy,
+    has_exact_differences,
+    places_of,
+    warn_of_price,
+)
 from nnframe.losses.base import Loss
 
 
@@ -42,13 +54,15 @@ class CentralDifference(WorkingStrategy):
     step : float, optional
         h, the same for every entry. If not given, 1e-12 where the layer, all above it and the loss are nnframe's own:
         differences are then propagated without cancellation, so that a small step costs no digits, in float32 either,
-        and no kink and no truncation is felt. Else 1e-5, as layers without a `difference` are evaluated in
-        float64 and subtracted; for the parameters of layers without a `perturb` 1e-5 max(1, |entry|). A layer that is
-        constant almost everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
+        and no kink and no truncation is felt. The same below elementwise layers of yours whose slopes can be measured,
+        and below a loss of yours that is a sum over rows, which is taken by its gradient with respect to the output,
+        from its own differences. Else 1e-5, as layers without a `difference` are evaluated in float64 and subtracted;
+        for the parameters of layers without a `perturb` 1e-5 max(1, |entry|). A layer that is constant almost
+        everywhere, such as `Step`, needs a step large enough for its inputs to cross its edges.
     interpolate : bool
         Whether the weights of a linear layer may be answered together: all weights into a unit move the loss of a row
         through one number, and that curve is sampled at six places instead of twice for each weight. Where the samples
-        do not agree with each other to 3e-11 (float32: 4e-6; 1e-8 below layers without a `difference`) of the unit's
+        do not agree with each other to 1e-13 (float32: 1e-6; 1e-8 below layers without a `difference`) of the unit's
         mean level, as near a kink or with a large step, the weights are taken one by one. False: always one by one.
     only : optional
         Which entries to take, the gradient of all others being 0: a Parameter or its name, several of them, a mapping
@@ -83,11 +97,12 @@ class CentralDifference(WorkingStrategy):
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
         chosen = choose(self.only, passed.model)
-        described = describe_loss(passed)
+        described, exact = describe_loss(passed, self.scaled), has_exact_differences(passed.loss)
         places = places_of(passed.links)
+        pieces, places = self._together(passed, places, chosen, described)
         shared = self._shared(passed, places, chosen)
         known = {id(piece.parameter) for piece in shared}
-        pieces: list[Work] = list(shared)
+        pieces += shared
         for place in places:
             parameters = place.link.parameters
             selected = [p for p in parameters if id(p) not in known and (chosen is None or id(p) in chosen)]
@@ -101,11 +116,45 @@ class CentralDifference(WorkingStrategy):
             if whole is not None:
                 pieces.append(whole)
                 continue
-            h = self.step_for(place, passed)
+            h = self.step_for(place, exact)
             entries = [StackedEntries(p, place, passed, h, _selected(p, chosen), self.scaled) for p in selected]
             warn_of_price(place.link, sum(piece.evaluations for piece in entries), self.memory)
             pieces += entries
         return pieces
+
+    def _together(
+        self, passed: ForwardPass, places: list[Place], chosen: Chosen | None, described: Described | None
+    ) -> tuple[list[Work], list[Place]]:
+        """Take the gradients of places that share parameters where the whole way is straight, and return the others."""
+        held = [id(parameter) for place in places for parameter in place.link.parameters]
+        if len(set(held)) == len(held) or not self.interpolate:
+            return [], places
+        group = [one for one in places if any(held.count(id(p)) > 1 for p in one.link.parameters)]
+        found: list[Work] = []
+        for place in group:
+            piece = self._straight(place, passed, chosen, described, len(group))
+            if piece is None:
+                return [], places
+            found.append(piece)
+        return found, [one for one in places if not any(one is other for other in group)]
+
+    def _straight(
+        self,
+        place: Place,
+        passed: ForwardPass,
+        chosen: Chosen | None,
+        described: Described | None,
+        holders: int = 1,
+    ) -> Taken | None:
+        """Take the gradients of a linear layer if its curves are straight; None otherwise."""
+        step = EXACT_STEP if self.scaled else self.step
+        found = straight_gradients(place, described, passed, step, holders)
+        if found is None:
+            return None
+        if chosen is None:
+            return Taken(found, 2 * sum(p.value.size for p, _ in found))
+        some = [(p, only_entries(gradient, chosen[id(p)])) for p, gradient in found if id(p) in chosen]
+        return Taken(some, 2 * sum(len(chosen[id(p)]) for p, _ in some))
 
     def _shared(self, passed: ForwardPass, places: list[Place], chosen: Chosen | None) -> list[SharedEntries]:
         """Return the work for parameters that several layers hold, seen from the outermost layers that hold them."""
@@ -128,19 +177,25 @@ class CentralDifference(WorkingStrategy):
     ) -> Work | None:
         """Return the work for all parameters of a linear layer together; None where there is no such way."""
         link, above = place
-        if not is_linear(link) or link.x.ndim != 2:
+        if not is_linear(link):
             return None
         layer: Any = link.layer
         in_c = above_in_c(place, described, passed)
         selected = None
         if chosen is not None:
             selected = chosen.get(id(layer.weight), NONE), chosen.get(id(layer.bias), NONE)
+        if self.interpolate and (in_c is None or in_c.columns):
+            piece = self._straight(place, passed, chosen, described)
+            if piece is not None:
+                return piece
         if in_c is not None:
-            return FusedLinear(link, in_c, self.step_for(place, passed), selected, self.interpolate)
+            return FusedLinear(link, in_c, self.step_for(place, exact_loss=True), selected, self.interpolate)
+        if link.x.ndim != 2:
+            return None
         by_rows = all(couples_of(one, passed.run) != "batch" for one in above)
         share = 1.0 if selected is None else sum(map(len, selected)) / sum(p.value.size for p in link.parameters)
         if self.interpolate and passed.loss.is_sum_over_rows and by_rows and curves_pay(link.x, share):
-            return StackedCurves(place, passed, self.step_for(place, passed), selected)
+            return StackedCurves(place, passed, self.step_for(place, has_exact_differences(passed.loss)), selected)
         return None
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ from nnframe.losses.base import row_changes
 # Where curves are sampled, as fractions of the largest one, and the tolerated error of the fit,
 # by itemsize. See csrc/nnframe.h.
 NODES = (1, -1, 0.8, -0.8, 0.5, -0.5)
-TOLERANCE = {4: 4e-6, 8: 3e-11}
+TOLERANCE = {4: 1e-6, 8: 1e-13}
 SUBTRACTED = 1e-8  # the latter where a layer's values are subtracted, which loses some eps / step
 FEW_ENTRIES = 8  # a row with no more weights than this is done sooner weight by weight
 
@@ -67,7 +67,8 @@ class StackedCurves:
         self.to_weight = np.zeros(self.weight.value.shape)
         self.to_bias = np.zeros(self.units)
         self.scale = passed.loss.row_scale(passed.output, passed.labels)
-        self.tolerance = tolerance_below(place.above, link.y)
+        exact = passed.loss._traits.row_differences
+        self.tolerance = max(tolerance_below(place.above, link.y), 0 if exact else SUBTRACTED)
 
     def run(self, units: range) -> None:
         """Compute the gradient of the weights and biases of some units."""
@@ -122,7 +123,9 @@ class StackedCurves:
             found.append((self.bias, self.to_bias))
         if self.selected is None:
             return found
-        return [(p, _only(gradient, entries)) for (p, gradient), entries in zip(found, self.selected, strict=False)]
+        return [
+            (p, only_entries(gradient, entries)) for (p, gradient), entries in zip(found, self.selected, strict=False)
+        ]
 
 
 def units_of(selected: tuple[Entries, Entries], units: int, inputs: int) -> npt.NDArray[np.bool_]:
@@ -133,7 +136,7 @@ def units_of(selected: tuple[Entries, Entries], units: int, inputs: int) -> npt.
     return found
 
 
-def _only(gradient: Array, entries: Entries) -> Array:
+def only_entries(gradient: Array, entries: Entries) -> Array:
     """Return a gradient that is 0 but for these entries."""
     found = np.zeros_like(gradient)
     found.reshape(-1)[entries] = gradient.reshape(-1)[entries]

@@ -23,6 +23,7 @@ from nnframe.gradients.selection import Entries
 from nnframe.gradients.work import Place
 from nnframe.kernels import _kernels
 from nnframe.layers.linear import Linear
+from nnframe.losses.base import gradient_by_differences
 
 HAS_DOUBTFUL, HAS_BEND = 1, 2  # of a unit's curves: see csrc/nnframe.h
 FEW = 16  # so many times fewer entries than all are multiplied one by one
@@ -68,7 +69,7 @@ class FusedLinear:
         assert isinstance(layer, Linear)
         self.link, self.step = link, step
         self.above, self.columns, self.scale = in_c
-        self.x = np.ascontiguousarray(link.x)
+        self.x = _as_rows(link.x)
         self.selected = selected
         self.weight = np.zeros(layer.weight.value.shape, layer.weight.value.dtype)
         self.bias = None if layer.bias is None else np.zeros_like(layer.bias.value)
@@ -172,7 +173,7 @@ class FusedLinear:
     # ---- by the curves of the rows ----
 
     def _by_curves(self, units: range) -> None:
-        x, y = self.x, self.link.y
+        x, y = self.x, _as_rows(self.link.y)
         largest = np.maximum(x.max(axis=1, initial=0), -x.min(axis=1, initial=0 if self.bias is None else -1))
         level, bend = np.empty((2, y.shape[1], len(x)), y.dtype)
         doubtful, state = np.zeros(level.shape, bool), np.zeros(len(level), np.uint8)
@@ -278,23 +279,38 @@ def above_in_c(place: Place, described: Described | None, passed: ForwardPass) -
     described : what `describe_loss` returned
     """
     link, above = place
-    rows = len(passed.output)
-    if described is None or any(one.y.ndim != 2 or len(one.y) != rows for one in (link, *above)):
+    axes = passed.output.shape[:-1]  # each position is a row of its own, as all that stands above maps the last axis
+    if described is None or any(one.y.ndim < 2 or one.y.shape[:-1] != axes for one in (link, *above)):
         return None
     # Python runs the elementwise layers up to the last one that C does not know; all above it describe themselves
     first_stage = max((i + 1 for i, one in enumerate(above) if not one.traits.stage), default=0)
     columns = above[:first_stage]
-    if not all(couples_of(one, passed.run) == "entries" for one in columns):
+    if not all(couples_of(one, passed.run) == "entries" for one in columns) or (columns and len(axes) > 1):
         return None
-    stages = [one.layer.stage(one.x, one.y) for one in above[first_stage:]]
+    stages = [one.layer.stage(_as_rows(one.x), _as_rows(one.y)) for one in above[first_stage:]]
     loss, scale = described
-    return InC(_kernels.Above(link.y.shape[1], stages, **loss), columns, scale)
+    return InC(_kernels.Above(link.y.shape[-1], stages, **loss), columns, scale)
 
 
-def describe_loss(passed: ForwardPass) -> Described | None:
-    """Return the arguments of `_kernels.Above` for a loss that describes itself, and its scale; None for any other."""
-    loss = passed.loss
-    if not loss._traits.stage or passed.output.ndim != 2:
+def describe_loss(passed: ForwardPass, own_step: bool) -> Described | None:
+    """Return the arguments of `_kernels.Above` for a loss, and its scale; None where C cannot take it.
+
+    A loss that does not describe itself but is a sum over rows is taken by its gradient with respect to the output,
+    from its own differences: as good where the step is nnframe's own choice (own_step), and may be any small one.
+    """
+    loss, output = passed.loss, passed.output
+    if output.ndim < 2:
         return None
-    found: dict[str, Any] | None = loss.stage(passed.output, passed.labels)
-    return None if found is None else (found, loss.row_scale(passed.output, passed.labels))
+    if loss._traits.stage:
+        found = {
+            name: a if isinstance(a, str) else _as_rows(a) for name, a in loss.stage(output, passed.labels).items()
+        }
+        return found, loss.row_scale(output, passed.labels)
+    if not (own_step and loss.is_sum_over_rows):
+        return None
+    return {"loss": "linear", "residual": _as_rows(gradient_by_differences(loss, output, passed.labels, None))}, 1.0
+
+
+def _as_rows(x: Array) -> Array:
+    """(..., width) as (N, width), contiguous."""
+    return np.ascontiguousarray(x).reshape(-1, x.shape[-1])

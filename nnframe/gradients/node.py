@@ -13,7 +13,15 @@ from nnframe.core.parameter import Array, Parameter
 from nnframe.core.structure import Memory, couples_of
 from nnframe.gradients.entries import StackedEntries
 from nnframe.gradients.in_c import InC, above_in_c, describe_loss, is_linear
-from nnframe.gradients.work import SUBTRACTED_STEP, Place, Work, WorkingStrategy, places_of, warn_of_price
+from nnframe.gradients.work import (
+    SUBTRACTED_STEP,
+    Place,
+    Work,
+    WorkingStrategy,
+    has_exact_differences,
+    places_of,
+    warn_of_price,
+)
 from nnframe.kernels import _kernels
 from nnframe.losses.base import change_of, row_changes
 
@@ -50,9 +58,9 @@ class NodePerturbation(WorkingStrategy):
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
         found: list[Work] = []
-        described = describe_loss(passed)
+        described, exact = describe_loss(passed, self.scaled), has_exact_differences(passed.loss)
         for place in places_of(passed.links):
-            link, h = place.link, self.step_for(place, passed)
+            link, h = place.link, self.step_for(place, exact)
             if not is_linear(link):
                 entries = [
                     StackedEntries(p, place, passed, h, np.arange(p.value.size), self.scaled) for p in link.parameters
@@ -62,7 +70,7 @@ class NodePerturbation(WorkingStrategy):
                 continue
             in_c = above_in_c(place, described, passed) if link.x.ndim == 2 else None
             if in_c is not None and not in_c.columns:
-                found.append(MovedUnits(place, passed, h, in_c))
+                found.append(MovedUnits(place, passed, self.step_for(place, exact_loss=True), in_c))
             elif link.y.ndim == 2 and passed.loss.is_sum_over_rows and self._by_rows(place, passed):
                 found.append(MovedColumns(place, passed, h))
             else:

@@ -55,7 +55,7 @@ class Blocks:
         ends = np.cumsum([p.value.size for p in parameters])
         total = int(ends[-1]) if len(ends) else 0
         if self.order == "random":
-            block = self.rng.choice(total, min(self.size, total), replace=False)
+            block = self.rng.choice(total, min(self.size, total), replace=False, shuffle=False)
         else:
             block = (self.at + np.arange(min(self.size, total))) % total
             self.at = (self.at + self.size) % total

@@ -114,11 +114,16 @@ def places_of(links: list[Link], tail: list[Link] | None = None) -> list[Place]:
     return found
 
 
-def default_step(place: Place, passed: ForwardPass) -> float:
+def default_step(place: Place, exact_loss: bool) -> float:
     """Return the step for a layer's parameters, which depends on whether anything above them is subtracted."""
-    loss, own = passed.loss._traits, place.link.traits
-    exact = not loss.own and (loss.difference or loss.row_differences) and all(map(_is_exact, place.above))
-    return EXACT_STEP if exact and own.perturb and not own.own else SUBTRACTED_STEP
+    own = place.link.traits
+    exact = exact_loss and own.perturb and not own.own and all(map(_is_exact, place.above))
+    return EXACT_STEP if exact else SUBTRACTED_STEP
+
+
+def has_exact_differences(loss: Loss) -> bool:
+    """Whether a loss is nnframe's own and changes without two values being subtracted."""
+    return not loss._traits.own and (loss._traits.difference or loss._traits.row_differences)
 
 
 def _is_exact(link: Link) -> bool:
@@ -159,9 +164,9 @@ class WorkingStrategy:
     scaled: bool  # whether the step is nnframe's own choice
     memory: Memory
 
-    def step_for(self, place: Place, passed: ForwardPass) -> float:
+    def step_for(self, place: Place, exact_loss: bool) -> float:
         """Return the step for the parameters of a layer: the one that was given, or the default."""
-        return min(self.step, default_step(place, passed)) if self.scaled else self.step
+        return min(self.step, default_step(place, exact_loss)) if self.scaled else self.step
 
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""

@@ -52,6 +52,7 @@ cdef extern from "nnframe.h" nogil:
         double alpha
         const void *x
         const void *y
+        int measured
         intptr_t width
         const void *bias
         void *grad_weight
@@ -59,6 +60,7 @@ cdef extern from "nnframe.h" nogil:
     ctypedef enum nnf_loss:
         NNF_CROSS_ENTROPY
         NNF_SQUARED_ERROR
+        NNF_LINEAR
         NNF_NO_LOSS
     ctypedef struct nnf_network:
         intptr_t rows, inputs, stages

@@ -25,6 +25,7 @@ cdef int finish(int answer) except -1:
 # ---- what stands above the layer -----------------------------------------------------------------------------
 
 cdef dict LOSSES = {"cross_entropy": <int>NNF_CROSS_ENTROPY, "squared_error": <int>NNF_SQUARED_ERROR}
+cdef dict CHANGING = {**LOSSES, "linear": <int>NNF_LINEAR}  # of which the change is known
 
 
 cdef class Above:
@@ -36,10 +37,12 @@ cdef class Above:
         Of the linear layer, O.
     stages : list of (weight,) or (name, alpha, x, y)
         From the bottom up: the weight (out, in) of a linear layer, or an activation with its parameter, its input and
-        its output, both (N, width).
-    loss : {"cross_entropy", "squared_error"}
+        its output, both (N, width). ("measured", bend, slope, reach) is any other elementwise function, of which the
+        slope is known, how far each argument may move for it to be straight, and the largest |f''| / 2; such stages
+        serve `difference_curves` alone.
+    loss : {"cross_entropy", "squared_error", "linear"}
     logits, probabilities, targets, residual : array (N, width)
-        Of the last stage; the squared error needs the last one only. See csrc/nnframe.h.
+        Of the last stage; only a cross-entropy needs the first three. See csrc/nnframe.h.
 
     Arrays have the dtype of `residual`.
 
@@ -55,7 +58,7 @@ cdef class Above:
     cdef list alive    # the arrays as C reads them
     cdef int typenum
     cdef readonly intptr_t rows, outputs
-    cdef readonly list stages    # (weight,) or (name, alpha, x, y): the checked arrays
+    cdef readonly list stages    # (weight,) or (name, alpha, x, y), as given: the checked arrays
     cdef readonly str loss
     cdef readonly object logits, probabilities, targets, residual
 
@@ -70,7 +73,7 @@ cdef class Above:
         self.typenum, self.residual, self.stages = cnp.PyArray_TYPE(found), found, []
         self.given, self.alive = {"residual": residual}, [found]
         self.rows, self.outputs = cnp.PyArray_DIM(found, 0), outputs
-        self.c.loss = <nnf_loss>as_choice(loss, "loss", LOSSES)
+        self.c.loss = <nnf_loss>as_choice(loss, "loss", CHANGING)
         self.loss = loss
         self.stage = <nnf_stage *>malloc((len(stages) + 1) * sizeof(nnf_stage))
         if self.stage == NULL:
@@ -99,7 +102,7 @@ cdef class Above:
             if not isinstance(described, tuple) or len(described) not in (1, 4):
                 raise TypeError(f"stages[{i}]: expected (weight,) or (name, alpha, x, y), got {got(described)}")
             self.stage[i].weight, self.stage[i].x, self.stage[i].y = NULL, NULL, NULL
-            self.stage[i].activation, self.stage[i].alpha = NNF_IDENTITY, 0.0
+            self.stage[i].activation, self.stage[i].alpha, self.stage[i].measured = NNF_IDENTITY, 0.0, 0
             if len(described) == 1:
                 weight = as_contiguous(as_floats(described[0], f"stages[{i}], weight", self.typenum))
                 if cnp.PyArray_NDIM(weight) != 2 or cnp.PyArray_DIM(weight, 1) != shape[1]:
@@ -110,7 +113,9 @@ cdef class Above:
                 self.stage[i].weight, shape[1] = address(weight), cnp.PyArray_DIM(weight, 0)
             else:
                 name, alpha = described[0], as_number(described[1], f"stages[{i}], alpha")
-                self.stage[i].activation, self.stage[i].alpha = as_activation(name), alpha
+                self.stage[i].measured = isinstance(name, str) and name == "measured"
+                self.stage[i].activation = NNF_IDENTITY if self.stage[i].measured else as_activation(name)
+                self.stage[i].alpha = alpha
                 x = self.checked(described[2], f"stages[{i}], x", shape, True)
                 y = self.checked(described[3], f"stages[{i}], y", shape, True)
                 self.stages.append((name, alpha, x, y))
@@ -204,6 +209,8 @@ def difference_gradient(Above above not None, x, *, step, scale, grad_weight, gr
     cdef int answer
     p.above = above.of(units)
     p.step, p.scale = as_number(step, "step"), as_number(scale, "scale")
+    if any(len(stage) == 4 and stage[0] == "measured" for stage in above.stages):
+        raise ValueError("above: expected no measured stage, of which nothing but straight curves is known")
     if not 0 < p.step < float("inf"):
         raise ValueError(f"step: expected a finite number above 0, got {step!r}")
     if cnp.PyArray_NDIM(inputs) != 2 or cnp.PyArray_DIM(inputs, 0) != above.rows:
@@ -261,7 +268,8 @@ def difference_curves(Above above not None, distance, *, tolerance, level, bend,
     level, bend : array (O, N); doubtful : array (O, N) of bool
         Overwritten, for the outputs in `units`: doubtful where the curve is farther off; there both are 0.
     state : array (O,) of uint8
-        Overwritten: 1 where a row is doubtful, plus 2 where a bend is not 0.
+        Overwritten: 1 where a row is doubtful, plus 2 where a bend is not 0; 4 where a stage is measured and the curves
+        of the unit are not straight, or a row is doubtful: then nothing else of the unit counts.
     columns : array (O, 6, N), optional
         What each output changes by, in place of +-1, +-0.8 and +-0.5 times `distance`.
     chosen : array (O,) of bool, optional
@@ -280,6 +288,9 @@ def difference_curves(Above above not None, distance, *, tolerance, level, bend,
     p.above, p.tolerance = above.of(units), as_number(tolerance, "tolerance")
     shape[0] = above.rows
     cdef array largest = checked_floats(distance, "distance", 1, shape, above.typenum)
+    measured = any(len(stage) == 4 and stage[0] == "measured" for stage in above.stages)
+    if measured and columns is not None:
+        raise ValueError("columns: expected None where a stage is measured")
     shape[0], shape[1] = above.outputs, above.rows
     cdef array to_level = as_output(must_be_given(level, "level"), "level", 2, shape, above.typenum)
     cdef array to_bend = as_output(must_be_given(bend, "bend"), "bend", 2, shape, above.typenum)

@@ -25,6 +25,7 @@ from nnframe.kernels._c cimport (
     NNF_CROSS_ENTROPY,
     NNF_GRU,
     NNF_IDENTITY,
+    NNF_LINEAR,
     NNF_LSTM,
     NNF_NO_LOSS,
     NNF_NO_MEMORY,

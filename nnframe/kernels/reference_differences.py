@@ -19,7 +19,7 @@ Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 NODES = np.array([1, -1, 0.8, -0.8, 0.5, -0.5])  # parts of the largest change of a row
-HAS_DOUBTFUL, HAS_BEND = 1, 2
+HAS_DOUBTFUL, HAS_BEND, UNKNOWN = 1, 2, 4
 
 
 class Above(Protocol):
@@ -114,6 +114,13 @@ def _loss_of_output(above: Above, o: int, change: Doubles, between: _Between | N
             d, where = d @ weight.T, slice(None)
         else:
             name, alpha, x, y = stage
+            if name == "measured":
+                slope, reach = _wide(x[:, where]), _wide(y[:, where])
+                if between is not None:
+                    steepest = float(np.abs(x).max(initial=0))
+                    between.look(_Shape(steepest, alpha / steepest if steepest else 0, True), reach, d)
+                d = d * slope
+                continue
             if between is not None:
                 between.look(_shape(name, alpha, float(x.min(initial=0))), _wide(x[:, where]), d)
             d = _wide(activation_difference(name, _wide(x[:, where]), _wide(y[:, where]), d, alpha))
@@ -122,6 +129,9 @@ def _loss_of_output(above: Above, o: int, change: Doubles, between: _Between | N
     if above.loss == "squared_error":  # (y + d - t)^2 - (y - t)^2
         squares: Doubles = (d * (2 * _wide(above.residual[:, where]) + d)).sum(axis=2)
         return squares
+    if above.loss == "linear":
+        linear: Doubles = (d * _wide(above.residual[:, where])).sum(axis=2)
+        return linear
     assert above.logits is not None
     assert above.targets is not None
     every = np.zeros((*d.shape[:2], above.logits.shape[1]))
@@ -221,6 +231,8 @@ def difference_curves(
         has_bend = bool((np.abs(bent * far) > most).any())
         level[o], bend[o] = (flat, bent) if has_bend else (flat + bent / 2, 0)
         state[o] = HAS_DOUBTFUL * bool(doubtful[o].any()) + HAS_BEND * has_bend
+        if state[o] and any(stage[0] == "measured" for stage in above.stages if len(stage) == 4):
+            state[o] = UNKNOWN
 
 
 def selected_products(a: Floats, b: Floats, entries: npt.NDArray[np.intp], out: Floats) -> None:

@@ -329,6 +329,8 @@ def _both_sides(
 ) -> list[Doubles]:
     sides = [np.zeros(len(entries)), np.zeros(len(entries))]
     wide = y.astype(np.float64)
+    if loss.is_sum_over_rows:
+        return _sides_of_rows(loss, wide, t, sizes, entries)
     for some in chunks(len(entries), y.size):
         moved = np.zeros((len(some), y.size))
         moved[np.arange(len(some)), entries[some]] = sizes[some]
@@ -337,6 +339,24 @@ def _both_sides(
             for side, sign in zip(sides, (1, -1), strict=True):
                 side[some] = change_of(loss, wide, t, sign * stack)
     return sides
+
+
+def _sides_of_rows(
+    loss: Loss, y: Doubles, t: npt.NDArray[Any], sizes: Doubles, entries: npt.NDArray[np.intp]
+) -> list[Doubles]:
+    """Do the same for a sum over rows: one entry of each row moves at a time, in all rows at once."""
+    scale, width = loss.row_scale(y, t), max(1, y[:1].size)
+    row, column = entries // width, entries % width
+    if len(entries) < y.size:
+        rows, row = np.unique(row, return_inverse=True)
+        y, t = y[rows], t[rows]
+    moved = np.zeros((width, 2, len(y), width))
+    moved[column, 0, row, column], moved[column, 1, row, column] = sizes, -sizes
+    found = np.empty((width, 2, len(y)))
+    with np.errstate(all="ignore"):
+        for some in chunks(width, 2 * y.size):
+            found[some] = row_changes(loss, y, t, moved[some].reshape(-1, *y.shape)).reshape(-1, 2, len(y))
+    return [found[column, side, row] * scale for side in (0, 1)]
 
 
 def _quotient(up: Doubles, down: Doubles, sizes: Doubles) -> Doubles:

@@ -320,18 +320,19 @@ class _Sums:
 
 
 def rows_right(loss: Loss, y: Array, t: npt.NDArray[Any]) -> tuple[float, float]:
-    """How many rows have the right class, and of how many; NaN where labels are no classes."""
-    classes = t.ndim == 1 and t.dtype.kind in "iu"
-    if y.ndim != 2 or y.shape[1] < 2 or not (classes or (t.shape == y.shape and _is_one_hot(t))):
+    """How many rows, or positions in them, have the right class, and of how many; NaN where labels are no classes."""
+    classes = t.shape == y.shape[:-1] and t.dtype.kind in "iu"
+    if y.ndim < 2 or y.shape[-1] < 2 or not (classes or (t.shape == y.shape and _is_one_hot(t))):
         return math.nan, float(len(y))
     counted = loss.counted(t)
     if counted is not None and not counted.all():
         y, t = y[counted], t[counted]
-    return (accuracy(y, t) * len(y) if len(y) else 0.0), float(len(y))
+    rows = math.prod(y.shape[:-1])
+    return (accuracy(y, t) * rows if rows else 0.0), float(rows)
 
 
 def _is_one_hot(t: npt.NDArray[Any]) -> bool:
-    return t.shape[1] > 1 and bool(((t == 0) | (t == 1)).all() and (t.sum(axis=1) == 1).all())
+    return t.shape[-1] > 1 and bool(((t == 0) | (t == 1)).all() and (t.sum(axis=-1) == 1).all())
 
 
 def _refuse_numbers(a: npt.NDArray[Any], name: str, which: str, most: np.float64, kinds: str | None = "biuf") -> None:

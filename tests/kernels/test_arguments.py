@@ -33,7 +33,7 @@ def test_shapes_that_do_not_fit_never_reach_c():
         above(a | {"w": a["w"].T})
     with pytest.raises(ValueError, match=r"residual: expected shape \(6, 2\) behind the last stage, got \(6, 3\)"):
         above(a | {"w": a["w"][:2]})
-    with pytest.raises(ValueError, match="loss: expected 'cross_entropy' or 'squared_error', got 'hinge'"):
+    with pytest.raises(ValueError, match="loss: expected one of cross_entropy, squared_error, linear, got 'hinge'"):
         _kernels.Above(CLASSES, [], "hinge", a["residual"])
     with pytest.raises(TypeError, match=r"stages\[0\]: expected \(weight,\) or \(name, alpha, x, y\), got list"):
         _kernels.Above(CLASSES, [[a["w"]]], "squared_error", a["residual"])

@@ -9,7 +9,7 @@ from nnframe import kernels
 from nnframe.kernels import _kernels, reference
 
 NAMES = tuple(_kernels.activation_names())
-LOSSES = ("cross_entropy", "squared_error")
+LOSSES = ("cross_entropy", "squared_error", "linear")
 ROWS, INPUTS = 13, 21
 
 
@@ -21,7 +21,7 @@ def above(rng, dtype, loss, name, widths):
         weight = (rng.standard_normal((width, y.shape[1])) / np.sqrt(y.shape[1])).astype(dtype)
         stages += [(name, 0.3, x, y), (weight,)]
         y = kernels.linear(y, weight)
-    if loss == "squared_error":
+    if loss != "cross_entropy":
         return _kernels.Above(widths[0], stages, loss, y - rng.standard_normal(y.shape).astype(dtype))
     p, t = kernels.softmax(y), rng.dirichlet(np.ones(y.shape[1]), ROWS).astype(dtype)
     return _kernels.Above(widths[0], stages, loss, p - t, y, p, t)

@@ -65,3 +65,48 @@ def test_weights_and_labels_of_other_kinds_are_named():
         nn.CrossEntropyLoss(weight="a")
     with pytest.raises(ValueError, match="expected class indices .* where there is an ignore_index"):
         nn.CrossEntropyLoss(ignore_index=1)(np.zeros((2, 3)), np.eye(3)[:2])
+
+
+POSITIONS = [{}, {"label_smoothing": 0.1}, {"weight": [0.5, 1, 2, 3]}, {"ignore_index": 1}]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("options", POSITIONS, ids=repr)
+def test_a_label_at_each_position(rng, options, reduction):
+    # (N, T, C) is N T rows: nothing else
+    y, t = rng.standard_normal((5, 3, 4)), rng.integers(0, 4, (5, 3))
+    loss = nn.CrossEntropyLoss(reduction, **options)
+    value, gradient = loss.forward_backward(y, loss.prepare(y, t))
+    flat, expected = loss.forward_backward(y.reshape(15, 4), t.reshape(15))
+    assert value == loss(y, t) == flat
+    np.testing.assert_array_equal(gradient, expected.reshape(y.shape))
+    dy = rng.standard_normal((2, 5, 3, 4)) * 0.1
+    by_values = [loss(y + d, t) - value for d in dy]
+    np.testing.assert_allclose(loss.difference(y, loss.prepare(y, t), dy), by_values, rtol=1e-9)
+    total, divisor = loss.total(y, loss.prepare(y, t))
+    assert total / (divisor if reduction == "mean" else 1) == pytest.approx(value, rel=1e-13)
+    np.testing.assert_allclose(loss.rows(y, t).sum(), total, rtol=1e-13)
+    if "ignore_index" not in options:
+        assert loss(y, np.eye(4)[t]) == pytest.approx(
+            nn.CrossEntropyLoss(reduction, **options)(y.reshape(15, 4), np.eye(4)[t.ravel()])
+        )
+
+
+def test_positions_are_refused_by_name(rng):
+    y, t = np.zeros((5, 3, 4)), np.zeros((5, 3), int)
+    for wrong in (t[:, :2], t.T, t[..., None], np.zeros((5, 4, 3))):
+        with pytest.raises(ValueError, match=r"labels: expected class indices of shape \(5, 3\) or one-hot"):
+            nn.CrossEntropyLoss()(y, wrong)
+    with pytest.raises(ValueError, match="labels"):
+        nn.CrossEntropyLoss()(y, t + 4)
+
+
+def test_a_network_with_a_label_at_each_position_learns(rng):
+    x = rng.standard_normal((60, 3, 4)).astype(np.float32)
+    t = x.argmax(axis=2)
+    model = nn.Sequential(nn.Linear(4, 8, rng=0), nn.Tanh(), nn.Linear(8, 4, rng=1))
+    trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.Adam(model.parameters(), 0.05), nn.CentralDifference())
+    trainer.fit(x, t, epochs=30, batch_size=20, progress=False)
+    found = trainer.evaluate(x, t)
+    assert found["accuracy"] == nn.accuracy(model(x), t) > 0.9
+    assert found["loss"] == pytest.approx(nn.CrossEntropyLoss()(model(x), t), rel=1e-6)
