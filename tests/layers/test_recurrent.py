@@ -141,6 +141,12 @@ def lengths_too(rows, rng):
     return rng.standard_normal((rows, 4, 3)), rng.integers(0, 5, rows)
 
 
+def zeros_too(rows, rng):
+    x = rng.standard_normal((rows, 5, 3))
+    x[::2, 3:] = 0
+    return x
+
+
 CHECKED = {
     "RNN": (lambda: nn.RNN(3, 4, rng=0), (5, 3), None),
     "RNN, relu, two layers": (lambda: nn.RNN(3, 4, 2, "relu", rng=0), (5, 3), None),
@@ -148,6 +154,7 @@ CHECKED = {
     "LSTM, both directions": (lambda: nn.LSTM(3, 4, 2, bidirectional=True, rng=0), (5, 3), None),
     "LSTM, dropout": (lambda: nn.LSTM(3, 4, 2, dropout=0.4, rng=0), (5, 3), None),
     "LSTM, lengths": (lambda: nn.LSTM(3, 4, 2, bidirectional=True, rng=0), ((4, 3), ()), lengths_too),
+    "GRU, zeros": (lambda: nn.GRU(3, 4, mask_zero=True, rng=0), (5, 3), zeros_too),
     "GRU, lengths": (lambda: nn.GRU(3, 4, return_sequences=False, rng=0), ((4, 3), ()), lengths_too),
 }
 

@@ -173,6 +173,12 @@ def lengths_too(rows, rng):
     return rng.standard_normal((rows, 4, 6)), rng.integers(0, 5, rows)
 
 
+def zeros_too(rows, rng):
+    x = rng.standard_normal((rows, 5, 6))
+    x[::2, 3:] = 0
+    return x
+
+
 def query_and_key(rows, rng):
     return rng.standard_normal((rows, 3, 6)), rng.standard_normal((rows, 4, 6)), rng.integers(1, 5, rows)
 
@@ -183,7 +189,9 @@ CHECKED = {
     "attention, dropout": (lambda: nn.MultiheadAttention(6, 2, 0.3, rng=0), (5, 6), None),
     "attention, lengths": (lambda: nn.MultiheadAttention(6, 2, rng=0), ((4, 6), ()), lengths_too),
     "cross-attention": (lambda: nn.MultiheadAttention(6, 2, rng=0), ((3, 6), (4, 6), ()), query_and_key),
+    "attention, zeros": (lambda: nn.MultiheadAttention(6, 2, mask_zero=True, rng=0), (5, 6), zeros_too),
     "positions": (lambda: nn.PositionalEncoding(6), (5, 6), None),
+    "positions, zeros": (lambda: nn.PositionalEncoding(6, mask_zero=True), (5, 6), zeros_too),
     "encoder": (lambda: nn.TransformerEncoderLayer(6, 2, 7, 0.0, rng=0), (5, 6), None),
     "encoder, all": (
         lambda: nn.TransformerEncoderLayer(6, 2, 7, 0.2, "gelu", norm_first=True, is_causal=True, rng=0), (5, 6), None,

@@ -9,9 +9,15 @@ from harness import assert_close, tolerance
 from nnframe import kernels
 from nnframe.kernels import _kernels
 
-SIZES = [
-    (1, 1, 1, 1, 1), (2, 3, 5, 2, 4), (3, 17, 9, 1, 16), (2, 9, 40, 3, 7), (1, 70, 33, 2, 20), (2, 40, 700, 1, 3), (0, 3, 5, 2, 4),
-]  # fmt: skip  # N, L, S, heads, d
+SIZES = [  # N, L, S, heads, d
+    (1, 1, 1, 1, 1),
+    (2, 3, 5, 2, 4),
+    (3, 17, 9, 1, 16),
+    (2, 9, 40, 3, 7),
+    (1, 70, 33, 2, 20),
+    (2, 40, 700, 1, 3),
+    (0, 3, 5, 2, 4),
+]
 
 
 def arguments(rng, dtype, rows, queries, keys, heads, width):

@@ -1,4 +1,4 @@
-"""`recurrent` and its backward against their references: cells, sizes, padding, threads, instruction sets, arguments."""
+"""`recurrent` and its backward against their references: cells, padding, threads, instruction sets, arguments."""
 
 import itertools
 
@@ -88,7 +88,6 @@ def test_without_a_bias_and_without_gradients(cell, rng):
 
 @pytest.mark.parametrize("cell", GATES)
 def test_gradients_are_slopes_of_the_forward_pass(cell, rng):
-
     a = arguments(cell, rng, np.float64, 4, 3, 2)
     found = both_ways(cell, a)
 
