@@ -20,7 +20,7 @@ def test_layers_without_a_derivative_are_worth_training(capsys):
 
 
 def test_sequences_are_learned(capsys):
-    error, right = runpy.run_path(str(EXAMPLES / "sequences.py"))["main"](["--epochs", "4"])
+    error, right = runpy.run_path(str(EXAMPLES / "sequences.py"))["main"](["--epochs", "6"])
     assert error < 0.1
     assert right > 0.7
     assert capsys.readouterr().out.count("\n") == 2
