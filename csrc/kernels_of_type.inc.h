@@ -20,6 +20,7 @@
 #include "optimizer.inc.h"
 #include "recurrent.inc.h"
 #include "attention.inc.h"
+#include "random.inc.h"
 
 static const nnf_kernels FN(kernels) = {
     .matmul = FN(matmul),
@@ -38,4 +39,5 @@ static const nnf_kernels FN(kernels) = {
     .recurrent = FN(recurrent),
     .recurrent_backward = FN(recurrent_backward),
     .attention = FN(attention),
+    .uniform = FN(uniform),
 };

@@ -119,7 +119,8 @@ typedef struct {
 /* ---- networks: stages, from the bottom up, and a loss --------------------------------------------------- */
 
 /* A measured stage is an elementwise function that C does not know: x holds its slopes, y how far its argument may move
- * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above it. */
+ * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above
+ * it. */
 typedef struct {
     const void *weight;            /* linear: (width, inputs), contiguous; NULL for an activation */
     nnf_activation activation;     /* activation: its function, */
@@ -367,6 +368,8 @@ typedef struct {
     int (*recurrent)(const nnf_recurrent *p, int (*poll)(void));
     int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)(void));
     int (*attention)(const nnf_attention *p, int (*poll)(void));
+    /* out[n, i] = a hash of keys[n] and i, in [0, 1), a multiple of 2^-24; out: (rows, columns), contiguous. */
+    void (*uniform)(intptr_t rows, intptr_t columns, const uint64_t *keys, void *out);
 } nnf_kernels;
 
 /* One table per instruction set and element type; NULL where the compiler could not make it. */

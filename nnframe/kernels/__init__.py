@@ -21,6 +21,7 @@ from nnframe.kernels._kernels import (
     softmax,
     softmax_cross_entropy,
     softmax_cross_entropy_loss,
+    uniform,
 )
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_loss",
+    "uniform",
 ]

@@ -1,6 +1,6 @@
 # What csrc/nnframe.h declares; the contracts are there.
 
-from libc.stdint cimport int64_t, intptr_t, uint8_t
+from libc.stdint cimport int64_t, intptr_t, uint8_t, uint64_t
 
 cdef extern from "nnframe.h" nogil:
     ctypedef enum nnf_activation:
@@ -172,6 +172,7 @@ cdef extern from "nnframe.h" nogil:
         int (*recurrent)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*attention)(const nnf_attention *p, int (*poll)() noexcept nogil) noexcept nogil
+        void (*uniform)(intptr_t rows, intptr_t columns, const uint64_t *keys, void *out) noexcept nogil
     ctypedef struct nnf_isa:
         const char *name
         const nnf_kernels *kernels[2]

@@ -130,6 +130,7 @@ def attention_backward(
     mask: npt.NDArray[np.bool_] | None = None,
     factors: npt.ArrayLike | None = None,
 ) -> None: ...
+def uniform(keys: npt.NDArray[np.uint64], columns: int, dtype: npt.DTypeLike) -> _Floats: ...
 def optimizer_update(
     rule: str,
     values: list[_Floats],

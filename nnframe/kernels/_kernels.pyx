@@ -138,6 +138,7 @@ include "_network.pxi"
 include "_optimizers.pxi"
 include "_recurrent.pxi"
 include "_attention.pxi"
+include "_random.pxi"
 
 if os.environ.get("NNFRAME_KERNELS", "c") not in ("c", "reference"):
     raise ValueError(f"NNFRAME_KERNELS: expected c or reference, got {os.environ['NNFRAME_KERNELS']!r}")

@@ -35,6 +35,7 @@ __all__ = [
     "selected_products",
     "softmax",
     "softmax_cross_entropy",
+    "uniform",
 ]
 
 Floats = npt.NDArray[np.floating]
@@ -74,3 +75,16 @@ def optimizer_update(
     direction = g if m is None else g + kind(beta1) * m if rule == "nesterov" else m
     w -= kind(shrink) * w
     w -= kind(rate) * direction if s is None else kind(rate) * direction / (np.sqrt(s) + kind(eps))
+
+
+# ---- random numbers ----
+
+
+def uniform(keys: npt.NDArray[np.uint64], columns: int) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1), (rows, columns): hashes of the row's key and the column; see `kernels.uniform`."""
+    with np.errstate(over="ignore"):
+        z = keys[:, None] + np.arange(1, columns + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: npt.NDArray[np.float64] = ((z ^ (z >> np.uint64(31))) >> np.uint64(40)) * 2.0**-24
+    return found

@@ -22,6 +22,7 @@ class Heads(NamedTuple):
     """What attention leaves for its backward pass.
 
     q, k, v : (N, L or S, heads, d); out : (N, L, heads, d); lse : as `kernels.attention` returns it
+    factors : what dropout has multiplied the probabilities by, or None
     """
 
     q: Array
@@ -29,6 +30,7 @@ class Heads(NamedTuple):
     v: Array
     out: Array
     lse: Array
+    factors: Array | None
 
 
 class MultiheadAttention(Layer):
@@ -103,8 +105,9 @@ class MultiheadAttention(Layer):
     def forward_saving(self, x: Any) -> tuple[Array, Heads]:
         inputs, mask = self._inputs(x)
         q, k, v = self._projected(inputs)
-        out, lse = kernels.attention(q, k, v, causal=self.is_causal, mask=mask, factors=self._factors(q, k))
-        return self.out_proj.forward(out.reshape(inputs[0].shape)), Heads(q, k, v, out, lse)
+        factors = self._factors(q, k)
+        out, lse = kernels.attention(q, k, v, causal=self.is_causal, mask=mask, factors=factors)
+        return self.out_proj.forward(out.reshape(inputs[0].shape)), Heads(q, k, v, out, lse, factors)
 
     def _inputs(self, x: Any) -> tuple[tuple[Array, ...], Mask]:
         """Return query, key and value, or as many of them as there are, and which keys are no padding, (N, S)."""
@@ -159,7 +162,7 @@ class MultiheadAttention(Layer):
 
     def _gradients(self, x: Any, dy: Array, saved: Heads | None, input_gradient: bool) -> list[Array]:
         inputs, mask = self._inputs(x)
-        q, k, v, out, lse = self.forward_saving(x)[1] if saved is None else saved
+        q, k, v, out, lse, factors = self.forward_saving(x)[1] if saved is None else saved
         joined = out.reshape(inputs[0].shape)
         dout = self.out_proj.backward(joined, dy, dy).reshape(out.shape)
         parts = self._parts(len(inputs))
@@ -169,7 +172,7 @@ class MultiheadAttention(Layer):
         ]
         dq, dk, dv = (head for change in changes for head in self._heads(change))
         kernels.attention_backward(
-            q, k, v, out, lse, dout, dq=dq, dk=dk, dv=dv, causal=self.is_causal, mask=mask, factors=self._factors(q, k)
+            q, k, v, out, lse, dout, dq=dq, dk=dk, dv=dv, causal=self.is_causal, mask=mask, factors=factors
         )
         weight, bias = self.in_proj_weight, self.in_proj_bias
         found = []
@@ -203,7 +206,7 @@ class MultiheadAttention(Layer):
         moved *= moved.dtype.type(1 / math.sqrt(q.shape[-1]))
         if moved.max(initial=0) > FAR or (mask is not None and (mask != (x + dx != 0).any(axis=-1)).any()):
             return super().difference(x, y, dx)  # so far apart that two values may be subtracted
-        p, factors = self._probabilities(heads, mask), self._factors(heads.q, heads.k)
+        p, factors = self._probabilities(heads, mask), heads.factors
         dp = _change_of_softmax(p, moved)
         if factors is not None:
             p, dp = p * factors, dp * factors
@@ -216,7 +219,7 @@ class MultiheadAttention(Layer):
         if parameter is self.out_proj.weight or parameter is self.out_proj.bias:
             return self.out_proj.perturb(parameter, indices, step, heads.out.reshape(y.shape), y)
         inputs, mask = self._inputs(x)
-        p, factors = self._probabilities(heads, mask), self._factors(heads.q, heads.k)
+        p, factors = self._probabilities(heads, mask), heads.factors
         columns = self.embed_dim if parameter is self.in_proj_weight else 1
         dy = np.empty((len(indices), *y.shape), y.dtype)
         for change, index in zip(dy, indices, strict=True):
