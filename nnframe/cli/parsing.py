@@ -7,6 +7,8 @@ import math
 from collections.abc import Callable
 from typing import NoReturn
 
+INTERRUPTED = 130  # exit status after Ctrl-C
+
 
 class Refused(Exception):
     """Something that the user can put right: shown as one line, exit status 2."""

@@ -193,7 +193,7 @@ class FusedLinear:
             units=units,
         )
         some = slice(units.start, units.stop)
-        level *= level.dtype.type(self.scale)
+        level[some] *= level.dtype.type(self.scale)
         self._products(some, level, x)
         if self.bias is not None:
             self._sum_up(some, level)

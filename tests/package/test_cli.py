@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -10,8 +11,7 @@ import sys
 import pytest
 
 import nnframe as nn
-from nnframe import cli
-from nnframe.cli import main
+from nnframe.cli import main, train
 
 RESULTS = ["history.csv", "history.png", "model.safetensors"]
 STEPS = 45  # of an epoch of the digits, in batches of 32
@@ -146,7 +146,7 @@ SIGNALS = pytest.mark.parametrize(
 def test_a_run_without_a_whole_epoch_leaves_the_earlier_one(earlier, capsys, monkeypatch, number, status):
     before = contents(earlier)
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
-    monkeypatch.setitem(cli.GRADIENTS, "central", lambda: Signalling(number, STEPS))
+    monkeypatch.setitem(train.GRADIENTS, "central", lambda: Signalling(number, STEPS))
     assert main(["train", "--out", str(earlier)]) == status
     assert contents(earlier) == before
     assert f"no epoch is complete: nothing is written to {earlier}" in capsys.readouterr().out
@@ -155,7 +155,7 @@ def test_a_run_without_a_whole_epoch_leaves_the_earlier_one(earlier, capsys, mon
 
 @SIGNALS
 def test_what_a_signal_cuts_short_is_written(earlier, capsys, monkeypatch, number, status):
-    monkeypatch.setitem(cli.GRADIENTS, "central", lambda: Signalling(number, 2 * STEPS + 3))
+    monkeypatch.setitem(train.GRADIENTS, "central", lambda: Signalling(number, 2 * STEPS + 3))
     assert main(["train", "--out", str(earlier)]) == status
     out = capsys.readouterr().out
     assert "interrupted in epoch 3" in out
@@ -167,13 +167,13 @@ def test_what_a_signal_cuts_short_is_written(earlier, capsys, monkeypatch, numbe
 
 
 def test_a_signal_while_results_are_written_waits(tmp_path, monkeypatch):
-    together = cli.write_together
+    together = train.write_together
 
     def interrupted(contents):
         os.kill(os.getpid(), signal.SIGTERM)
         together(contents)
 
-    monkeypatch.setattr(cli, "write_together", interrupted)
+    monkeypatch.setattr(train, "write_together", interrupted)
     assert main(["train", "--epochs", "1", "--out", str(tmp_path)]) == 143
     assert {"history.csv", "model.safetensors"} <= set(contents(tmp_path))
 
@@ -204,7 +204,7 @@ def test_a_picture_that_fails_is_no_reason_to_lose_the_rest(tmp_path, capsys, mo
 
 
 def test_a_file_that_cannot_be_replaced_is_found_before_training(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(cli.GRADIENTS, "central", None)
+    monkeypatch.setitem(train.GRADIENTS, "central", None)
     (tmp_path / "history.csv").mkdir()
     assert main(["train", "--out", str(tmp_path)]) == 2
     found = capsys.readouterr().err
@@ -213,15 +213,15 @@ def test_a_file_that_cannot_be_replaced_is_found_before_training(tmp_path, capsy
 
 
 def test_results_that_find_no_place_are_written_elsewhere(tmp_path, capsys, monkeypatch):
-    together, refuge = cli.write_together, tmp_path / "refuge"
+    together, refuge = train.write_together, tmp_path / "refuge"
 
     def full(contents):
-        monkeypatch.setattr(cli, "write_together", together)
+        monkeypatch.setattr(train, "write_together", together)
         raise OSError(28, "No space left on device")
 
     refuge.mkdir()
-    monkeypatch.setattr(cli, "write_together", full)
-    monkeypatch.setattr(cli.tempfile, "mkdtemp", lambda prefix: str(refuge))
+    monkeypatch.setattr(train, "write_together", full)
+    monkeypatch.setattr(train.tempfile, "mkdtemp", lambda prefix: str(refuge))
     assert main(["train", "--epochs", "1", "--out", str(tmp_path / "out")]) == 2
     assert f"No space left on device; the results are in {refuge}" in capsys.readouterr().err
     assert {"history.csv", "model.safetensors"} <= set(contents(refuge))
@@ -235,7 +235,7 @@ def test_a_folder_that_has_gone_meanwhile_is_made_again(tmp_path, monkeypatch):
                 (tmp_path / "out").rmdir()
             return super().__call__(*args)
 
-    monkeypatch.setitem(cli.GRADIENTS, "central", lambda: Removing(0, 0))
+    monkeypatch.setitem(train.GRADIENTS, "central", lambda: Removing(0, 0))
     assert main(["train", "--epochs", "1", "--out", str(tmp_path / "out")]) == 0
     assert {"history.csv", "model.safetensors"} <= set(contents(tmp_path / "out"))
 
@@ -304,3 +304,45 @@ def test_a_name_that_the_terminal_cannot_show(tmp_path):
     assert process.returncode == 0, err
     assert "gr\\xf6" in shown
     assert {"history.csv", "model.safetensors"} <= set(contents(out))
+
+
+MODEL = """
+import nnframe as nn
+
+def net(width=12, classes=10, dtype="float32"):
+    below, above = nn.Linear(64, width, rng=0, dtype=dtype), nn.Linear(width, classes, rng=1, dtype=dtype)
+    return nn.Sequential(below, nn.Tanh(), above)
+"""
+
+
+def test_a_model_of_the_users(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(MODEL)
+    target = f"{tmp_path / 'mine.py'}:net"
+    status = main(["train", "--model", target, "--args", "width=7", "--epochs", "2", "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert status == 0
+    assert "Linear(64, 7)" in printed
+    assert "one gradient: 1,070 evaluations, about" in printed
+    model = nn.Sequential(nn.Linear(64, 7), nn.Tanh(), nn.Linear(7, 10))
+    nn.load(model, tmp_path / "out/model.safetensors")
+    (_, _), (x, t) = nn.data.digits()
+    assert f"test accuracy {nn.accuracy(model(x), t):.2%}" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "nope"], "--model: expected mlp.* or FILE.py:NAME, got 'nope'"),
+        (["--args", "3"], "--args: expected with --model of a model in a file only, got --model mlp"),
+        (["--model", "FILE", "--hidden", "3"], "--hidden: expected with --model of mlp only"),
+        (["--model", "FILE", "--args", "classes=9"], r"expected outputs \(N, 10\), one for each class, got \(2, 9\)"),
+        (["--model", "FILE", "--shape", "1,8,8"], r"with images of shape \(2, 1, 8, 8\): ValueError"),
+        (["--model", "FILE", "--shape", "9,8"], "--shape: expected a shape of 64 numbers"),
+        (["--model", "FILE", "--dtype", "float64"], "expected parameters of float64, got float32; see --dtype"),
+    ],
+)
+def test_models_that_are_refused(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MODEL)
+    assert main(["train", *(f"{tmp_path / 'mine.py'}:net" if one == "FILE" else one for one in arguments)]) == 2
+    assert re.search(message, capsys.readouterr().err)

@@ -1,0 +1,76 @@
+"""The models that `nnframe train` makes, or finds in a file of the user's."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+import nnframe as nn
+from nnframe.cli.finding import make, short, told
+from nnframe.cli.parsing import Refused
+
+MODELS = ("mlp",)
+CLASSES = 10
+ACTIVATIONS: dict[str, tuple[Callable[[], nn.Layer], Callable[[], nn.initializers.Initializer]]] = {
+    "sigmoid": (nn.Sigmoid, nn.Xavier),
+    "tanh": (nn.Tanh, nn.Xavier),
+    "relu": (nn.ReLU, nn.He),
+    "leaky_relu": (nn.LeakyReLU, nn.He),
+    "elu": (nn.ELU, nn.He),
+    "gelu": (nn.GELU, nn.He),
+    "silu": (nn.SiLU, nn.He),
+    "softplus": (nn.Softplus, nn.He),
+}
+
+
+def make_model(side: int, options: argparse.Namespace, rng: np.random.Generator) -> tuple[nn.Layer, tuple[int, ...]]:
+    """Make the model that was asked for; returns it and the shape that it takes an image of side x side in."""
+    given = [name for name in ("hidden", "activation") if getattr(options, name) is not None]
+    if options.model == "mlp":
+        _refuse("a model in a file", options, ["args", "shape"])
+        return _mlp(side * side, options, rng), (side * side,)
+    if ":" not in options.model and not options.model.endswith(".py"):
+        raise Refused(f"--model: expected {', '.join(MODELS)} or FILE.py:NAME, got {options.model!r}")
+    _refuse("mlp", options, given)
+    shape = tuple(options.shape or (side * side,))
+    if math.prod(shape) != side * side:
+        raise Refused(f"--shape: expected a shape of {side * side} numbers, as an image has, got {shape}")
+    return _in_file(shape, options), shape
+
+
+def _refuse(kind: str, options: argparse.Namespace, names: list[str]) -> None:
+    for name in names:
+        if getattr(options, name):
+            raise Refused(f"--{name}: expected with --model of {kind} only, got --model {options.model}")
+
+
+def _mlp(inputs: int, options: argparse.Namespace, rng: np.random.Generator) -> nn.Sequential:
+    """Make linear layers with the activation between them."""
+    activation, init = ACTIVATIONS[options.activation or "sigmoid"]
+    sizes = [inputs, *map(int, options.hidden or [50])]
+    layers: list[nn.Layer] = []
+    for below, above in itertools.pairwise(sizes):
+        layers += [nn.Linear(below, above, init=init(), dtype=options.dtype, rng=rng), activation()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], CLASSES, init=nn.Xavier(), dtype=options.dtype, rng=rng))
+
+
+def _in_file(shape: tuple[int, ...], options: argparse.Namespace) -> nn.Layer:
+    """Make the user's model, and see that it takes images and answers with a number for each class."""
+    model = make(options.model, options.args)
+    if not isinstance(model, nn.Layer):
+        raise Refused(f"{options.model}: expected a layer, got {short(model)}")
+    dtypes = sorted({str(p.value.dtype) for p in model.parameters()})
+    if dtypes and dtypes != [options.dtype]:
+        raise Refused(f"{options.model}: expected parameters of {options.dtype}, got {', '.join(dtypes)}; see --dtype")
+    try:
+        y = model(np.zeros((2, *shape), options.dtype))
+    except Exception as error:
+        hint = "; --shape 1,8,8 gives images of one channel" if len(shape) == 1 else ""
+        raise Refused(f"{options.model}: with images of shape {(2, *shape)}: {told(error)}{hint}") from error
+    if np.shape(y) != (2, CLASSES):
+        raise Refused(f"{options.model}: expected outputs (N, {CLASSES}), one for each class, got {np.shape(y)}")
+    return model
