@@ -33,6 +33,7 @@ from limits import peak
 from network_tables import tiles
 from networks import NumpyNetwork, classifier
 from peers import Peer, import_torch, ratio
+from sequence_tables import sequences
 from side_by_side import Way, measure, seconds, table
 from sweep import cross_entropy_ways, faster, softmax_sweep, stacks, sweep
 from thread_tables import threads
@@ -296,7 +297,7 @@ TABLES = {
     "composition": composition, "structure": structure, "depth": depth, "learnt": learnt, "selected": selected,
     "forms": forms, "large": large, "training": training, "interrupts": interrupts,
     "sweep": sweep, "stacks": stacks, "softmax_sweep": softmax_sweep, "scaling": scaling, "threads": threads,
-    "softmax": softmax, "activation": activation, "step": step, "tiles": tiles, "calls": calls,
+    "softmax": softmax, "activation": activation, "step": step, "tiles": tiles, "calls": calls, "sequences": sequences,
     "optimizer": optimizer, "avx2": avx2,
 }  # fmt: skip
 

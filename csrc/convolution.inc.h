@@ -357,8 +357,6 @@ static void FN(grid_task)(void *context, intptr_t task) {
     nnf_give(planes, bytes);
 }
 
-static double FN(nanoseconds_of)(double flops) { return flops / 2 * sizeof(T) / NNF_SUM_BYTES; }
-
 static intptr_t FN(tasks_of)(double flops, intptr_t chunks) {
     const int threads = nnf_threads_for(FN(nanoseconds_of)(flops));
     const intptr_t tasks = threads == 1 ? 1 : 4 * threads;

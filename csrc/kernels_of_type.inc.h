@@ -19,6 +19,9 @@
 #include "network_lines.inc.h"
 #include "network.inc.h"
 #include "optimizer.inc.h"
+#include "recurrent.inc.h"
+#include "attention.inc.h"
+#include "random.inc.h"
 
 #include "convolution.inc.h"
 #include "pooling.inc.h"
@@ -44,4 +47,8 @@ static const nnf_kernels FN(kernels) = {
     .convolution_weight_gradient = FN(convolution_weight_gradient),
     .pooling = FN(pooling),
     .convolution_difference = FN(convolution_difference),
+    .recurrent = FN(recurrent),
+    .recurrent_backward = FN(recurrent_backward),
+    .attention = FN(attention),
+    .uniform = FN(uniform),
 };

@@ -24,6 +24,9 @@
 #define FEW_ROWS  (NNF_FEW_ROWS_TILES * TILE_ROWS)
 #define MANY_ROWS (NNF_MANY_ROWS_TILES * TILE_ROWS)
 
+/* What so many multiplications and additions take, by estimate. */
+NNF_INLINE double FN(nanoseconds_of)(double flops) { return flops / 2 * sizeof(T) / NNF_SUM_BYTES; }
+
 /* ---- packing ---- */
 
 /* The vectors a = (a0, a1, ...) and b interleaved: low (a0, b0, a1, b1, ...) of their first halves, high of their last.

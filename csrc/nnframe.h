@@ -307,6 +307,82 @@ typedef struct {
     void *out;
 } nnf_selected;
 
+/* ---- recurrent layers ---------------------------------------------------------------------------------- */
+
+/* One direction of one layer through a sequence of T steps. With u[t] what the input gives, (N, G H), and
+ * q[t] = W h[t - 1] + b, the state h[t] is
+ *   RNN    (G = 1)           f(u + q), f = tanh or max(., 0)
+ *   LSTM   (G = 4: i f g o)  o tanh(c[t]), c[t] = f c[t - 1] + i g; i, f, o = sigmoid(u + q), g = tanh(u + q)
+ *   GRU    (G = 3: r z n)    n + z (h[t - 1] - n); r, z = sigmoid(u + q), n = tanh(u + r q)
+ * Before the first step h and c are 0. reverse: from the last step to the first; then t - 1 above is t + 1.
+ *
+ * weight: (G H, H); bias: G H, or NULL. Contiguous.
+ * mask: (T, N), or NULL; 0 where a step is passed over: the state stays what it was, and y is 0.
+ * gates: (T, N, G H). forward: holds u, and is overwritten by the values of the gates (RNN: it is left as it is).
+ * state: (T, N, H). kept: (T, N, H), c of an LSTM, the last H of q of a GRU; NULL for an RNN. Contiguous; forward
+ *   writes them, backward reads them.
+ * y: NULL, or (N, T, H) of any strides but the last, which is 1: the states once more. For forward alone.
+ *
+ * For backward alone: dy: like y, the gradient of y, or NULL. dlast: that of the state after the last step, (N, H),
+ * rows dlast_row apart, or NULL. dgates, drecurrent: (T, N, G H), contiguous, overwritten: the gradients of u and q;
+ * drecurrent is NULL for all but the GRU, where it is the same.
+ *
+ * Both return 0, the answer of poll when that stopped them (outputs then hold anything), or NNF_NO_MEMORY. Rows do not
+ * depend on each other, and have the same bits whatever N and the number of threads. */
+typedef enum { NNF_RNN_TANH, NNF_RNN_RELU, NNF_LSTM, NNF_GRU } nnf_cell;
+
+typedef struct {
+    nnf_cell cell;
+    intptr_t steps, rows, units; /* T, N, H */
+    int reverse;
+    const void *weight, *bias;
+    const uint8_t *mask;
+    void *gates, *state, *kept;
+    void *y;
+    intptr_t y_row, y_step;
+    const void *dy;
+    intptr_t dy_row, dy_step;
+    const void *dlast;
+    intptr_t dlast_row;
+    void *dgates, *drecurrent;
+} nnf_recurrent;
+
+/* ---- attention ----------------------------------------------------------------------------------------- */
+
+/* out[n, i, h] = sum over keys j of p[i, j] f[i, j] v[n, j, h], p[i] = softmax over j of scale q[n, i, h] . k[n, j, h].
+ *
+ * q: (N, L, heads, d); k, v: (N, S, heads, d): any strides q_batch and q_row over the first two axes, the last two
+ *   contiguous; S >= 1.
+ * causal: query i sees keys 0 to i. mask: (N, S), or NULL; 0 where a key is hidden. A query that sees none gives 0.
+ * factors: f, (N, heads, L, S), contiguous, or NULL for ones.
+ * out: (N, L, heads, d), contiguous. lse: (N, heads, L), contiguous: the logarithm of the sum of exponentials of the
+ *   scores; infinity where no key is seen. Forward writes them, backward reads them.
+ * dout: the gradient of out, like it; NULL: forward. dq, dk, dv: like q, k, v with strides of their own; overwritten.
+ *
+ * Returns 0, the answer of poll when that stopped it (outputs then hold anything), or NNF_NO_MEMORY. Heads and rows do
+ * not depend on each other, and have the same bits whatever N and the number of threads, with AVX2 as with AVX-512. */
+typedef struct {
+    intptr_t batch, queries, keys, heads, width; /* N, L, S, heads, d */
+    const void *q;
+    intptr_t q_batch, q_row;
+    const void *k;
+    intptr_t k_batch, k_row;
+    const void *v;
+    intptr_t v_batch, v_row;
+    double scale;
+    int causal;
+    const uint8_t *mask;
+    const void *factors;
+    void *out, *lse;
+    const void *dout;
+    void *dq;
+    intptr_t dq_batch, dq_row;
+    void *dk;
+    intptr_t dk_batch, dk_row;
+    void *dv;
+    intptr_t dv_batch, dv_row;
+} nnf_attention;
+
 /* ---- a function where one variable has been moved -------------------------------------------------------- */
 
 /* out[i, k] = f(x with x[index[i]] = value[i, k]), i < count, k < values. x: n numbers, copied once per task; index,
@@ -415,6 +491,11 @@ typedef struct {
     int (*convolution_weight_gradient)(const nnf_convolution *p);
     void (*pooling)(const nnf_pooling *p);
     int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)(void));
+    int (*recurrent)(const nnf_recurrent *p, int (*poll)(void));
+    int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)(void));
+    int (*attention)(const nnf_attention *p, int (*poll)(void));
+    /* out[n, i] = a hash of keys[n] and i, in [0, 1), a multiple of 2^-24; out: (rows, columns), contiguous. */
+    void (*uniform)(intptr_t rows, intptr_t columns, const uint64_t *keys, void *out);
 } nnf_kernels;
 
 /* One table per instruction set and element type; NULL where the compiler could not make it. */

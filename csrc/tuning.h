@@ -71,6 +71,14 @@ enum {
     NNF_TILE_TASKS = 32            /* and not more sums of gradients to add up than so many */
 };
 
+/* ---- sequences: see recurrent.inc.h and attention.inc.h ---- */
+
+enum {
+    NNF_CELL_ROWS = 56,              /* of a task, at most: what they read and write in a step stays in the L2 cache */
+    NNF_ATTENTION_NUMBERS = 1 << 14, /* scores of a tile of queries, two of which are in the L2 cache, */
+    NNF_ATTENTION_LEAST = 14         /* and the least queries that are worth a pass over all keys */
+};
+
 /* ---- central differences: see propagation.inc.h ---- */
 
 enum {

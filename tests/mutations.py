@@ -76,6 +76,49 @@ MUTATIONS: list[Mutation] = [
         "soft labels with an ignore_index are taken in one call",
         "tests/gradients/test_in_one_call.py",
     ),
+    # ---- sequences ----
+    Mutation(
+        "nnframe/layers/recurrent.py",
+        "dx if below is None or dx is None else below + dx",
+        "dx",
+        "the gradient of one direction replaces that of the other",
+        "tests/layers/test_recurrent.py",
+    ),
+    Mutation(
+        "nnframe/layers/recurrent.py",
+        "first = dq[-1] if reverse else dq[0]",
+        "first = dq[0]",
+        "the first step of the second direction is left out of its bias",
+        "tests/layers/test_recurrent.py",
+    ),
+    Mutation(
+        "nnframe/layers/sequences.py",
+        "np.arange(x.shape[1]) + 0.5 < lengths[:, None]",
+        "np.arange(x.shape[1]) < lengths[:, None]",
+        "a length that moves a little is another length",
+        "tests/layers/test_recurrent.py",
+    ),
+    Mutation(
+        "nnframe/layers/attention.py",
+        "given = inputs[min(part, len(inputs) - 1)]",
+        "given = inputs[0]",
+        "keys are moved by the features of the queries",
+        "tests/layers/test_transformer.py",
+    ),
+    Mutation(
+        "nnframe/layers/attention.py",
+        " or (mask is not None and (mask != (x + dx != 0).any(axis=-1)).any())",
+        "",
+        "a step that is no padding any more stays hidden",
+        "tests/layers/test_transformer.py",
+    ),
+    Mutation(
+        "nnframe/layers/transformer.py",
+        'first = Branches(Padding(), self.norm1, join="multiply") if self.mask_zero else self.norm1',
+        "first = self.norm1",
+        "attention after a norm sees padding",
+        "tests/layers/test_transformer.py",
+    ),
     # ---- those that once survived the whole suite ----
     Mutation(
         "nnframe/gradients",

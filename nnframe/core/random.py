@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnframe import kernels
 from nnframe.core.parameter import Array, Buffer
 from nnframe.core.run import current_run
 from nnframe.core.tree import Tree
@@ -45,7 +46,8 @@ class Random(Tree):
 
     def uniform(self, x: Array) -> Array:
         """Return numbers in [0, 1), of the shape of x (N, ...) and its dtype; multiples of 2^-24, the same in both."""
-        return ((self._bits(x, 0) >> np.uint64(40)) * 2.0**-24).astype(_dtype(x)).reshape(x.shape)
+        columns = x[0].size if len(x) else 0
+        return kernels.uniform(self._keys(x, 0), columns, _dtype(x)).reshape(x.shape)
 
     def normal(self, x: Array) -> Array:
         """Return standard normal numbers (Box and Muller 1958), of the shape of x (N, ...) and its dtype."""
@@ -61,13 +63,16 @@ class Random(Tree):
 
     def _bits(self, x: Array, stream: int) -> npt.NDArray[np.uint64]:
         """64 random bits for each entry of x, (N, entries of a row)."""
-        seed, counter = self.state.value
-        rows = _row_numbers(len(x))
         columns = np.arange(x[0].size if len(x) else 0, dtype=np.uint64)
         with np.errstate(over="ignore"):
+            return _mix(self._keys(x, stream)[:, None] + (columns + np.uint64(1)) * _GOLDEN)  # type: ignore[no-any-return]
+
+    def _keys(self, x: Array, stream: int) -> npt.NDArray[np.uint64]:
+        """Return what the numbers of each row are hashed with."""
+        seed, counter = self.state.value
+        with np.errstate(over="ignore"):
             key = _mix(_mix(seed + _GOLDEN) + counter * _GOLDEN + np.uint64(stream))
-            of_row = _mix(key + (rows + np.uint64(1)) * _GOLDEN)
-            return _mix(of_row[:, None] + (columns + np.uint64(1)) * _GOLDEN)  # type: ignore[no-any-return]
+            return _mix(key + (_row_numbers(len(x)) + np.uint64(1)) * _GOLDEN)  # type: ignore[no-any-return]
 
     def __repr__(self) -> str:
         return f"Random({int(self.state.value[0])})"

@@ -146,7 +146,7 @@ def joint(link: Link, which: int) -> list[Link]:
 
 def warn_of_price(link: Link, evaluations: int, memory: Memory) -> None:
     """Say once that a layer whose inner layers are not seen costs far more than it might."""
-    if evaluations < DEAR or link.traits.branches or not memory.first_time("price", link.layer):
+    if evaluations < DEAR or link.traits.branches or not (link.traits.own and memory.first_time("price", link.layer)):
         return
     if not any(hasattr(tree, "forward") for _, tree in list(link.layer.named_trees())[1:]):
         return

@@ -9,6 +9,8 @@ from nnframe.kernels._kernels import (
     activation_backward,
     activation_difference,
     all_finite,
+    attention,
+    attention_backward,
     batched_matmul,
     check_labels,
     convolution,
@@ -22,9 +24,12 @@ from nnframe.kernels._kernels import (
     mean_pooling,
     mean_pooling_backward,
     optimizer_update,
+    recurrent,
+    recurrent_backward,
     softmax,
     softmax_cross_entropy,
     softmax_cross_entropy_loss,
+    uniform,
 )
 
 __all__ = [
@@ -32,6 +37,8 @@ __all__ = [
     "activation_backward",
     "activation_difference",
     "all_finite",
+    "attention",
+    "attention_backward",
     "batched_matmul",
     "check_labels",
     "convolution",
@@ -45,7 +52,10 @@ __all__ = [
     "mean_pooling",
     "mean_pooling_backward",
     "optimizer_update",
+    "recurrent",
+    "recurrent_backward",
     "softmax",
     "softmax_cross_entropy",
     "softmax_cross_entropy_loss",
+    "uniform",
 ]

@@ -1,6 +1,6 @@
 # What csrc/nnframe.h declares; the contracts are there.
 
-from libc.stdint cimport int32_t, int64_t, intptr_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, intptr_t, uint8_t, uint64_t
 
 cdef extern from "nnframe.h" nogil:
     ctypedef enum nnf_activation:
@@ -143,6 +143,50 @@ cdef extern from "nnframe.h" nogil:
         const void *b
         const intptr_t *entry
         void *out
+    ctypedef enum nnf_cell:
+        NNF_RNN_TANH
+        NNF_RNN_RELU
+        NNF_LSTM
+        NNF_GRU
+    ctypedef struct nnf_recurrent:
+        nnf_cell cell
+        intptr_t steps, rows, units
+        int reverse
+        const void *weight
+        const void *bias
+        const uint8_t *mask
+        void *gates
+        void *state
+        void *kept
+        void *y
+        intptr_t y_row, y_step
+        const void *dy
+        intptr_t dy_row, dy_step
+        const void *dlast
+        intptr_t dlast_row
+        void *dgates
+        void *drecurrent
+    ctypedef struct nnf_attention:
+        intptr_t batch, queries, keys, heads, width
+        const void *q
+        intptr_t q_batch, q_row
+        const void *k
+        intptr_t k_batch, k_row
+        const void *v
+        intptr_t v_batch, v_row
+        double scale
+        int causal
+        const uint8_t *mask
+        const void *factors
+        void *out
+        void *lse
+        const void *dout
+        void *dq
+        intptr_t dq_batch, dq_row
+        void *dk
+        intptr_t dk_batch, dk_row
+        void *dv
+        intptr_t dv_batch, dv_row
     ctypedef struct nnf_kernels:
         void (*matmul)(const nnf_matmul *p) noexcept nogil
         void (*softmax_cross_entropy)(const nnf_softmax_cross_entropy *p) noexcept nogil
@@ -164,6 +208,10 @@ cdef extern from "nnframe.h" nogil:
         int (*convolution_weight_gradient)(const nnf_convolution *p) noexcept nogil
         void (*pooling)(const nnf_pooling *p) noexcept nogil
         int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)() noexcept nogil) noexcept nogil
+        int (*recurrent)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
+        int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
+        int (*attention)(const nnf_attention *p, int (*poll)() noexcept nogil) noexcept nogil
+        void (*uniform)(intptr_t rows, intptr_t columns, const uint64_t *keys, void *out) noexcept nogil
     ctypedef struct nnf_isa:
         const char *name
         const nnf_kernels *kernels[2]

@@ -139,7 +139,6 @@ cdef class Above:
         """Check a convolution or a pooling against the width below it; returns its own."""
         cdef nnf_convolution *c = &self.convolutions[i]
         cdef nnf_pooling *p = &self.poolings[i]
-        cdef cnp.npy_intp shape[4]
         cdef array weight, x, index
         name, options = described[0], described[-1]
         self.stage[i].activation, self.stage[i].alpha = NNF_IDENTITY, 0.0

@@ -82,6 +82,55 @@ def activation_difference(
     alpha: float | None = None,
     out: _Floats | None = None,
 ) -> _Floats: ...
+def recurrent(
+    cell: str,
+    gates: _Floats,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    mask: npt.NDArray[np.bool_] | None = None,
+    reverse: bool = False,
+    out: _Floats | None = None,
+) -> tuple[_Floats, _Floats | None]: ...
+def recurrent_backward(
+    cell: str,
+    gates: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    state: npt.ArrayLike,
+    kept: npt.ArrayLike | None = None,
+    *,
+    mask: npt.NDArray[np.bool_] | None = None,
+    reverse: bool = False,
+    dy: npt.ArrayLike | None = None,
+    dlast: npt.ArrayLike | None = None,
+) -> tuple[_Floats, _Floats]: ...
+def attention(
+    q: npt.ArrayLike,
+    k: npt.ArrayLike,
+    v: npt.ArrayLike,
+    *,
+    scale: float | None = None,
+    causal: bool = False,
+    mask: npt.NDArray[np.bool_] | None = None,
+    factors: npt.ArrayLike | None = None,
+) -> tuple[_Floats, _Floats]: ...
+def attention_backward(
+    q: npt.ArrayLike,
+    k: npt.ArrayLike,
+    v: npt.ArrayLike,
+    out: npt.ArrayLike,
+    lse: npt.ArrayLike,
+    dout: npt.ArrayLike,
+    *,
+    dq: _Floats,
+    dk: _Floats,
+    dv: _Floats,
+    scale: float | None = None,
+    causal: bool = False,
+    mask: npt.NDArray[np.bool_] | None = None,
+    factors: npt.ArrayLike | None = None,
+) -> None: ...
+def uniform(keys: npt.NDArray[np.uint64], columns: int, dtype: npt.DTypeLike) -> _Floats: ...
 def optimizer_update(
     rule: str,
     values: list[_Floats],

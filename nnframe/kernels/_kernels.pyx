@@ -16,7 +16,7 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
 from cython cimport floating
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, sqrt
 from libc.stdint cimport int32_t, int64_t, intptr_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memset
@@ -24,23 +24,29 @@ from libc.string cimport memset
 from nnframe.kernels._c cimport (
     NNF_ACTIVATIONS,
     NNF_CROSS_ENTROPY,
+    NNF_GRU,
     NNF_IDENTITY,
     NNF_LINEAR,
+    NNF_LSTM,
     NNF_MAX,
     NNF_MAX_CHANGE,
     NNF_MAX_GRADIENT,
     NNF_MEAN,
     NNF_MEAN_GRADIENT,
-    NNF_NO_LOSS,
-    NNF_NO_MEMORY,
     NNF_NONE_IGNORED,
     NNF_NOT_STRAIGHT,
+    NNF_NO_LOSS,
+    NNF_NO_MEMORY,
+    NNF_RNN_RELU,
+    NNF_RNN_TANH,
     NNF_RULES,
     NNF_SQUARED_ERROR,
     nnf_above,
     nnf_activation,
     nnf_activation_alpha,
     nnf_activation_name,
+    nnf_attention,
+    nnf_cell,
     nnf_central,
     nnf_central_quotients,
     nnf_change_quotients,
@@ -67,6 +73,7 @@ from nnframe.kernels._c cimport (
     nnf_pass,
     nnf_pooling,
     nnf_quotients,
+    nnf_recurrent,
     nnf_rule,
     nnf_rule_has_k,
     nnf_rule_has_m,
@@ -154,6 +161,9 @@ include "_changes.pxi"
 include "_network.pxi"
 include "_optimizers.pxi"
 include "_convolution.pxi"
+include "_recurrent.pxi"
+include "_attention.pxi"
+include "_random.pxi"
 
 if os.environ.get("NNFRAME_KERNELS", "c") not in ("c", "reference"):
     raise ValueError(f"NNFRAME_KERNELS: expected c or reference, got {os.environ['NNFRAME_KERNELS']!r}")

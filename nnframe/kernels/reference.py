@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe.kernels.reference_activations import activation, activation_backward, activation_difference
+from nnframe.kernels.reference_attention import attention, attention_backward
 from nnframe.kernels.reference_changes import central_quotients, change_quotients, moved_copies
 from nnframe.kernels.reference_convolution import (
     convolution,
@@ -28,11 +29,14 @@ from nnframe.kernels.reference_convolution import (
 from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
 from nnframe.kernels.reference_network import network_forward, network_gradient
+from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward
 
 __all__ = [
     "activation",
     "activation_backward",
     "activation_difference",
+    "attention",
+    "attention_backward",
     "central_quotients",
     "change_quotients",
     "convolution",
@@ -52,9 +56,12 @@ __all__ = [
     "network_gradient",
     "optimizer_update",
     "product",
+    "recurrent",
+    "recurrent_backward",
     "selected_products",
     "softmax",
     "softmax_cross_entropy",
+    "uniform",
 ]
 
 Floats = npt.NDArray[np.floating]
@@ -137,3 +144,16 @@ def _rprop(
     s[...] = np.clip(s * factor, kind(least), kind(most))
     m[...] = np.where(product < 0, 0, g)
     w -= s * np.sign(m)
+
+
+# ---- random numbers ----
+
+
+def uniform(keys: npt.NDArray[np.uint64], columns: int) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1), (rows, columns): hashes of the row's key and the column; see `kernels.uniform`."""
+    with np.errstate(over="ignore"):
+        z = keys[:, None] + np.arange(1, columns + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: npt.NDArray[np.float64] = ((z ^ (z >> np.uint64(31))) >> np.uint64(40)) * 2.0**-24
+    return found

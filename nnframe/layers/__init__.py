@@ -18,6 +18,7 @@ from nnframe.layers.activations import (
     Step,
     Tanh,
 )
+from nnframe.layers.attention import MultiheadAttention
 from nnframe.layers.containers import Branches, Residual, Sequential
 from nnframe.layers.convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from nnframe.layers.dropout import Dropout, Dropout2d
@@ -26,31 +27,50 @@ from nnframe.layers.linear import Linear
 from nnframe.layers.normalization import BatchNorm1d, BatchNorm2d, LayerNorm
 from nnframe.layers.pooling import AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from nnframe.layers.quantization import Quantize, Round, Sign
+from nnframe.layers.recurrent import GRU, LSTM, RNN
 from nnframe.layers.row_normalization import GroupNorm, RMSNorm
 from nnframe.layers.shape import Flatten, Permute, Reshape, Unflatten
+from nnframe.layers.transformer import PositionalEncoding, TransformerEncoderLayer
 
 __all__ = [
     "ELU",
     "GELU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "Activation",
+    "AdaptiveAvgPool2d",
+    "AvgPool1d",
+    "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
     "Branches",
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "Dropout",
     "Dropout2d",
     "Embedding",
+    "Flatten",
     "GroupNorm",
     "Hardswish",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
+    "MaxPool1d",
+    "MaxPool2d",
     "Mish",
+    "MultiheadAttention",
     "PReLU",
+    "Permute",
+    "PositionalEncoding",
     "Quantize",
     "RMSNorm",
     "ReLU",
+    "Reshape",
     "Residual",
     "Round",
     "Sequential",
@@ -61,20 +81,6 @@ __all__ = [
     "Softplus",
     "Step",
     "Tanh",
-]
-
-__all__ += [
-    "AdaptiveAvgPool2d",
-    "AvgPool1d",
-    "AvgPool2d",
-    "Conv1d",
-    "Conv2d",
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "Flatten",
-    "MaxPool1d",
-    "MaxPool2d",
-    "Permute",
-    "Reshape",
+    "TransformerEncoderLayer",
     "Unflatten",
 ]

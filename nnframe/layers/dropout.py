@@ -33,13 +33,9 @@ class Dropout(Layer):
     couples = "entries"
 
     def __init__(self, p: float = 0.5, *, rng: np.random.Generator | int | None = None) -> None:
-        if isinstance(p, bool | np.bool_) or not isinstance(p, int | float | np.number):
-            raise TypeError(f"p: expected a number, got {p!r}")
-        if not 0 <= p <= 1:
-            raise ValueError(f"p: expected a probability in [0, 1], got {p!r}")
+        self.p = as_probability("p", p)
         if rng is not None and not isinstance(rng, int | np.integer | np.random.Generator):
             raise TypeError(f"rng: expected np.random.Generator, an int or None, got {type(rng).__name__}")
-        self.p = float(p)
         self.random = Random(
             int(rng.integers(1 << 64, dtype=np.uint64)) if isinstance(rng, np.random.Generator) else rng
         )
@@ -48,18 +44,18 @@ class Dropout(Layer):
         return self.forward_saving(x)[0]
 
     def forward_saving(self, x: Array) -> tuple[Array, Array | None]:
-        factors = self._factors(x)
+        factors = self.factors(x)
         return (x.copy() if factors is None else x * factors), factors
 
     def backward(self, x: Array, y: Array, dy: Array, saved: Array | None = None) -> Array:
-        factors = self._factors(x) if saved is None else saved
+        factors = self.factors(x) if saved is None else saved
         return dy if factors is None else dy * factors
 
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
-        factors = self._factors(x)
+        factors = self.factors(x)
         return dx if factors is None else dx * factors
 
-    def _factors(self, x: Array) -> Array | None:
+    def factors(self, x: Array) -> Array | None:
         """Return what each entry is multiplied by; None where it is 1."""
         if not self.training or self.p == 0:
             return None
@@ -81,9 +77,18 @@ class Dropout2d(Dropout):
         x has no axis of channels.
     """
 
-    def _factors(self, x: Array) -> Array | None:
+    def factors(self, x: Array) -> Array | None:
         """Return what each channel is multiplied by, (N, C, 1, ...); None where it is 1."""
         if x.ndim < 3:
             raise ValueError(f"x: expected channels of several entries, shape (N, C, H, W), got {x.shape}")
-        factors = super()._factors(np.empty(x.shape[:2], x.dtype))
+        factors = super().factors(np.empty(x.shape[:2], x.dtype))
         return None if factors is None else factors.reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+
+
+def as_probability(name: str, p: float) -> float:
+    """`p` as a float in [0, 1]; an error that names the argument otherwise."""
+    if isinstance(p, bool | np.bool_) or not isinstance(p, int | float | np.number):
+        raise TypeError(f"{name}: expected a number, got {p!r}")
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: expected a probability in [0, 1], got {p!r}")
+    return float(p)

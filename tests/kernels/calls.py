@@ -45,6 +45,18 @@ def optimize(rule, arrays):
     kernels.optimizer_update(rule, *lists, rate=0.1, beta1=0.9, beta2=0.9, eps=1e-3)
 
 
+STEPS, HEADS = 3, 2
+
+
+def attention_backward(a):
+    names = ["q", "k", "v", "out", "lse", "dout"]
+    kernels.attention_backward(*(a[name] for name in names), dq=a["dq"], dk=a["dk"], dv=a["dv"], factors=a["factors"])
+
+
+def of_heads(names, length):
+    return dict.fromkeys(names, (ROWS, length, HEADS, INPUTS))
+
+
 # kernel: (call with a dict of arrays, their shapes, which are written, pairs that may be one array)
 CALLS = {
     "batched_matmul": (
@@ -210,6 +222,28 @@ CALLS = {
         lambda a: _kernels.evaluate_moved(1, 0, a["x"], np.zeros(ROWS, np.intp), a["value"], a["out"]),
         {"out": (ROWS, 2), "x": (7,), "value": (ROWS, 2)},
         ["out"],
+        [],
+    ),
+    "recurrent": (
+        lambda a: kernels.recurrent("gru", a["gates"], a["weight"], a["bias"], out=a["out"]),
+        {
+            "gates": (STEPS, ROWS, 3 * OUTPUTS),
+            "out": (ROWS, STEPS, OUTPUTS),
+            "weight": (3 * OUTPUTS, OUTPUTS),
+            "bias": (3 * OUTPUTS,),
+        },
+        ["gates", "out"],
+        [],
+    ),
+    "attention_backward": (
+        attention_backward,
+        {
+            **of_heads(["dq", "q", "out", "dout"], STEPS),
+            **of_heads(["dk", "dv", "k", "v"], CLASSES),
+            "lse": (ROWS, HEADS, STEPS),
+            "factors": (ROWS, HEADS, STEPS, CLASSES),
+        },
+        ["dq", "dk", "dv"],
         [],
     ),
 }

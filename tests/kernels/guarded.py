@@ -200,6 +200,44 @@ class Calls:
                 columns = x.take(side, outputs, 6, rows)
                 _kernels.difference_curves(above, columns[0, 0].copy(), tolerance=1e-6, columns=columns, **found)
 
+    def sequences(self, side):
+        gates, weight, bias, state, kept, y, last = self.region[:7]
+        mask = self.flags[0]
+        cells = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
+        for cell, steps, rows, units in itertools.product(cells, (1, 3), (1, 2, 15), (1, 3, 8, 16, 17)):
+            self.now("recurrent", side, cell, steps, rows, units)
+            width, shape = cells[cell] * units, (steps, rows, units)
+            u, w, some = (
+                gates.take(side, steps, rows, width),
+                weight.take(side, width, units),
+                mask.take(side, *shape[:2]),
+            )
+            sequence, options = y.take(side, rows, steps, units), {"mask": some, "reverse": rows > 1}
+            kernels.recurrent(cell, u, w, bias.take(side, width), out=sequence, **options)
+            own = kept.take(side, *shape) if cell in ("lstm", "gru") else None
+            dlast = last.take(side, rows, units)
+            self.now("recurrent_backward", side, cell, steps, rows, units)
+            kernels.recurrent_backward(cell, u, w, state.take(side, *shape), own, dy=sequence, dlast=dlast, **options)
+
+    def attention(self, side):
+        for rows, queries, keys, heads, width in itertools.product(
+            (1, 2), (1, 5, 17), (1, 7, 16, 33), (1, 2), (1, 3, 8, 16)
+        ):
+            self.now("attention", side, rows, queries, keys, heads, width)
+            lengths = (queries, keys, keys, queries, queries, queries, keys, keys)
+            arrays = [
+                region.take(side, rows, length, heads, width)
+                for region, length in zip(self.region[:8], lengths, strict=True)
+            ]
+            mask, factors = self.flags[0].take(side, rows, keys), self.region[8].take(side, rows, heads, queries, keys)
+            for options in ({}, {"mask": mask, "causal": True, "factors": factors}):
+                kernels.attention(*arrays[:3], **options)
+                self.now("attention_backward", side, rows, queries, keys, heads, width)
+                lse = self.region[9].take(side, rows, heads, queries)
+                kernels.attention_backward(
+                    *arrays[:4], lse, arrays[4], dq=arrays[5], dk=arrays[6], dv=arrays[7], **options
+                )  # fmt: skip
+
 
 def main():
     simd, dtype, path = sys.argv[1:]
@@ -216,6 +254,8 @@ def main():
                 calls.activations(side)
                 calls.updates(side)
                 calls.differences(side)
+                calls.sequences(side)
+                calls.attention(side)
         calls.now("done")
 
 

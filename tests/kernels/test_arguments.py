@@ -415,3 +415,30 @@ def test_a_line_without_its_formula_does_not_compile(tmp_path, table, line, miss
     found = subprocess.run(check, capture_output=True, text=True)
     assert found.returncode != 0
     assert missing in found.stderr
+
+
+# ---- random numbers ----
+
+
+def test_uniform_numbers_are_those_of_the_reference(simd, dtype):
+    keys = np.array([0, 1, 2**64 - 1, 12345678901234567890], np.uint64)
+    for columns in (0, 1, 7, 40, 40_000):
+        found = kernels.uniform(keys, columns, dtype)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, reference.uniform(keys, columns))
+    assert 0 <= found.min() < 1e-3 < 1 - 1e-3 < found.max() < 1
+    np.testing.assert_array_equal(kernels.uniform(keys[::-2], 5, dtype), reference.uniform(keys[::-2], 5))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([1, 2], 3, np.float32), "keys: expected an array of uint64"),
+        ((np.zeros(3), 3, np.float32), "keys: expected an array of uint64"),
+        ((np.zeros(3, np.uint64), -1, np.float32), "columns: expected a whole number >= 0, got -1"),
+        ((np.zeros(3, np.uint64), 3, np.int32), "dtype: expected float32 or float64"),
+    ],
+)
+def test_uniform_refuses(arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        kernels.uniform(*arguments)

@@ -21,7 +21,11 @@ def everything(rng, dtype):
     wide = rng.standard_normal((60, 1000)).astype(dtype)
     x = rng.standard_normal(200_000).astype(dtype)
     y = kernels.activation("sigmoid", x)
+    gates, weight = rng.standard_normal((5, 90, 160)).astype(dtype), rng.standard_normal((160, 40)).astype(dtype)
+    joined = rng.standard_normal((3, 8, 60, 2, 16)).astype(dtype)
     return [
+        *kernels.recurrent("lstm", gates, weight),
+        *kernels.attention(*joined, causal=True),
         kernels.batched_matmul(a, b),
         kernels.batched_matmul(a, b.T.copy(), transpose_b=True),
         kernels.batched_matmul(a.T.copy(), b, transpose_a=True),

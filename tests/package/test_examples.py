@@ -17,3 +17,10 @@ def test_layers_without_a_derivative_are_worth_training(capsys):
         assert accuracies["trained"] > max(accuracies["frozen"], accuracies["left out"]), accuracies
         assert accuracies["hybrid"] > accuracies["left out"], accuracies
     assert capsys.readouterr().out.count("%") == 16
+
+
+def test_sequences_are_learned(capsys):
+    error, right = runpy.run_path(str(EXAMPLES / "sequences.py"))["main"](["--epochs", "6"])
+    assert error < 0.1
+    assert right > 0.7
+    assert capsys.readouterr().out.count("\n") == 2

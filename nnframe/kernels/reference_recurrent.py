@@ -1,0 +1,116 @@
+"""Recurrent layers in NumPy, step by step: what csrc/recurrent.inc.h must compute. Imported by reference.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from nnframe.kernels.reference_activations import activation
+
+Floats = npt.NDArray[np.floating]
+Mask = npt.NDArray[np.bool_] | None
+
+
+def recurrent(
+    cell: str,
+    gates: Floats,
+    weight: Floats,
+    bias: Floats | None,
+    mask: Mask,
+    reverse: bool,
+    state: Floats,
+    kept: Floats | None,
+    y: Floats | None,
+) -> None:
+    """States of a recurrent layer; see `kernels.recurrent`. Writes gates, state (T, N, H), kept and y (N, T, H)."""
+    zero: Floats = np.zeros(state.shape[1:], state.dtype)
+    new: Floats
+    own: Floats
+    for t, before in _in_time(len(state), reverse):
+        h = zero if before is None else state[before]
+        c = zero if before is None or kept is None else kept[before]
+        q = h @ weight.T if bias is None else h @ weight.T + bias
+        u = gates[t]
+        if cell == "lstm":
+            i, f, g, o = (activation(name, part) for name, part in zip(_LSTM, _parts(u + q, 4), strict=True))
+            own = f * c + i * g
+            new, values = o * np.tanh(own), [i, f, g, o]
+        elif cell == "gru":
+            (ur, uz, un), (qr, qz, own) = _parts(u, 3), _parts(q, 3)
+            r, z = activation("sigmoid", ur + qr), activation("sigmoid", uz + qz)
+            n = np.tanh(un + r * own)
+            new, values = n + z * (h - n), [r, z, n]
+        else:
+            new, own, values = activation(cell.removeprefix("rnn_"), u + q), c, [u]
+        real = np.ones(len(u), bool) if mask is None else mask[t]
+        state[t] = np.where(real[:, None], new, h)
+        if kept is not None:
+            kept[t] = np.where(real[:, None], own, c)
+        gates[t][real] = np.concatenate(values, axis=1)[real]
+        if y is not None:
+            y[:, t] = np.where(real[:, None], new, 0)
+
+
+def recurrent_backward(
+    cell: str,
+    gates: Floats,
+    weight: Floats,
+    state: Floats,
+    kept: Floats | None,
+    mask: Mask,
+    reverse: bool,
+    dy: Floats | None,
+    dlast: Floats | None,
+    dgates: Floats,
+    dq: Floats,
+) -> None:
+    """Gradients of u and q; see `kernels.recurrent_backward`. Writes dgates and dq, (T, N, G H)."""
+    zero: Floats = np.zeros(state.shape[1:], state.dtype)
+    carried: Floats = zero if dlast is None else dlast
+    dc = zero
+    for t, before in reversed(list(_in_time(len(state), reverse))):
+        h = zero if before is None else state[before]
+        dh = carried if dy is None else carried + dy[:, t]
+        real = np.ones((len(dh), 1), bool) if mask is None else mask[t][:, None]
+        if cell == "lstm":
+            assert kept is not None
+            i, f, g, o = _parts(gates[t], 4)
+            tanh, c = np.tanh(kept[t]), zero if before is None else kept[before]
+            total = dc + dh * o * (1 - tanh**2)
+            parts = [
+                total * g * i * (1 - i),
+                total * c * f * (1 - f),
+                total * i * (1 - g**2),
+                dh * tanh * o * (1 - o),
+            ]
+            to_q, below, dc = parts, zero, np.where(real, total * f, dc)
+        elif cell == "gru":
+            assert kept is not None
+            r, z, n = _parts(gates[t], 3)
+            dn = dh * (1 - z) * (1 - n**2)
+            parts = [dn * kept[t] * r * (1 - r), dh * (h - n) * z * (1 - z), dn]
+            to_q, below = [*parts[:2], dn * r], dh * z
+        else:
+            slope = 1 - state[t] ** 2 if cell == "rnn_tanh" else state[t] > 0
+            parts = to_q = [dh * slope]
+            below = zero
+        dgates[t] = np.where(real, np.concatenate(parts, axis=1), 0)
+        dq[t] = np.where(real, np.concatenate(to_q, axis=1), 0)
+        carried = np.where(real, below + dq[t] @ weight, carried)
+
+
+_LSTM = "sigmoid", "sigmoid", "tanh", "sigmoid"
+
+
+def _parts(gates: Floats, count: int) -> list[Floats]:
+    return np.split(gates, count, axis=1)
+
+
+def _in_time(steps: int, reverse: bool) -> Iterator[tuple[int, int | None]]:
+    """Each step and the one before it; None before the first."""
+    before = None
+    for t in range(steps - 1, -1, -1) if reverse else range(steps):
+        yield t, before
+        before = t
