@@ -154,7 +154,6 @@ cdef class Above:
             self.alive.append(weight)
             self.stage[i].convolution = c
         elif name == "max":
-            shape[0], shape[1] = self.rows, width
             index = as_places(described[2])
             x = as_planes(described[1], f"stages[{i}], x", "(N, C, H, W)", self.typenum)
             set_pooling(p, NNF_MAX, x, index, options["kernel_size"], options["stride"], options["padding"],
