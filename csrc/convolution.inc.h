@@ -357,8 +357,10 @@ static void FN(grid_task)(void *context, intptr_t task) {
     nnf_give(planes, bytes);
 }
 
+static double FN(nanoseconds_of)(double flops) { return flops / 2 * sizeof(T) / NNF_SUM_BYTES; }
+
 static intptr_t FN(tasks_of)(double flops, intptr_t chunks) {
-    const int threads = flops < 2 * NNF_TASK_FLOPS ? 1 : nnf_get_num_threads();
+    const int threads = nnf_threads_for(FN(nanoseconds_of)(flops));
     const intptr_t tasks = threads == 1 ? 1 : 4 * threads;
     return tasks < chunks ? tasks : chunks;
 }
@@ -634,7 +636,7 @@ static int FN(convolution_weight_gradient)(const nnf_convolution *p) {
     if (!failed) {
         const intptr_t tasks = s.parts * g->groups * s.blocks;
         const double flops = 2.0 * (double)(g->images * g->columns) * (double)(g->rows * g->groups * (g->taps + 1));
-        if (flops < 2 * NNF_TASK_FLOPS)
+        if (nnf_threads_for(FN(nanoseconds_of)(flops)) == 1)
             for (intptr_t i = 0; i < tasks; i++)
                 FN(sums_task)(&s, i);
         else

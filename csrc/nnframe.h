@@ -88,32 +88,33 @@ typedef struct {
 
 /* ---- optimizers --------------------------------------------------------------------------------------- */
 
-/* One step of a parameter w from its gradient g, in one pass. m and s are the state, as the rule needs it. g is first
- * increased by decay w (L2 regularisation), and w multiplied by 1 - shrink (decoupled decay). rules.def has the
+/* One step of a parameter w from its gradient g, in one pass. m, s and k are the state, as the rule needs it. g is
+ * first increased by decay w (L2 regularisation), and w multiplied by 1 - shrink (decoupled decay). rules.def has the
  * formulas. */
 typedef enum {
-#define NNF_RULE(id, name, m, s) NNF_##id,
+#define NNF_RULE(id, name, m, s, k) NNF_##id,
 #include "rules.def"
 } nnf_rule;
 
 enum {
     NNF_RULES = 0 /* how many there are */
-#define NNF_RULE(id, name, m, s) +1
+#define NNF_RULE(id, name, m, s, k) +1
 #include "rules.def"
 };
 
 const char *nnf_rule_name(nnf_rule rule);
 int nnf_rule_has_m(nnf_rule rule); /* whether it has this state */
 int nnf_rule_has_s(nnf_rule rule);
+int nnf_rule_has_k(nnf_rule rule);
 
-/* w, g, m, s: n contiguous elements each, none shared; m and s NULL where the rule has none. */
+/* w, g, m, s, k: n contiguous elements each, none shared; m, s and k NULL where the rule has none. */
 typedef struct {
     nnf_rule rule;
     intptr_t n;
     void *w;
     const void *g;
-    void *m, *s;
-    double rate, decay, shrink, beta1, beta2, eps;
+    void *m, *s, *k;
+    double rate, decay, shrink, beta1, beta2, eps, gain;
 } nnf_update;
 
 /* ---- convolution and pooling ----------------------------------------------------------------------------- */
@@ -194,6 +195,11 @@ typedef enum {
  * cross_entropy: labels, ignored, targets, weights, smoothing and scale count; NULL for another loss.
  * targets, scale: for the squared error, (N, width), contiguous; gradients are those of scale times the loss.
  * total: the loss, not scaled; 0 without one.
+ * step: 0, or h > 0: gradients are those of central differences, (L(w + h) - L(w - h)) / 2h, if bounds show that
+ *   all curves are straight to rounding (see nnf_curves); if not, the answer is NNF_NOT_STRAIGHT, y and total hold
+ *   anything, and gradients are as they were. Not without a loss, nor where network_memory says 0.
+ * doubtful: with a step, NULL or (N): 1 for a row in which a kink or jump may lie within the step, which the gradients
+ *   then leave out, else 0. If NULL, such a row means NNF_NOT_STRAIGHT.
  * threads: how many tasks may run at a time; more than those wait for each other.
  * memory: aligned to 64 bytes, as many as network_memory says for the same p; nothing is kept in it.
  *
@@ -208,7 +214,8 @@ typedef struct {
     nnf_loss loss;
     const nnf_softmax_cross_entropy *cross_entropy;
     const void *targets;
-    double scale;
+    double scale, step;
+    uint8_t *doubtful;
     double *total;
     int threads;
 } nnf_network;
@@ -317,6 +324,60 @@ typedef struct {
     double *out;
 } nnf_moved;
 
+/* ---- functions of which some entries have been moved ----------------------------------------------------- */
+
+/* out[s] = x but for out[s, index[s % rows, j]] = value[s, j], s < moves, j < entries; of equal indices the last one
+ * counts. x: n numbers; index: (rows, entries), each in [0, n); value: (moves, entries); out: (moves, n). All are
+ * contiguous. On the calling thread. */
+typedef struct {
+    intptr_t n, moves, entries, rows;
+    const double *x;
+    const intptr_t *index;
+    const double *value;
+    double *out;
+} nnf_copies;
+
+void nnf_moved_copies(const nnf_copies *p);
+
+/* Central differences for the entries of some moves, of a function whose outputs belong to one entry each. With y+
+ * and y- where an entry is moved up and down by a step, sums over the outputs of that entry:
+ *     wide = sum w (y+ - y-) / (x+ - x-)
+ *     near = the same for half of the step
+ *     size = sum |w (y+ - y-)| / step, for half of the step
+ *     noise = sum noise / step, inf where size = 0 and step < resolved
+ * out: near + (near - wide) / 3, |near - wide| + 8 noise + 16 eps size, and size.
+ * y: (4, moves, before, entries, after) at +step, -step, +step/2, -step/2, with strides of sides, moves and before; the
+ *   others are contiguous.
+ * weight (w), noise: (before, entries, after). end: (4, count), what the entries become. step: (count). out: (3,
+ * count). Of the last three, moves x entries of each row are read or written. All are contiguous. On the calling
+ * thread. */
+typedef struct {
+    intptr_t moves, before, entries, after, count;
+    const double *y;
+    intptr_t y_side, y_move, y_before;
+    const double *weight, *noise, *end, *step;
+    double resolved;
+    double *out;
+} nnf_quotients;
+
+void nnf_change_quotients(const nnf_quotients *p);
+
+/* Central differences of a function, and which of them can be relied on. value: (count, 2), what an entry becomes on
+ * either side; y: (count, 2), the function there; base: the function where nothing is moved. Of each entry, with what
+ * the function's values may be off by, n = max(noise, relative max(|y+|, |y-|)):
+ *     width = x+ - x-, quotient = (y+ - y-) / width, change = |y+ - y-|
+ *     sure: |(y+ - base) + (y- - base)| <= curved change + 4 n, n <= rounded change, and change is finite
+ * out: (3, count), the first three. sure: count. All are contiguous. On the calling thread. */
+typedef struct {
+    intptr_t count;
+    const double *value, *y;
+    double base, noise, relative, curved, rounded;
+    double *out;
+    uint8_t *sure;
+} nnf_central;
+
+void nnf_central_quotients(const nnf_central *p);
+
 /* ---- the tables --------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -339,8 +400,9 @@ typedef struct {
     /* Whether none of n numbers is infinite or NaN. */
     int (*all_finite)(intptr_t n, const void *x);
 
+    /* Bytes; 0 where the network is too large for differences in one call. */
     size_t (*network_memory)(const nnf_network *p);
-    /* 0; or what poll answered when it stopped the loop. poll may be NULL. */
+    /* 0; or what poll answered when it stopped the loop; or NNF_NOT_STRAIGHT. poll may be NULL. */
     int (*network)(const nnf_network *p, void *memory, int (*poll)(void));
 
     /* 0; or what poll answered when it stopped the loop; or NNF_NO_MEMORY. poll may be NULL. */
@@ -388,7 +450,7 @@ int nnf_parallel_polled(intptr_t tasks, nnf_task run, void *context, nnf_poll po
  * itself, every 50 ms. */
 int nnf_should_stop(void);
 
-enum { NNF_NO_MEMORY = -1000 };
+enum { NNF_NO_MEMORY = -1000, NNF_NOT_STRAIGHT = -1001 };
 
 int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll);
 
@@ -401,7 +463,13 @@ void nnf_give(void *memory, size_t bytes); /* memory may be NULL */
 
 int64_t nnf_nanoseconds(void); /* of a clock that never goes back */
 
-void nnf_set_num_threads(int n); /* n >= 1; threads are started when first needed */
+/* How many threads that much work, as one thread would take for it, is worth now: those of nnf_set_num_threads, or 1.
+ */
+int nnf_threads_for(double nanoseconds);
+
+/* n >= 1: into how many parts work is cut; at_once: how many of them run at a time, at most n: more than there are
+ * processors only stand in each other's way. Threads are started when first needed. */
+void nnf_set_num_threads(int n, int at_once);
 int nnf_get_num_threads(void);
 
 #endif

@@ -96,6 +96,12 @@ class CentralDifference(WorkingStrategy):
         alike.only = copy.deepcopy(self.only)  # the next block stays the next one
         return super(CentralDifference, alike).cost(model, loss, x, t)
 
+    def step_in_one_call(self) -> float:
+        """Return the step, where every entry is asked for and curves may be used."""
+        if not self.interpolate or self.only is not None:
+            return 0.0
+        return min(self.step, EXACT_STEP) if self.scaled else self.step
+
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
         chosen = choose(self.only, passed.model)

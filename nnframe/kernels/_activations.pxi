@@ -14,6 +14,9 @@ def activation(name, x, *, alpha=None, out=None):
     gelu_tanh    x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
     silu         x / (1 + exp(-x))
     softplus     log(1 + exp(x))
+    hardswish    x min(max(x + 3, 0), 6) / 6
+    mish         x tanh(log(1 + exp(x)))
+    selu         1.0507 x where x >= 0, else 1.0507 1.6733 (exp(x) - 1)
     step         1 where x > 0, else 0
     ===========  ====================================================================
 
@@ -75,7 +78,9 @@ def activation_difference(name, x, y, dx, *, alpha=None, out=None):
     cdef array inputs = as_contiguous(as_floats(x, "x"))
     cdef array outputs = as_same_shape(y, "y", inputs, "of x")
     cdef array change = as_contiguous(as_floats(dx, "dx", cnp.PyArray_TYPE(inputs)))
-    if not cnp.PyArray_SAMESHAPE(change, inputs) and np.shape(change)[1:] != np.shape(inputs):
+    if not cnp.PyArray_SAMESHAPE(change, inputs) and not (
+            cnp.PyArray_NDIM(change) == cnp.PyArray_NDIM(inputs) + 1
+            and has_shape(inputs, cnp.PyArray_NDIM(inputs), cnp.PyArray_DIMS(change) + 1)):
         raise ValueError(f"dx: expected shape of x {np.shape(inputs)}, with or without one axis before it, "
                          f"got {np.shape(change)}")
     cdef array dy = as_output(out, "out", cnp.PyArray_NDIM(change), cnp.PyArray_DIMS(change), cnp.PyArray_TYPE(change))

@@ -44,6 +44,18 @@ cdef inline array as_contiguous(array x):
     return x if cnp.PyArray_IS_C_CONTIGUOUS(x) else cnp.PyArray_GETCONTIGUOUS(x)
 
 
+cdef array as_doubles(object a, str name):
+    """`a` as an array of float64 in C order."""
+    return as_contiguous(as_floats(a, name, cnp.NPY_FLOAT64))
+
+
+cdef array as_indices(object a, str name):
+    """`a` in C order, aligned and in native byte order; its dtype is for the caller to see."""
+    if cnp.PyArray_CheckExact(a) and cnp.PyArray_ISCARRAY_RO(<array>a):
+        return <array>a
+    return np.require(as_plain_array(a, name), requirements="CA")
+
+
 cdef array as_same_shape(object a, str name, array like, str like_name):
     """`a` in C order, of the type and shape of `like`."""
     cdef array x = as_contiguous(as_floats(a, name, cnp.PyArray_TYPE(like)))

@@ -14,6 +14,7 @@ cdef extern from "nnframe.h" nogil:
     const char *nnf_rule_name(nnf_rule rule)
     int nnf_rule_has_m(nnf_rule rule)
     int nnf_rule_has_s(nnf_rule rule)
+    int nnf_rule_has_k(nnf_rule rule)
     ctypedef struct nnf_update:
         nnf_rule rule
         intptr_t n
@@ -21,7 +22,8 @@ cdef extern from "nnframe.h" nogil:
         const void *g
         void *m
         void *s
-        double rate, decay, shrink, beta1, beta2, eps
+        void *k
+        double rate, decay, shrink, beta1, beta2, eps, gain
     ctypedef struct nnf_matmul:
         intptr_t batch, m, n, k
         const void *a
@@ -95,7 +97,8 @@ cdef extern from "nnframe.h" nogil:
         nnf_loss loss
         const nnf_softmax_cross_entropy *cross_entropy
         const void *targets
-        double scale
+        double scale, step
+        uint8_t *doubtful
         double *total
         int threads
     ctypedef struct nnf_above:
@@ -169,7 +172,7 @@ cdef extern from "nnframe.h" nogil:
     const nnf_isa *nnf_isa_at(int index)
     const nnf_isa *nnf_isa_find(const char *name)
     ctypedef double (*nnf_function)(const double *x, intptr_t n, void *data) noexcept nogil
-    int NNF_NO_MEMORY
+    int NNF_NO_MEMORY, NNF_NOT_STRAIGHT
     int64_t NNF_NONE_IGNORED
     ctypedef struct nnf_moved:
         nnf_function f
@@ -180,7 +183,33 @@ cdef extern from "nnframe.h" nogil:
         const double *value
         double *out
     int nnf_evaluate_moved(const nnf_moved *p, int (*poll)() noexcept nogil)
+    ctypedef struct nnf_copies:
+        intptr_t n, moves, entries, rows
+        const double *x
+        const intptr_t *index
+        const double *value
+        double *out
+    void nnf_moved_copies(const nnf_copies *p)
+    ctypedef struct nnf_quotients:
+        intptr_t moves, before, entries, after, count
+        const double *y
+        intptr_t y_side, y_move, y_before
+        const double *weight
+        const double *noise
+        const double *end
+        const double *step
+        double resolved
+        double *out
+    void nnf_change_quotients(const nnf_quotients *p)
+    ctypedef struct nnf_central:
+        intptr_t count
+        const double *value
+        const double *y
+        double base, noise, relative, curved, rounded
+        double *out
+        uint8_t *sure
+    void nnf_central_quotients(const nnf_central *p)
     void *nnf_take(size_t *bytes)
     void nnf_give(void *memory, size_t bytes)
-    void nnf_set_num_threads(int n)
+    void nnf_set_num_threads(int n, int at_once)
     int nnf_get_num_threads()

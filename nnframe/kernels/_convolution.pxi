@@ -201,9 +201,9 @@ cdef void run_pooling(const nnf_kernels *kernels, const nnf_pooling *p) noexcept
         kernels.pooling(p)
 
 
-cdef array as_indices(object index, array y):
+cdef array as_argmax(object index, array y):
     """The indices that `max_pooling` returned."""
-    cdef array found = as_indices_of(index)
+    cdef array found = as_places(index)
     if not cnp.PyArray_SAMESHAPE(found, y):
         raise ValueError(f"index: expected int32 of shape {np.shape(y)}, got {found.dtype} of shape {np.shape(found)}")
     return found
@@ -237,7 +237,7 @@ def max_pooling(x, *, out_size, kernel_size, stride, padding=(0, 0), dilation=(1
 def max_pooling_backward(dy, index, *, in_size):
     """The gradient with respect to the x of `max_pooling`: each dy goes to where its y came from."""
     cdef array y = as_planes(dy, "dy", "(N, C, H, W)")
-    cdef array at = as_indices(index, y)
+    cdef array at = as_argmax(index, y)
     cdef array x = new_planes(y, cnp.PyArray_DIM(y, 1), in_size, "in_size")
     cdef nnf_pooling p
     set_pooling(&p, NNF_MAX_GRADIENT, x, y, (1, 1), (1, 1), (0, 0), (1, 1))
@@ -257,7 +257,7 @@ def max_pooling_difference(x, dx, index, *, kernel_size, stride, padding=(0, 0),
     if np.shape(change)[-4:] != np.shape(inputs) or cnp.PyArray_NDIM(change) > 5:
         raise ValueError(f"dx: expected shape of x {np.shape(inputs)}, with or without one axis before it, "
                          f"got {np.shape(change)}")
-    cdef array at = as_indices_of(index)
+    cdef array at = as_places(index)
     if np.shape(at)[:2] != np.shape(inputs)[:2]:
         raise ValueError(f"index: expected int32 of shape {np.shape(inputs)[:2]} and two more axes, got {at.dtype} of "
                          f"shape {np.shape(at)}")

@@ -156,7 +156,7 @@ cdef class Above:
             self.stage[i].convolution = c
         elif name == "max":
             shape[0], shape[1] = self.rows, width
-            index = as_indices_of(described[2])
+            index = as_places(described[2])
             x = as_planes(described[1], f"stages[{i}], x", "(N, C, H, W)", self.typenum)
             set_pooling(p, NNF_MAX, x, index, options["kernel_size"], options["stride"], options["padding"],
                         options["dilation"])
@@ -217,7 +217,7 @@ cdef object flat_rows(object a):
     return a
 
 
-cdef array as_indices_of(object a):
+cdef array as_places(object a):
     """Indices of `max_pooling`, in C order."""
     cdef array found = np.ascontiguousarray(a)
     if cnp.PyArray_TYPE(found) != cnp.NPY_INT32 or cnp.PyArray_NDIM(found) != 4:
@@ -480,16 +480,17 @@ def evaluate_moved(intptr_t f, intptr_t data, x, index, value, out):
     TypeError, ValueError
         Dtypes or shapes that do not fit each other, an index outside x, an `f` of 0; nothing has been written.
     """
-    cdef array numbers = as_contiguous(as_floats(x, "x", cnp.NPY_FLOAT64))
-    cdef array values = as_contiguous(as_floats(value, "value", cnp.NPY_FLOAT64))
-    cdef array indices = np.ascontiguousarray(as_plain_array(index, "index"))
+    cdef array numbers = as_doubles(x, "x")
+    cdef array values = as_doubles(value, "value")
+    cdef array indices = as_indices(index, "index")
     cdef const cnp.npy_intp *at
     cdef intptr_t i
     cdef nnf_moved p
     cdef int answer
     if f == 0:
         raise ValueError("f: expected the address of a function, got 0")
-    if indices.dtype != np.intp or np.shape(indices) != np.shape(values)[:1] or cnp.PyArray_NDIM(values) != 2:
+    if (cnp.PyArray_TYPE(indices) != cnp.NPY_INTP or cnp.PyArray_NDIM(indices) != 1 or cnp.PyArray_NDIM(values) != 2
+            or cnp.PyArray_DIM(indices, 0) != cnp.PyArray_DIM(values, 0)):
         raise ValueError(f"index, value: expected {np.dtype(np.intp)} of shape (m,) and float64 of shape (m, K), got "
                          f"{indices.dtype} of shape {np.shape(indices)} and shape {np.shape(values)}")
     p.x, p.n = <const double *>cnp.PyArray_DATA(numbers), cnp.PyArray_SIZE(numbers)

@@ -185,11 +185,13 @@ def linear(x, weight, bias=None, *, activation="identity", alpha=None, out=None)
         refuse_overlap(y, "out", weight, "weight")
         refuse_overlap(y, "out", bias, "bias")
     if ndim != 2:
-        rows = rows.reshape(count, cnp.PyArray_DIM(w, 1))
+        rows = as_contiguous(rows)
     if reference is not None:
-        y[...] = reference.product(rows, w.T, b, activation, parameter).reshape(np.shape(y))
+        y[...] = reference.product(rows.reshape(count, -1), w.T, b, activation, parameter).reshape(np.shape(y))
         return y
-    describe_product(&p, rows, False, w, True)
+    describe_product(&p, rows if ndim == 2 else w, False, w, True)
+    if ndim != 2:
+        p.m, p.a, p.a_row, p.a_col = count, cnp.PyArray_DATA(rows), p.k, 1
     p.c, p.activation, p.alpha = cnp.PyArray_DATA(y), f, parameter
     if b is not None:
         p.bias = cnp.PyArray_DATA(b)
