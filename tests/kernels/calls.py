@@ -152,6 +152,36 @@ CALLS = {
         ["gradients[0]", "gradients[1]", "gradients[2]"],
         [],
     ),
+    "convolution_weight_gradient": (
+        lambda a: kernels.convolution_weight_gradient(
+            a["x"], a["dy"], weight_grad=a["weight_grad"], bias_grad=a["bias_grad"]
+        ),
+        {"weight_grad": (OUTPUTS, 3, 2, 2), "bias_grad": (OUTPUTS,), "x": (2, 3, 4, 5), "dy": (2, OUTPUTS, 3, 4)},
+        ["weight_grad", "bias_grad"],
+        [],
+    ),
+    "convolution_difference": (
+        lambda a: _kernels.convolution_difference(
+            _kernels.Above(OUTPUTS * 2, [("tanh", 0.0, a["z"], a["y"]), (a["w"],)], "squared_error", a["residual"]),
+            a["x"],
+            step=1e-3,
+            scale=1.0,
+            grad_weight=a["grad_weight"],
+            grad_bias=a["grad_bias"],
+            out_size=(1, 2),
+        ),
+        {
+            "grad_weight": (OUTPUTS, 3, 2, 2),
+            "grad_bias": (OUTPUTS,),
+            "x": (ROWS, 3, 2, 3),
+            "z": (ROWS, OUTPUTS * 2),
+            "y": (ROWS, OUTPUTS * 2),
+            "w": (CLASSES, OUTPUTS * 2),
+            "residual": (ROWS, CLASSES),
+        },
+        ["grad_weight", "grad_bias"],
+        [],
+    ),
     "difference_gradient": (
         lambda a: _kernels.difference_gradient(
             above(a),

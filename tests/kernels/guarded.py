@@ -238,6 +238,36 @@ class Calls:
                     *arrays[:4], lse, arrays[4], dq=arrays[5], dk=arrays[6], dv=arrays[7], **options
                 )  # fmt: skip
 
+    def convolutions(self, side):
+        x, w, b, dw, db, dy, change = self.region[:7]
+        sizes = itertools.product((1, 5, 9), (3, 17, 35), ((1, 1), (3, 2)), (1, 2), (0, 1), (1, 2))
+        for height, width, kernel, stride, padding, groups in sizes:
+            out = tuple((n + 2 * padding - k) // stride + 1 for n, k in zip((height, width), kernel, strict=True))
+            if min(out) < 1:
+                continue
+            options = {"stride": (stride,) * 2, "padding": (padding,) * 2, "groups": groups}
+            self.now("convolution", side, height, width, kernel, stride, padding, groups)
+            read, weight = x.take(side, 2, 4, height, width), w.take(side, 6, 4 // groups, *kernel)
+            gradient = dy.take(side, 2, 6, *out)
+            kernels.convolution(read, weight, b.take(side, 6), out_size=out, **options)
+            kernels.convolution_input_gradient(gradient, weight, in_size=(height, width), **options)
+            kernels.convolution_weight_gradient(
+                read, gradient, weight_grad=dw.take(side, *weight.shape), bias_grad=db.take(side, 6), **options
+            )
+            above = _kernels.Above(6 * out[0] * out[1], [], "squared_error", change.take(side, 2, 6 * out[0] * out[1]))
+            found = {"grad_weight": dw.take(side, *weight.shape), "grad_bias": db.take(side, 6)}
+            _kernels.convolution_difference(above, read, step=1e-3, scale=1.0, out_size=out, **found, **options)
+            if 2 * padding > min(kernel):
+                continue
+            self.now("pooling", side, height, width, kernel, stride, padding)
+            windows = {"kernel_size": kernel, "stride": (stride,) * 2, "padding": (padding,) * 2}
+            _, index = kernels.max_pooling(read, out_size=out, **windows)
+            given = dy.take(side, *index.shape)
+            kernels.max_pooling_backward(given, index, in_size=(height, width))
+            kernels.max_pooling_difference(read, change.take(side, 3, *read.shape), index, **windows)
+            kernels.mean_pooling(read, out_size=out, **windows)
+            kernels.mean_pooling_backward(given, in_size=(height, width), **windows)
+
 
 def main():
     simd, dtype, path = sys.argv[1:]
@@ -256,6 +286,7 @@ def main():
                 calls.differences(side)
                 calls.sequences(side)
                 calls.attention(side)
+                calls.convolutions(side)
         calls.now("done")
 
 

@@ -1,6 +1,7 @@
 """Every layer and loss of nnframe under the checks that it offers for those of others."""
 
 import numpy as np
+import planes
 import pytest
 
 import nnframe as nn
@@ -73,6 +74,7 @@ LAYERS = {
     "Branches, multiplied": (lambda: two_branches("multiply"), (4,)),
     "Branches of two inputs": (lambda: nn.Branches(nn.Linear(4, 3, rng=0), nn.Linear(2, 3, rng=1)), TWO),
     "a shared layer": (lambda: nn.Sequential(*[nn.Linear(4, 4, rng=0)] * 2), (4,)),
+    **planes.LAYERS,
 }
 LOSSES = {
     "MSELoss": (nn.MSELoss, (3,), None),
