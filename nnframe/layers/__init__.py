@@ -19,35 +19,50 @@ from nnframe.layers.activations import (
     Tanh,
 )
 from nnframe.layers.containers import Branches, Residual, Sequential
+from nnframe.layers.convolution import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from nnframe.layers.dropout import Dropout, Dropout2d
 from nnframe.layers.embedding import Embedding
 from nnframe.layers.linear import Linear
 from nnframe.layers.normalization import BatchNorm1d, BatchNorm2d, LayerNorm
+from nnframe.layers.pooling import AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from nnframe.layers.quantization import Quantize, Round, Sign
 from nnframe.layers.row_normalization import GroupNorm, RMSNorm
+from nnframe.layers.shape import Flatten, Permute, Reshape, Unflatten
 
 __all__ = [
     "ELU",
     "GELU",
     "SELU",
     "Activation",
+    "AdaptiveAvgPool2d",
+    "AvgPool1d",
+    "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
     "Branches",
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "Dropout",
     "Dropout2d",
     "Embedding",
+    "Flatten",
     "GroupNorm",
     "Hardswish",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
+    "MaxPool1d",
+    "MaxPool2d",
     "Mish",
     "PReLU",
+    "Permute",
     "Quantize",
     "RMSNorm",
     "ReLU",
+    "Reshape",
     "Residual",
     "Round",
     "Sequential",
@@ -58,4 +73,5 @@ __all__ = [
     "Softplus",
     "Step",
     "Tanh",
+    "Unflatten",
 ]
