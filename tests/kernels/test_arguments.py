@@ -399,8 +399,8 @@ for rows, classes in ((1, 20_000_000), (20_000_000, 1)):
 @pytest.mark.parametrize(
     ("table", "line", "missing"),
     [
-        ("activations.def", 'NNF_ACTIVATION(MISH, "mish", 0.0)', "NNF_MISH"),
-        ("rules.def", 'NNF_RULE(LION, "lion", 1, 0)', "NNF_LION"),
+        ("activations.def", 'NNF_ACTIVATION(SOFTSIGN, "softsign", 0.0)', "NNF_SOFTSIGN"),
+        ("rules.def", 'NNF_RULE(LAMB, "lamb", 1, 1, 0)', "NNF_LAMB"),
     ],
 )
 def test_a_line_without_its_formula_does_not_compile(tmp_path, table, line, missing):
