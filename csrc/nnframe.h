@@ -119,7 +119,8 @@ typedef struct {
 /* ---- networks: stages, from the bottom up, and a loss --------------------------------------------------- */
 
 /* A measured stage is an elementwise function that C does not know: x holds its slopes, y how far its argument may move
- * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above it. */
+ * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above
+ * it. */
 typedef struct {
     const void *weight;            /* linear: (width, inputs), contiguous; NULL for an activation */
     nnf_activation activation;     /* activation: its function, */
