@@ -8,16 +8,21 @@
 #include "matmul_short.inc.h"
 #include "matmul.inc.h"
 #include "losses.inc.h"
-#include "network_plan.inc.h"
-#include "network_tile.inc.h"
-#include "network.inc.h"
 #include "propagation.inc.h"
 #include "loss_change.inc.h"
 #include "difference.inc.h"
 #include "straight.inc.h"
 #include "curves.inc.h"
 #include "selected.inc.h"
+#include "network_plan.inc.h"
+#include "network_tile.inc.h"
+#include "network_lines.inc.h"
+#include "network.inc.h"
 #include "optimizer.inc.h"
+
+#include "convolution.inc.h"
+#include "pooling.inc.h"
+#include "channels.inc.h"
 
 static const nnf_kernels FN(kernels) = {
     .matmul = FN(matmul),
@@ -33,4 +38,10 @@ static const nnf_kernels FN(kernels) = {
     .difference_gradient = FN(difference_gradient),
     .difference_curves = FN(difference_curves),
     .selected_products = FN(selected_products),
+
+    .convolution = FN(convolution),
+    .convolution_input_gradient = FN(convolution_input_gradient),
+    .convolution_weight_gradient = FN(convolution_weight_gradient),
+    .pooling = FN(pooling),
+    .convolution_difference = FN(convolution_difference),
 };

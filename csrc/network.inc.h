@@ -138,7 +138,8 @@ static int FN(gradient_by_layers)(const network_plan_t *plan, int (*poll)(void))
 
 static size_t FN(network_memory)(const nnf_network *p) {
     network_plan_t plan;
-    return FN(make_plan)(&plan, p, NULL);
+    const size_t size = FN(make_plan)(&plan, p, NULL);
+    return p->step > 0 && !plan.rows_a_task ? 0 : size;
 }
 
 static int FN(network)(const nnf_network *p, void *memory, int (*poll)(void)) {

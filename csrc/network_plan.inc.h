@@ -9,14 +9,17 @@
 #undef LOGICAL
 #define LOGICAL ((intptr_t)(64 / sizeof(T)))
 #define TILE    (NNF_TILE_LANES * LOGICAL) /* rows */
+#undef RANGE
+#define RANGE (TILE + LOGICAL) /* see range_of in network_lines.inc.h */
 
 /* Where a stage keeps what, counted in elements from the start of an array. */
 typedef struct {
     intptr_t inputs;            /* width of the stage below */
     intptr_t y;                 /* its output, among the values of a tile or of all rows */
-    intptr_t slope;             /* activation of a tile: f'(x); -1 without a loss */
+    intptr_t slope;             /* activation of a tile: f'(x); -1 without a loss. Linear: see network_lines.inc.h */
     intptr_t weight, bias;      /* linear: its gradients among the sums of a task; -1: not wanted */
     intptr_t lanes, bias_lanes; /* and among its sums of lanes; -1: the weight's are not in lanes */
+    double row_sum, entry;      /* linear, for differences: the largest sum of |W| over a row, the largest |W| */
 } place_t;
 
 typedef struct {
@@ -25,11 +28,15 @@ typedef struct {
     intptr_t lowest;               /* the lowest stage with a gradient that is wanted */
     intptr_t widest;               /* of the input and all stages */
     intptr_t tasks, rows_a_task;   /* tiles */
+    intptr_t parts;                /* differences: so many tasks share a tile's units, each with a pass of its own */
+    intptr_t range, most_lines;    /* differences: where a slot notes ranges; lines of a buffer there */
+    _Atomic int *bent;             /* differences: set where a curve is not known to be straight */
+    T *copies;                     /* (parts - 1, N, width of the last stage): the output for all parts but the first */
     intptr_t values, sums, lanes;  /* elements of a slot, of the sums of a task, of the sums of lanes of a slot */
     intptr_t slots;                /* buffers for tasks that run at the same time */
     _Atomic int *taken;            /* (slots): whether a task uses it */
     T *slot, *sum;                 /* (slots, values + lanes), (tasks, sums) */
-    double *losses, *loss_of_task; /* (N), (tasks) */
+    double *losses, *loss_of_task; /* (parts, N), (tasks) */
 } network_plan_t;
 
 /* ---- sizes ---- */
@@ -42,6 +49,19 @@ static double FN(flops_of_row)(const nnf_network *p) {
         inputs = (double)s->width;
     }
     return flops;
+}
+
+/* As flops_of_row, of what differences take beside: from each linear stage up to the loss, unit by unit. */
+static double FN(flops_of_lines)(const nnf_network *p) {
+    double all = 0;
+    for (intptr_t i = 0; i < p->stages; i++) {
+        double each = 0, width = 0;
+        if (!p->stage[i].weight) continue;
+        for (intptr_t k = i + 1; k < p->stages; k++)
+            if (p->stage[k].weight) each += 2 * width * (double)p->stage[k].width, width = (double)p->stage[k].width;
+        all += each * (double)p->stage[i].width;
+    }
+    return all;
 }
 
 static intptr_t FN(weights_of)(const nnf_network *p) {
@@ -65,12 +85,12 @@ NNF_INLINE intptr_t FN(whole_lines)(intptr_t n) { return (n + LOGICAL - 1) / LOG
 static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_t *places) {
     const nnf_network *p = plan->p;
     intptr_t inputs = p->inputs, at = 0, y = 0;
-    plan->widest = inputs, plan->lowest = p->stages;
+    plan->widest = inputs, plan->lowest = p->stages, plan->most_lines = NNF_LINES;
     plan->values = plan->sums = plan->lanes = 0;
     if (tiles) at = inputs * rows;
     for (intptr_t i = 0; i < p->stages; i++) {
         const nnf_stage *s = p->stage + i;
-        place_t place = {inputs, y, -1, -1, -1, -1, -1};
+        place_t place = {inputs, y, -1, -1, -1, -1, -1, 0, 0};
         if (s->weight || !tiles) { /* in a tile, f(x) takes the place of x */
             place.y = y = at;
             at += FN(whole_lines)(s->width * rows);
@@ -78,6 +98,10 @@ static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_
         if (!s->weight && tiles && p->loss != NNF_NO_LOSS) {
             place.slope = at;
             at += s->width * rows;
+        }
+        if (s->weight && p->step > 0 && i + 1 < p->stages) { /* the activation's above; of ones where there is none */
+            place.slope = at;
+            at += p->stage[i + 1].weight ? s->width * rows : 0;
         }
         if ((s->grad_weight || s->grad_bias) && plan->lowest > i) plan->lowest = i;
         if (s->grad_weight) {
@@ -95,23 +119,39 @@ static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_
         }
         inputs = s->width;
         if (inputs > plan->widest) plan->widest = inputs;
+        if (inputs > plan->most_lines) plan->most_lines = FN(whole_lines)(inputs);
         if (places) places[i] = place;
     }
+    if (p->step > 0) {
+        plan->range = at;
+        at += (p->stages + 1) * RANGE + plan->most_lines * (4 * rows + plan->most_lines + 1);
+    }
     plan->values = at + 2 * FN(whole_lines)(plan->widest * rows);
+}
+
+/* How many tasks share the units of a tile: while they are few, and the pass that each of them repeats is less than
+ * half of what it saves. */
+static intptr_t FN(parts_of)(const nnf_network *p, intptr_t tasks) {
+    const double over = p->step > 0 ? FN(flops_of_lines)(p) / FN(flops_of_row)(p) : 0;
+    intptr_t parts = over > 8 ? 4 : over > 1 ? 2 : 1;
+    while (parts > 1 && parts * tasks > NNF_LEAST_UNIT_TASKS)
+        parts /= 2;
+    return parts;
 }
 
 /* The plan for memory at `memory`, or NULL to count; returns how many bytes it takes. */
 static size_t FN(make_plan)(network_plan_t *plan, const nnf_network *p, char *memory) {
     const int tiles = FN(weights_of)(p) <= NNF_TILED_WEIGHTS;
-    const double flops = FN(flops_of_row)(p) * (double)TILE;
+    const double flops = (FN(flops_of_row)(p) + (p->step > 0 ? FN(flops_of_lines)(p) : 0)) * (double)TILE;
     size_t size = 0;
-    *plan = (network_plan_t){.p = p, .tasks = 1, .slots = 1};
+    *plan = (network_plan_t){.p = p, .tasks = 1, .slots = 1, .parts = 1};
     if (tiles) {
         const intptr_t all = (p->rows + TILE - 1) / TILE;
         intptr_t each = (all + NNF_TILE_TASKS - 1) / NNF_TILE_TASKS;
         if ((double)each < NNF_TILE_TASK_FLOPS / flops) each = (intptr_t)(NNF_TILE_TASK_FLOPS / flops) + 1;
         plan->rows_a_task = each * TILE;
         plan->tasks = (all + each - 1) / each;
+        plan->parts = FN(parts_of)(p, plan->tasks), plan->tasks *= plan->parts;
         plan->slots = plan->tasks < p->threads ? plan->tasks : p->threads;
         if (plan->slots < 1) plan->slots = 1;
     }
@@ -122,7 +162,9 @@ static size_t FN(make_plan)(network_plan_t *plan, const nnf_network *p, char *me
     FN(place_all)(plan, tiles ? TILE : p->rows, tiles, plan->place);
     if (!tiles) plan->sums = plan->lanes = 0;
     NNF_TAKE(taken, _Atomic int, plan->slots);
-    NNF_TAKE(losses, double, p->rows);
+    NNF_TAKE(bent, _Atomic int, 1);
+    NNF_TAKE(copies, T, (plan->parts - 1) * p->rows * p->stage[p->stages - 1].width);
+    NNF_TAKE(losses, double, plan->parts * p->rows);
     NNF_TAKE(loss_of_task, double, plan->tasks);
     NNF_TAKE(slot, T, plan->slots * (plan->values + plan->lanes));
     NNF_TAKE(sum, T, plan->tasks * plan->sums);

@@ -195,6 +195,7 @@ static double FN(loss_of_tile)(const nnf_network *p, intptr_t first, intptr_t ro
 
 typedef struct {
     const network_plan_t *plan;
+    intptr_t part;           /* of the tile's units, for differences */
     intptr_t first, rows, n; /* rows of the tile; n: the same in whole logical vectors */
     T *values, *lanes;       /* of the slot */
     T *sum;                  /* of the task */
@@ -203,6 +204,14 @@ typedef struct {
 /* The input and the output of stage s in this tile, (width, TILE). */
 NNF_INLINE T *FN(output_of)(const tile_pass_t *pass, intptr_t s) {
     return pass->values + (s < 0 ? 0 : pass->plan->place[s].y);
+}
+
+/* Where the output of this tile is written, (rows, width). */
+NNF_INLINE T *FN(output_rows)(const tile_pass_t *pass) {
+    const network_plan_t *plan = pass->plan;
+    const intptr_t width = plan->p->stage[plan->p->stages - 1].width;
+    T *const all = pass->part ? plan->copies + (pass->part - 1) * plan->p->rows * width : plan->p->y;
+    return all + pass->first * width;
 }
 
 /* The rows of x as columns. The last tile is filled up with its last row: what that gives is as finite as the row is,
@@ -225,6 +234,11 @@ static void FN(forward_linear)(const nnf_stage *s, intptr_t inputs, intptr_t n, 
     FN(product_in_place)(s->width, n, t, s->weight, x, y);
 }
 
+/* network_lines.inc.h */
+static int FN(may_be_straight)(network_plan_t *plan);
+static void FN(note_range)(const tile_pass_t *pass, intptr_t i, const T *x);
+static void FN(differences_of_tile)(const tile_pass_t *pass, T *residual, T *spare);
+
 static void FN(forward_tile)(const tile_pass_t *pass) {
     const network_plan_t *plan = pass->plan;
     const nnf_network *p = plan->p;
@@ -232,26 +246,27 @@ static void FN(forward_tile)(const tile_pass_t *pass) {
         const nnf_stage *s = p->stage + i;
         const T *x = FN(output_of)(pass, i - 1);
         T *y = FN(output_of)(pass, i);
+        if (!s->weight && p->step > 0) FN(note_range)(pass, i, x);
         if (s->weight)
             FN(forward_linear)(s, plan->place[i].inputs, pass->n, x, y);
         else
             FN(activate)(s, pass->n, x, y, plan->place[i].slope < 0 ? NULL : pass->values + plan->place[i].slope);
     }
     const intptr_t width = p->stage[p->stages - 1].width;
-    FN(pack_transposed)(pass->rows, width, FN(output_of)(pass, p->stages - 1), TILE, (T *)p->y + pass->first * width,
-                        width);
+    FN(pack_transposed)(pass->rows, width, FN(output_of)(pass, p->stages - 1), TILE, FN(output_rows)(pass), width);
 }
 
-/* The gradients of stage i's weight and bias, from dz (width, TILE). spare: (inputs, TILE) */
-static void FN(add_gradients)(const tile_pass_t *pass, intptr_t i, const T *dz, T *spare) {
-    const nnf_stage *s = pass->plan->p->stage + i;
+/* The gradients of stage i's weight and bias, those of `units` outputs from `first` on, from their dz (units, TILE).
+ * spare: (inputs, TILE) */
+static void FN(add_gradients)(const tile_pass_t *pass, intptr_t i, intptr_t first, intptr_t units, const T *dz,
+                              T *spare) {
     const place_t *place = pass->plan->place + i;
     const intptr_t inputs = place->inputs;
     const T *x = FN(output_of)(pass, i - 1);
-    if (place->bias >= 0) FN(add_rows_in_lanes)(s->width, pass->n, dz, pass->lanes + place->bias_lanes);
+    if (place->bias >= 0) FN(add_rows_in_lanes)(units, pass->n, dz, pass->lanes + place->bias_lanes + first * LOGICAL);
     if (place->weight < 0) return;
     if (place->lanes >= 0) {
-        FN(add_products_in_lanes)(s->width, inputs, pass->n, dz, x, pass->lanes + place->lanes);
+        FN(add_products_in_lanes)(units, inputs, pass->n, dz, x, pass->lanes + place->lanes + first * inputs * LOGICAL);
         return;
     }
     const T *rows = (const T *)pass->plan->p->x + pass->first * inputs;
@@ -260,12 +275,16 @@ static void FN(add_gradients)(const tile_pass_t *pass, intptr_t i, const T *dz, 
         rows = spare;
     }
     const tile_t t = {.k = pass->rows, .a_row = TILE, .a_col = 1, .b_row = inputs, .c_row = inputs, .add = 1};
-    FN(product_in_place)(s->width, inputs, t, dz, rows, pass->sum + place->weight);
+    FN(product_in_place)(units, inputs, t, dz, rows, pass->sum + place->weight + first * inputs);
 }
 
 /* From the gradient of the output, (width, TILE), down to the lowest stage with gradients. */
 static void FN(backward_tile)(const tile_pass_t *pass, T *dz, T *other) {
     const network_plan_t *plan = pass->plan;
+    if (plan->p->step > 0) {
+        FN(differences_of_tile)(pass, dz, other);
+        return;
+    }
     for (intptr_t i = plan->p->stages - 1; i >= plan->lowest; i--) {
         const nnf_stage *s = plan->p->stage + i;
         const place_t *place = plan->place + i;
@@ -273,7 +292,7 @@ static void FN(backward_tile)(const tile_pass_t *pass, T *dz, T *other) {
             FN(times_slope)(s->width, pass->n, pass->values + place->slope, dz);
             continue;
         }
-        FN(add_gradients)(pass, i, dz, other);
+        FN(add_gradients)(pass, i, 0, s->width, dz, other);
         if (i == plan->lowest) return;
         const tile_t t = {.k = s->width, .a_row = 1, .a_col = place->inputs, .b_row = TILE, .c_row = TILE};
         FN(product_in_place)(place->inputs, pass->n, t, s->weight, dz, other);
@@ -290,7 +309,7 @@ static double FN(one_tile)(const tile_pass_t *pass) {
     FN(load_rows)(pass);
     FN(forward_tile)(pass);
     if (p->loss == NNF_NO_LOSS) return 0;
-    const T *y = (const T *)p->y + pass->first * width;
+    double *losses = plan->losses + pass->part * p->rows + pass->first;
     const int back = plan->lowest < p->stages;
     if (FN(few_plain_classes)(p)) {
         const double loss =
@@ -299,7 +318,7 @@ static double FN(one_tile)(const tile_pass_t *pass) {
         return loss;
     }
     const double loss =
-        FN(loss_of_rows)(p, pass->first, pass->rows, y, back ? other : NULL, plan->losses + pass->first);
+        FN(loss_of_rows)(p, pass->first, pass->rows, FN(output_rows)(pass), back ? other : NULL, losses);
     if (!back) return loss;
     if (pass->rows < pass->n) memset(dz, 0, (size_t)(width * TILE) * sizeof(T));
     FN(pack_transposed)(width, pass->rows, other, width, dz, TILE);
@@ -328,21 +347,23 @@ static void FN(fold_all)(const network_plan_t *plan, const T *lanes, T *sum) {
 
 static void FN(tiles_task)(void *context, intptr_t task) {
     network_plan_t *plan = context;
-    const intptr_t slot = FN(take_slot)(plan), first = task * plan->rows_a_task, left = plan->p->rows - first;
+    const intptr_t slot = FN(take_slot)(plan), first = task / plan->parts * plan->rows_a_task;
+    const intptr_t left = plan->p->rows - first;
     const intptr_t end = first + (left < plan->rows_a_task ? left : plan->rows_a_task);
     T *values = plan->slot + slot * (plan->values + plan->lanes), *lanes = values + plan->values;
     tile_pass_t pass = {.plan = plan, .values = values, .lanes = lanes, .sum = plan->sum + task * plan->sums};
+    pass.part = task % plan->parts;
     double loss = 0;
     memset(lanes, 0, (size_t)plan->lanes * sizeof(T));
     memset(pass.sum, 0, (size_t)plan->sums * sizeof(T));
     for (pass.first = first; pass.first < end; pass.first += TILE) {
-        if ((pass.first - first) % (16 * TILE) == 15 * TILE && nnf_should_stop()) break;
+        if (*plan->bent || ((pass.first - first) % (16 * TILE) == 15 * TILE && nnf_should_stop())) break;
         pass.rows = end - pass.first < TILE ? end - pass.first : TILE;
         pass.n = (pass.rows + LOGICAL - 1) / LOGICAL * LOGICAL;
         loss += FN(one_tile)(&pass);
     }
     FN(fold_all)(plan, lanes, pass.sum);
-    plan->loss_of_task[task] = loss;
+    plan->loss_of_task[task] = pass.part ? 0 : loss;
     atomic_store(&plan->taken[slot], 0);
 }
 
@@ -360,13 +381,16 @@ static void FN(add_tasks)(const network_plan_t *plan, intptr_t at, intptr_t n, T
 
 static int FN(gradient_by_tiles)(network_plan_t *plan, int (*poll)(void)) {
     const nnf_network *p = plan->p;
+    if (p->step > 0 && !FN(may_be_straight)(plan)) return NNF_NOT_STRAIGHT;
     for (intptr_t i = 0; i < plan->slots; i++)
         atomic_store(&plan->taken[i], 0);
+    atomic_store(plan->bent, 0);
     const int answer = nnf_parallel_polled(plan->tasks, FN(tiles_task), plan, poll);
     if (answer) return answer;
     *p->total = 0;
     for (intptr_t task = 0; task < plan->tasks; task++)
         *p->total += plan->loss_of_task[task];
+    if (p->step > 0 && (*plan->bent || !isfinite(*p->total))) return NNF_NOT_STRAIGHT;
     for (intptr_t i = plan->lowest; i < p->stages; i++) {
         const nnf_stage *s = p->stage + i;
         const place_t *place = plan->place + i;

@@ -1,7 +1,8 @@
 /* tuning.h - sizes of blocks, tiles and tasks: what was measured, and may be measured anew for another processor.
  *
  * No result depends on them, but for the rounding of sums: over k, which are cut at NNF_BLOCK_K, and taken along lanes
- * up to NNF_MOST_FEW and NNF_PACKED_FEW; and over the rows of a network, which are cut into tasks. */
+ * up to NNF_MOST_FEW and NNF_PACKED_FEW; and over the rows of a network or the images of a
+ * convolution, which are cut into tasks. */
 #ifndef NNFRAME_TUNING_H
 #define NNFRAME_TUNING_H
 
@@ -40,6 +41,17 @@ enum {
     NNF_TASK_NANOSECONDS = 10000 /* of work: well above what it costs to hand a task over */
 };
 
+/* ---- convolution: see convolution.inc.h ---- */
+
+enum {
+    NNF_CHUNK_BYTES = 1 << 17,  /* of planes in scratch: they stay in the L2 cache */
+    NNF_CHUNK_COLUMNS = 256,    /* from small images as many as fill so many columns; */
+    NNF_COLUMNS_PER_CHUNK = 16, /* that what comes with each chunk costs as much as; */
+    NNF_SUM_COLUMNS = 2048,     /* more where they are summed, as lanes are added up after each chunk */
+    NNF_SUM_PARTS = 16,         /* tasks of a weight's gradient, */
+    NNF_MOST_SUMS = 1 << 22     /* and doubles for their sums */
+};
+
 /* ---- elements per task: some 10 us of work ---- */
 
 enum {
@@ -55,6 +67,7 @@ enum {
     NNF_TILE_LANES = 8,            /* 64-byte vectors of rows in a tile */
     NNF_TILED_WEIGHTS = 1 << 14,   /* of a network that is small enough to be taken a tile of rows at a time */
     NNF_TILE_TASK_FLOPS = 1 << 19, /* some 10 us of work, */
+    NNF_LINES = 16,                /* of a product that several units share, by differences: a strip of rows or so */
     NNF_TILE_TASKS = 32            /* and not more sums of gradients to add up than so many */
 };
 
@@ -67,14 +80,29 @@ enum {
     NNF_LEAST_UNIT_TASKS = 8,        /* and some for every thread */
     NNF_CURVE_ROWS = 16,             /* rows of a tile of curves are a multiple of it: of every number of lanes */
     NNF_SELECTED_TASK = 512,         /* products of a task */
-    NNF_ROWS_PER_POLL = 16
+    NNF_ROWS_PER_POLL = 16,
+    NNF_CHANNEL_BYTES = 1 << 19, /* of a tile of a convolution's changes, */
+    NNF_CHANNEL_ROWS = 4,        /* rows of a task, */
+    NNF_CHANNEL_BLOCKS = 64      /* and not more sums to add up than so many */
 };
 
 /* ---- functions of which one variable has been moved: see moved.c ---- */
 
 enum {
+    NNF_LINE = 64,                       /* bytes, to which f is given x aligned: its vectors then lie in one line */
     NNF_MOVED_TASK_ENTRIES = 64,         /* enough to amortise the task's copy of x, */
     NNF_MOVED_TASK_NANOSECONDS = 5000000 /* few enough that poll is called in between */
+};
+
+/* ---- functions of which some entries have been moved: see changes.c ---- */
+
+enum { NNF_CHANGES_BLOCK = 64 }; /* entries of a move whose sums are held at a time */
+
+/* ---- memory that is used again: see spare.c ---- */
+
+enum {
+    NNF_SPARE_BYTES = 1 << 27, /* kept at most, */
+    NNF_SPARE_BLOCKS = 64      /* in so many blocks */
 };
 
 /* ---- threads: see pool.c ---- */

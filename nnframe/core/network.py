@@ -62,22 +62,31 @@ class Network:
         return self.compiled.forward(x, values_of(self.parameters))
 
     def gradient(
-        self, loss: Any, x: Array, t: npt.ArrayLike, outputs: list[Array] | None = None
+        self,
+        loss: Any,
+        x: Array,
+        t: npt.ArrayLike,
+        outputs: list[Array] | None = None,
+        step: float = 0.0,
+        doubtful: npt.NDArray[np.bool_] | None = None,
     ) -> tuple[float, Array, npt.NDArray[Any]] | None:
         """Overwrite the gradient of each parameter; returns the loss, the output and the labels as they were taken.
 
-        None where the loss does not take the labels.
+        step : of central differences; 0: backpropagation. doubtful : tells which rows the differences leave out. None
+        where the loss does not take the labels, or C does not have such differences in one call.
         """
         parameters, described = self.parameters, loss.in_network(t)
         if described is None:
             return None
         values, gradients = values_of(parameters), gradients_of(parameters)
         if self.trained:
-            return self.compiled.gradient(x, t, values, gradients, *described, outputs=outputs)
+            return self.compiled.gradient(
+                x, t, values, gradients, *described, outputs=outputs, step=step, doubtful=doubtful
+            )
         some: list[Any] = [parameter.grad if parameter.trainable else None for parameter in parameters]
-        found = self.compiled.gradient(x, t, values, some, *described, outputs=outputs)
+        found = self.compiled.gradient(x, t, values, some, *described, outputs=outputs, step=step, doubtful=doubtful)
         for parameter in parameters:
-            if not parameter.trainable:
+            if not parameter.trainable and found is not None:
                 parameter.grad.fill(0)
         return found
 
@@ -163,9 +172,16 @@ def is_known_loss(loss: Any) -> bool:
 
 
 class NetworkPass(ForwardPass):
-    """A forward pass that C has taken. Its links are found when they are asked for, by running the layers."""
+    """A forward pass that C has taken. Its links are found when they are asked for, by running the layers.
+
+    Attributes
+    ----------
+    left_out : array of int, or None
+        Rows that gradients by differences leave out, as a kink may lie within the step; None: none.
+    """
 
     output: Array = None  # type: ignore[assignment]
+    left_out: npt.NDArray[np.intp] | None = None
     again: ForwardPass | None = None
 
     def __init__(self, model: Any, memory: Memory, x: Any, loss: Any) -> None:
@@ -204,34 +220,47 @@ class NetworkPass(ForwardPass):
         """Do nothing: none of the layers that C knows keeps anything."""
 
 
-def gradient_in_one_call(model: Any, loss: Any, x: Any, t: npt.ArrayLike, memory: Memory) -> NetworkPass | None:
-    """Overwrite the gradients of a model's parameters, in one call; None where model, loss or x ask for the layers."""
+def gradient_in_one_call(
+    model: Any, loss: Any, x: Any, t: npt.ArrayLike, memory: Memory, step: float = 0.0
+) -> NetworkPass | None:
+    """Overwrite the gradients of a model's parameters, in one call; None where model, loss or x ask for the layers.
+
+    step : as for `Network.gradient`
+    """
     if not isinstance(model, Tree) or not is_known_loss(loss):
         return None
     network = network_of(model)
-    if network is None or not network.differentiable:
+    if network is None or not network.differentiable or (step and not network.compiled.differences):
         return None
     if not network.takes(x):
         x = at_the_door(model, x, network.dtype)  # type: ignore[arg-type]
         if not network.takes(x):
             return None
-    found = network.gradient(loss, x, t)
+    doubtful = np.zeros(len(x), bool) if step else None
+    found = network.gradient(loss, x, t, step=step, doubtful=doubtful)
     if found is None:
         return None
     passed = NetworkPass(model, memory, x, loss)
     passed.value, passed.output, passed.labels = found
+    if doubtful is not None and doubtful.any():
+        passed.left_out = np.flatnonzero(doubtful)
     return passed
 
 
-def gradient_of_chain(passed: ForwardPass, loss: Any, t: npt.ArrayLike) -> bool:
-    """Overwrite the gradients after a forward pass, in one call, and measure it; whether that could be done."""
+def gradient_of_chain(passed: ForwardPass, loss: Any, t: npt.ArrayLike, step: float = 0.0) -> bool:
+    """Overwrite the gradients after a forward pass, in one call, and measure it; whether that could be done.
+
+    step : as for `Network.gradient`
+    """
     if not is_known_loss(loss) or not len(passed.output):
         return False
     chain = network_of_links(passed)
     if chain is None:
         return False
     network, x, outputs = chain
-    found = network.gradient(loss, x, t, outputs)
+    if step and not network.compiled.differences:
+        return False
+    found = network.gradient(loss, x, t, outputs, step)
     if found is None:
         return False
     passed.loss, passed.value, passed.labels = loss, found[0], found[2]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from nnframe.core.backward import warn_nothing_passes, warn_parameter_stands_still
 from nnframe.core.chain import ForwardPass, Link, expanded, run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.local import name_of
+from nnframe.core.network import NetworkPass, gradient_in_one_call, gradient_of_chain
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import CostWarning
 from nnframe.core.run import Run
@@ -168,6 +171,10 @@ class WorkingStrategy:
         """Return the step for the parameters of a layer: the one that was given, or the default."""
         return min(self.step, default_step(place, exact_loss)) if self.scaled else self.step
 
+    def step_in_one_call(self) -> float:
+        """Return the step of central differences that C may take of a whole network at once; 0: it may not."""
+        return 0.0
+
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
         raise NotImplementedError(f"{type(self).__name__} has no work")
@@ -194,6 +201,8 @@ class WorkingStrategy:
             A float that also has the model's output and the forward pass.
         """
         passed, pieces = self._take(model, loss, x, t, progress)
+        if type(passed) is NetworkPass:
+            return Measured(passed)
         if getattr(self, "only", None) is None and (count := self.memory.look_due(model)):
             with passed.run:
                 self.see_whether_something_passes(passed, pieces)
@@ -206,28 +215,64 @@ class WorkingStrategy:
         self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike, progress: Progress | None
     ) -> tuple[ForwardPass, list[Work]]:
         """Take a gradient; returns the forward pass and the work that was done."""
+        step = self.step_in_one_call()
+        found = gradient_in_one_call(model, loss, x, t, self.memory, step) if step else None
+        if found is not None:
+            if found.left_out is not None:
+                self._add_rows(found, found.left_out)
+            _tell_all(found, progress)
+            return found, []
         with Run(True, self.memory, self.step, model) as run:
-            passed = measure(run_forward(model, x, run), loss, t)
-            pieces = self.work(passed)
+            passed = run_forward(model, x, run)
+            if step and gradient_of_chain(passed, loss, t, step):
+                _tell_all(passed, progress)
+                return passed, []
+            pieces = self.work(measure(passed, loss, t))
             _run_all(pieces, progress)
-            found: dict[int, Array] = {}
-            for piece in pieces:
-                for parameter, gradient in piece.gradients():
-                    found[id(parameter)] = found[id(parameter)] + gradient if id(parameter) in found else gradient
+            sums = _sums_of(pieces)
             for parameter in passed.parameters:
-                parameter.grad[...] = found.get(id(parameter), 0) if parameter.trainable else 0
+                parameter.grad[...] = sums.get(id(parameter), 0) if parameter.trainable else 0
         return passed, pieces
+
+    def _add_rows(self, passed: NetworkPass, rows: npt.NDArray[np.intp]) -> None:
+        """Add the gradients of rows that were left out, a loss being the sum of what its rows give."""
+        loss = passed.loss
+        with Run(True, self.memory, self.step, passed.model) as run:
+            part = measure(run_forward(passed.model, passed.x[rows], run), loss, passed.labels[rows])
+            pieces = self.work(part)
+            _run_all(pieces, None)
+            share = loss.row_scale(passed.output, passed.labels) / loss.row_scale(part.output, part.labels)
+            sums = _sums_of(pieces)
+            for parameter in part.parameters:
+                if parameter.trainable and id(parameter) in sums:
+                    parameter.grad += sums[id(parameter)] * parameter.grad.dtype.type(share)
 
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
         """Estimate what a call with these arguments costs, without computing the gradient.
 
-        The time is estimated from running a sample of each layer's units, some hundredths of a second of each.
+        The time is estimated from running a sample of each layer's units, some hundredths of a second of each; or, of
+        a network that C takes in one call, by taking the gradient of a copy.
         """
+        seconds = self._seconds_in_one_call(model, loss, x, t)
+        if seconds is not None:
+            return Cost(_evaluations(model), seconds)
         start = time.perf_counter()
         with Run(True, self.memory, self.step, model) as run:
             pieces = self.work(measure(run_forward(model, x, run), loss, t))
             seconds = time.perf_counter() - start
             return Cost(sum(piece.evaluations for piece in pieces), seconds + sum(map(_seconds_of, pieces)))
+
+    def _seconds_in_one_call(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> float | None:
+        """How long a gradient takes in one call; None where it takes more than that."""
+        step = self.step_in_one_call()
+        if not step:
+            return None
+        private = copy.deepcopy(model)
+        if gradient_in_one_call(private, loss, x, t, self.memory, step) is None:  # finds caches cold, threads asleep
+            return None
+        start = time.perf_counter()
+        self._take(private, loss, x, t, None)
+        return time.perf_counter() - start
 
     def see_whether_something_passes(self, passed: ForwardPass, pieces: list[Work]) -> None:
         """Warn, once, of a layer without a derivative through which no change passes at this step."""
@@ -253,6 +298,27 @@ def measure(passed: ForwardPass, loss: Loss, t: npt.ArrayLike) -> ForwardPass:
         raise ValueError("x: expected at least one row, got none, of which there is no mean")
     passed.value = value_of(loss, passed.output, passed.labels)
     return passed
+
+
+def _sums_of(pieces: list[Work]) -> dict[int, Array]:
+    """Return the gradient of each parameter, by its id."""
+    sums: dict[int, Array] = {}
+    for piece in pieces:
+        for parameter, gradient in piece.gradients():
+            sums[id(parameter)] = sums[id(parameter)] + gradient if id(parameter) in sums else gradient
+    return sums
+
+
+def _tell_all(passed: ForwardPass, progress: Progress | None) -> None:
+    """Report a gradient that was taken in one call."""
+    if progress is not None:
+        total = _evaluations(passed.model)
+        progress(total, total)
+
+
+def _evaluations(model: Layer) -> int:
+    """How often the definition evaluates the loss: twice for each entry of each parameter."""
+    return 2 * sum(parameter.value.size for parameter in model.parameters())
 
 
 def _run_all(pieces: list[Work], progress: Progress | None) -> None:

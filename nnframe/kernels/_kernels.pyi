@@ -88,6 +88,7 @@ def optimizer_update(
     gradients: list[_Floats],
     means: list[_Floats] = ...,
     squares: list[_Floats] = ...,
+    largest: list[_Floats] = ...,
     *,
     rate: float,
     decay: float = 0.0,
@@ -95,8 +96,87 @@ def optimizer_update(
     beta1: float = 0.0,
     beta2: float = 0.0,
     eps: float = 0.0,
+    gain: float = 1.0,
 ) -> None: ...
 def all_finite(x: npt.ArrayLike) -> bool: ...
+
+# ---- convolution and pooling ----
+
+_Pair = tuple[int, int]
+
+def convolution(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    out_size: _Pair,
+    stride: _Pair = ...,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+    groups: int = 1,
+) -> _Floats: ...
+def convolution_input_gradient(
+    dy: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    in_size: _Pair,
+    stride: _Pair = ...,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+    groups: int = 1,
+) -> _Floats: ...
+def convolution_weight_gradient(
+    x: npt.ArrayLike,
+    dy: npt.ArrayLike,
+    *,
+    weight_grad: _Floats,
+    bias_grad: _Floats | None = None,
+    stride: _Pair = ...,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+    groups: int = 1,
+) -> None: ...
+def max_pooling(
+    x: npt.ArrayLike,
+    *,
+    out_size: _Pair,
+    kernel_size: _Pair,
+    stride: _Pair,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+) -> tuple[_Floats, npt.NDArray[np.int32]]: ...
+def max_pooling_backward(dy: npt.ArrayLike, index: npt.NDArray[np.int32], *, in_size: _Pair) -> _Floats: ...
+def max_pooling_difference(
+    x: npt.ArrayLike,
+    dx: npt.ArrayLike,
+    index: npt.NDArray[np.int32],
+    *,
+    kernel_size: _Pair,
+    stride: _Pair,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+) -> _Floats: ...
+def mean_pooling(
+    x: npt.ArrayLike,
+    *,
+    out_size: _Pair,
+    kernel_size: _Pair,
+    stride: _Pair,
+    padding: _Pair = ...,
+    count_padding: bool = True,
+    divisor: float = 0.0,
+) -> _Floats: ...
+def mean_pooling_backward(
+    dy: npt.ArrayLike,
+    *,
+    in_size: _Pair,
+    kernel_size: _Pair,
+    stride: _Pair,
+    padding: _Pair = ...,
+    count_padding: bool = True,
+    divisor: float = 0.0,
+) -> _Floats: ...
 
 class Above:
     rows: int
@@ -126,6 +206,7 @@ class Network:
     inputs: int
     outputs: int
     stages: tuple[tuple[Any, Any], ...]
+    differences: bool
     def __init__(self, inputs: int, stages: list[tuple[Any, Any]], dtype: npt.DTypeLike) -> None: ...
     def forward(self, x: npt.ArrayLike, values: list[_Floats]) -> _Floats: ...
     def takes(self, x: object) -> bool: ...
@@ -142,7 +223,9 @@ class Network:
         ignore_index: int | None = None,
         *,
         outputs: list[_Floats] | None = None,
-    ) -> tuple[float, Any, npt.NDArray[Any]]: ...
+        step: float = 0.0,
+        doubtful: npt.NDArray[np.bool_] | None = None,
+    ) -> tuple[float, Any, npt.NDArray[Any]] | None: ...
 
 def difference_gradient(
     above: Above,
@@ -170,7 +253,29 @@ def difference_curves(
     chosen: npt.NDArray[np.bool_] | None = None,
     units: range | None = None,
 ) -> None: ...
+def convolution_difference(
+    above: Above,
+    x: _Floats,
+    *,
+    step: float,
+    scale: float,
+    grad_weight: _Floats,
+    grad_bias: _Floats | None = None,
+    stride: _Pair = ...,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+    groups: int = 1,
+    out_size: _Pair,
+    units: range | None = None,
+) -> None: ...
 def selected_products(a: _Floats, b: _Floats, entries: npt.NDArray[np.intp], out: _Floats) -> None: ...
+def moved_copies(x: _Floats, index: npt.NDArray[np.intp], value: _Floats, out: _Floats) -> None: ...
+def change_quotients(
+    y: _Floats, weight: _Floats, noise: _Floats, end: _Floats, step: _Floats, first: int, resolved: float, out: _Floats
+) -> None: ...
+def central_quotients(
+    value: _Floats, y: _Floats, base: float, noise: float, relative: float, curved: float, rounded: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
 def low_level_callable(f: Any) -> tuple[str, int, int]: ...
 def evaluate_moved(
     f: int, data: int, x: _Floats, index: npt.NDArray[np.intp], value: _Floats, out: _Floats

@@ -17,7 +17,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
 from cython cimport floating
 from libc.math cimport INFINITY
-from libc.stdint cimport int64_t, intptr_t, uint8_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, intptr_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memset
 
@@ -26,21 +26,34 @@ from nnframe.kernels._c cimport (
     NNF_CROSS_ENTROPY,
     NNF_IDENTITY,
     NNF_LINEAR,
+    NNF_MAX,
+    NNF_MAX_CHANGE,
+    NNF_MAX_GRADIENT,
+    NNF_MEAN,
+    NNF_MEAN_GRADIENT,
     NNF_NO_LOSS,
     NNF_NO_MEMORY,
     NNF_NONE_IGNORED,
+    NNF_NOT_STRAIGHT,
     NNF_RULES,
     NNF_SQUARED_ERROR,
     nnf_above,
     nnf_activation,
     nnf_activation_alpha,
     nnf_activation_name,
+    nnf_central,
+    nnf_central_quotients,
+    nnf_change_quotients,
     nnf_compiler,
+    nnf_convolution,
+    nnf_convolution_difference,
+    nnf_copies,
     nnf_curves,
     nnf_difference,
     nnf_evaluate_moved,
     nnf_function,
     nnf_get_num_threads,
+    nnf_give,
     nnf_isa,
     nnf_isa_at,
     nnf_isa_count,
@@ -49,8 +62,13 @@ from nnframe.kernels._c cimport (
     nnf_loss,
     nnf_matmul,
     nnf_moved,
+    nnf_moved_copies,
     nnf_network,
+    nnf_pass,
+    nnf_pooling,
+    nnf_quotients,
     nnf_rule,
+    nnf_rule_has_k,
     nnf_rule_has_m,
     nnf_rule_has_s,
     nnf_rule_name,
@@ -58,6 +76,7 @@ from nnframe.kernels._c cimport (
     nnf_set_num_threads,
     nnf_softmax_cross_entropy,
     nnf_stage,
+    nnf_take,
     nnf_update,
 )
 
@@ -131,8 +150,10 @@ include "_matmul.pxi"
 include "_softmax.pxi"
 include "_activations.pxi"
 include "_differences.pxi"
+include "_changes.pxi"
 include "_network.pxi"
 include "_optimizers.pxi"
+include "_convolution.pxi"
 
 if os.environ.get("NNFRAME_KERNELS", "c") not in ("c", "reference"):
     raise ValueError(f"NNFRAME_KERNELS: expected c or reference, got {os.environ['NNFRAME_KERNELS']!r}")

@@ -245,7 +245,7 @@ def linear_backward(x, weight, dy, *, weight_grad, bias_grad=None, input_gradien
         return reference.product(change, w) if with_input else None
     cdef array to_weight = in_c_order(weight_sum), to_bias = None if bias_sum is None else in_c_order(bias_sum)
     if with_input:
-        dx = cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(rows), typenum, 0)
+        dx = fresh(2, cnp.PyArray_DIMS(rows), typenum)
         describe_product(&p, change, False, w, False)
         p.c = cnp.PyArray_DATA(dx)
         run_matmul(kernels_for(rows), &p)

@@ -71,6 +71,7 @@ cdef class Network:
 
     cdef readonly intptr_t inputs, outputs
     cdef readonly tuple stages
+    cdef readonly bint differences    # whether it is small enough for them
     cdef int typenum
     cdef bytes kinds        # of each stage: how many arrays it has, 0 for an activation
     cdef intptr_t arrays    # of all of them
@@ -106,6 +107,18 @@ cdef class Network:
             stage.width = width
         self.outputs, self.stages = width, tuple(stages)
         self.kinds, self.arrays = bytes(kinds), sum(kinds)
+        self.differences = self.has_differences(kinds)
+
+    cdef bint has_differences(self, list kinds):
+        cdef const nnf_kernels *kernels = isa.kernels[0 if self.typenum == cnp.NPY_FLOAT32 else 1]
+        cdef Workspace w = Workspace(len(kinds))
+        cdef intptr_t i
+        for i in range(len(kinds)):
+            w.stage[i] = self.plain.stage[i]
+            if kinds[i]:
+                w.stage[i].weight = <void *>w.stage    # any: only whether there is one counts
+        w.c.rows, w.c.inputs, w.c.threads, w.c.step = 1, self.inputs, 1, 1.0
+        return kernels.network_memory(&w.c) > 0
 
     def forward(self, x, list values not None):
         """Return y (N, outputs) for x (N, inputs); values: of each linear stage the weight, and the bias if any."""
@@ -113,7 +126,7 @@ cdef class Network:
         cdef Workspace w = self.take()
         cdef list kept = self.describe(w, values)
         cdef array y = self.output(w, rows)
-        w.c.loss = NNF_NO_LOSS
+        w.c.loss, w.c.step, w.c.doubtful = NNF_NO_LOSS, 0.0, NULL
         if reference is not None:
             y[...] = reference.network_forward(rows, self.stages, kept)[-1]
         else:
@@ -128,14 +141,14 @@ cdef class Network:
                 and cnp.PyArray_TYPE(<array>x) == self.typenum)
 
     def gradient(self, x, labels, list values not None, list gradients not None, loss, reduction="mean", weight=None,
-                 label_smoothing=0.0, ignore_index=None, *, list outputs=None):
+                 label_smoothing=0.0, ignore_index=None, *, list outputs=None, double step=0.0, doubtful=None):
         """Forward, the loss, backward: overwrite the gradients of weights and biases.
 
         Parameters
         ----------
         x : array (N, inputs)
         labels : array
-            As `softmax_cross_entropy` takes them; for the squared error numbers (N, outputs).
+            As `softmax_cross_entropy` takes them; for the squared error numbers (N, outputs), or (N,) for one output.
         values : list of arrays
             Of each linear stage the weight (outputs, inputs), and the bias (outputs,) where it has one.
         gradients : list of arrays or None
@@ -145,6 +158,13 @@ cdef class Network:
             As for `softmax_cross_entropy`; for the squared error "mean" is that over all entries.
         outputs : list of arrays (N, width), optional
             What each stage gives, where that is known.
+        step : float
+            If not 0, gradients are those of central differences with this step, where C has them in one call: see
+            csrc/nnframe.h. None is returned where it has not, and nothing has been written. The reference never has
+            them: it samples curves, and cannot say which are straight.
+        doubtful : array (N,) of bool, in C order, optional
+            With a step, overwritten: rows in which a kink or jump may lie within the step, which the gradients then
+            leave out. If not given, there are no gradients where there are such rows.
 
         Returns
         -------
@@ -159,9 +179,13 @@ cdef class Network:
         TypeError, ValueError
             Dtypes, shapes or labels that do not fit; nothing has been written.
         """
+        if step != 0 and (reference is not None or not self.differences):
+            return None
         cdef array rows = self.as_rows(x)
         cdef nnf_loss kind = <nnf_loss>as_choice(loss, "loss", LOSSES)
         cdef bint mean = as_choice(reduction, "reduction", REDUCTIONS)
+        if not 0 <= step < float("inf"):
+            raise ValueError(f"step: expected a finite number of at least 0, got {step!r}")
         cdef Workspace w = self.take()
         cdef list kept = self.describe(w, values)
         cdef array y = self.output(w, rows)
@@ -183,13 +207,18 @@ cdef class Network:
                 divisor = cnp.PyArray_SIZE(y)
             w.c.cross_entropy, w.c.targets = NULL, cnp.PyArray_DATA(t)
         w.c.scale = 1.0 / divisor if divisor > 0 else 0.0
-        w.c.loss = kind
+        w.c.loss, w.c.step = kind, step
+        cdef cnp.npy_intp count = w.c.rows
+        cdef array rows_in_doubt = None
+        if doubtful is not None:
+            rows_in_doubt = as_output(doubtful, "doubtful", 1, &count, cnp.NPY_BOOL)
+        w.c.doubtful = <uint8_t *>address(rows_in_doubt)
         cdef list known = self.describe_outputs(w, outputs)
         cdef list written = self.describe_gradients(w, gradients, x, values, labels, outputs)
-        if reference is not None:
-            self.by_reference(w, rows, t, weights, kept, gradients, y)
-        else:
-            self.run(w)
+        if self.compute(w, rows, t, weights, kept, gradients, y) == NNF_NOT_STRAIGHT:
+            self.give_back(w)
+            return None
+        if reference is None:
             for i in range(self.arrays):
                 if written[i] is not gradients[i]:
                     write_back(written[i], gradients[i])
@@ -222,7 +251,7 @@ cdef class Network:
         """A new array for the output."""
         cdef cnp.npy_intp shape[2]
         shape[0], shape[1] = cnp.PyArray_DIM(rows, 0), self.outputs
-        cdef array y = cnp.PyArray_EMPTY(2, shape, self.typenum, 0)
+        cdef array y = fresh(2, shape, self.typenum)
         w.c.rows, w.c.inputs, w.c.x, w.c.y = shape[0], self.inputs, cnp.PyArray_DATA(rows), cnp.PyArray_DATA(y)
         return y
 
@@ -338,18 +367,25 @@ cdef class Network:
 
     # ---- running ----
 
+    cdef int compute(self, Workspace w, array rows, array t, array weights, list values, list gradients,
+                     array y) except -1:
+        """Loss and gradients; 0 or NNF_NOT_STRAIGHT."""
+        if reference is None:
+            return self.run(w)
+        return self.by_reference(w, rows, t, weights, values, gradients, y)
+
     cdef int run(self, Workspace w) except -1:
         cdef const nnf_kernels *kernels = isa.kernels[0 if self.typenum == cnp.NPY_FLOAT32 else 1]
         cdef void *memory
         cdef int answer
         w.c.threads = nnf_get_num_threads()
         memory = w.room(kernels.network_memory(&w.c))
-        if self.work * w.c.rows < 16 * KEEP_GIL:
+        if self.work * w.c.rows < 16 * KEEP_GIL and w.c.step == 0:
             answer = kernels.network(&w.c, memory, NULL)
         else:
             with nogil:
                 answer = kernels.network(&w.c, memory, poll)
-        return finish(answer)
+        return answer if answer == NNF_NOT_STRAIGHT else finish(answer)
 
     cdef int by_reference(self, Workspace w, array rows, array t, array weights, list values, list gradients,
                           array y) except -1:
@@ -373,6 +409,8 @@ cdef array as_values(object labels, array y):
     cdef array t = labels if cnp.PyArray_CheckExact(labels) else as_plain_array(labels, "labels")
     if t.dtype.kind not in "biuf":
         raise TypeError(f"labels: expected real numbers, got {t.dtype}")
+    if cnp.PyArray_NDIM(t) == 1 and cnp.PyArray_NDIM(y) == 2 and np.shape(y) == (len(t), 1):  # one output
+        t = t[:, None]
     if not cnp.PyArray_SAMESHAPE(t, y):
         raise ValueError(f"labels: expected the shape of the output {np.shape(y)}, got {np.shape(t)}")
     if cnp.PyArray_TYPE(t) != cnp.PyArray_TYPE(y):

@@ -48,6 +48,7 @@ class _Shape(NamedTuple):
     steepest: float
     second: float
     kink: bool = False
+    kink_at: float = 0.0
 
 
 def _shape(name: str, alpha: float, low: float) -> _Shape:
@@ -64,6 +65,9 @@ def _shape(name: str, alpha: float, low: float) -> _Shape:
         "gelu_tanh": _Shape(1.2, (2 + 1.6 * (1 + 0.13 * left**2)) / 2),
         "silu": _Shape(1.2, 2),
         "softplus": _Shape(1, 0.5),
+        "hardswish": _Shape(1.5, 0.7, True, 3),
+        "mish": _Shape(1.2, 1),
+        "selu": _Shape(1.76, 0.5, True),
         "identity": _Shape(1, 0),
     }[name]
 
@@ -85,7 +89,7 @@ class _Between:
         size = np.abs(d).max(axis=0)
         if shape.kink and x is not None:
             reached = 1.001 * (size + self.beyond)
-            self.marks |= (~(reached < np.abs(x)) & (reached > 0)).any(axis=1)
+            self.marks |= (~(reached < np.abs(np.abs(x) - shape.kink_at)) & (reached > 0)).any(axis=1)
         far = size.max(initial=0) + self.beyond
         if shape.second > 0:
             limit = 0.5 / max(1, 2 * shape.second)
@@ -126,17 +130,22 @@ def _loss_of_output(above: Above, o: int, change: Doubles, between: _Between | N
             d = _wide(activation_difference(name, _wide(x[:, where]), _wide(y[:, where]), d, alpha))
     if between is not None and above.loss == "cross_entropy":
         between.look(_shape("softplus", 0, 0), None, d)
+    every = np.zeros((*d.shape[:2], above.residual.shape[1]))
+    every[:, :, where] = d
+    return change_of_loss(above, every)
+
+
+def change_of_loss(above: Above, d: Doubles) -> Doubles:
+    """Return the change (S, N) of each row's loss, where the output of the last stage changes by d (S, N, width)."""
     if above.loss == "squared_error":  # (y + d - t)^2 - (y - t)^2
-        squares: Doubles = (d * (2 * _wide(above.residual[:, where]) + d)).sum(axis=2)
+        squares: Doubles = (d * (2 * _wide(above.residual) + d)).sum(axis=2)
         return squares
     if above.loss == "linear":
-        linear: Doubles = (d * _wide(above.residual[:, where])).sum(axis=2)
+        linear: Doubles = (d * _wide(above.residual)).sum(axis=2)
         return linear
     assert above.logits is not None
     assert above.targets is not None
-    every = np.zeros((*d.shape[:2], above.logits.shape[1]))
-    every[:, :, where] = d
-    return cross_entropy_differences(above.logits, _wide(above.targets), every)
+    return cross_entropy_differences(above.logits, _wide(above.targets), d)
 
 
 def _wide(x: Floats) -> Doubles:

@@ -24,6 +24,7 @@ Long = np.longdouble
 STEPS = (None, 1e-12, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 2.0)
 # of the largest entry: what curves may be off by, and the rounding of sums
 BOUND = {4: 1e-5, 8: 2e-13}
+ROUNDINGS = 4  # of each row's part of an entry, which may cancel: what any sum in the model's precision may be off by
 NEAR = {4: 3e-5, 8: 1e-12}  # of an argument to its kink, beside the largest one
 
 
@@ -67,10 +68,10 @@ VALUES: dict[str, Callable[[Any], Any]] = {
 EDGES = {"ReLU", "LeakyReLU", "ELU", "Step"}
 
 
-def loss_change(loss: nn.Loss, y: Any, t: Any, d: Any) -> Any:
-    """Return how the loss changes where outputs (N, C) change by d (S, N, C)."""
+def loss_changes(loss: nn.Loss, y: Any, t: Any, d: Any) -> Any:
+    """Return how the loss changes where outputs (N, C) change by d (S, N, C): each row's part of it, (S, N)."""
     if isinstance(loss, nn.MSELoss):
-        return (d * (2 * (y - t) + d)).mean(axis=(1, 2))
+        return (d * (2 * (y - t) + d)).mean(axis=2) / len(y)
     rows = np.arange(len(y))
     own = np.zeros(y.shape, bool)
     own[rows, t] = True
@@ -80,7 +81,7 @@ def loss_change(loss: nn.Loss, y: Any, t: Any, d: Any) -> Any:
     near = np.log1p(np.where(own, 0, p * np.expm1(np.minimum(apart, 50))).sum(axis=2))
     high = apart.max(axis=2, keepdims=True)
     far = high[:, :, 0] + np.log((p * np.exp(apart - high)).sum(axis=2))
-    return np.where(np.abs(apart).max(axis=2) < 1, near, far).mean(axis=1)
+    return np.where(np.abs(apart).max(axis=2) < 1, near, far) / len(y)
 
 
 class Definition:
@@ -103,8 +104,8 @@ class Definition:
             return y if layer.bias is None else y + layer.bias.value
         return VALUES[type(layer).__name__](x)
 
-    def gradient(self, which: int, step: float) -> tuple[Any, Any]:
-        """Of layer `which`: (weights and biases, O (I + 1)), and at which entries there is no one answer."""
+    def gradient(self, which: int, step: float) -> tuple[Any, Any, Any]:
+        """Of layer `which`: O (I + 1) weights and biases, what rows make of each, where there is no one answer."""
         x, outputs = self.inputs[which], self.inputs[which + 1].shape[1]
         read = np.concatenate([x, np.ones((len(x), 1), Long)], axis=1)
         inputs = read.shape[1]
@@ -116,7 +117,8 @@ class Definition:
             change, doubt = self.upwards(which + 1, d.reshape(outputs * inputs, len(x), outputs))
             changes.append(change)
             unsure |= doubt
-        return (changes[0] - changes[1]) / (2 * Long(step)), unsure
+        parts = (changes[0] - changes[1]) / (2 * Long(step))
+        return parts.sum(axis=1), np.abs(parts).sum(axis=1), unsure
 
     def upwards(self, first: int, d: Any) -> tuple[Any, Any]:
         unsure = np.zeros(len(d), bool)
@@ -130,7 +132,7 @@ class Definition:
                 edge = (np.minimum(np.abs(x), np.abs(x + d)) < close) & (d != 0)
                 unsure |= edge.any(axis=(1, 2))
             d = CHANGES[name](x, d)
-        return loss_change(self.loss, self.inputs[-1], self.t, d), unsure
+        return loss_changes(self.loss, self.inputs[-1], self.t, d), unsure
 
 
 # ---- random models ----
@@ -181,9 +183,11 @@ def compared(seed: int, interpolate: bool = True) -> Found:
             warnings.simplefilter("ignore", RuntimeWarning)  # that nothing passes a step function
             nn.CentralDifference(step, interpolate=interpolate)(model, loss, x, t)
     worst, entries, left_out = 0.0, 0, 0
-    largest = max(float(np.abs(g[~unsure & np.isfinite(g)]).max(initial=0)) for _, g, unsure in expected)
-    scale = max(largest, 1e-3 * float(np.abs(x).max(initial=1)))
-    for layer, gradient, unsure in expected:
+    largest = max(float(np.abs(g[~unsure & np.isfinite(g)]).max(initial=0)) for _, g, _, unsure in expected)
+    parts = max(float(p[~unsure & np.isfinite(p)].max(initial=0)) for _, _, p, unsure in expected)
+    rounding = ROUNDINGS * float(np.finfo(x.dtype).eps) * parts
+    scale = max(largest, 1e-3 * float(np.abs(x).max(initial=1)), rounding / BOUND[size])
+    for layer, gradient, _, unsure in expected:
         ones = np.zeros((len(layer.weight.value), 1)) if layer.bias is None else layer.bias.grad[:, None]
         found = np.concatenate([layer.weight.grad, ones], axis=1).astype(Long)
         gradient, unsure = gradient.reshape(found.shape), unsure.reshape(found.shape)

@@ -368,3 +368,124 @@ def test_copies_and_pickles_have_networks_of_their_own(rng):
         assert not any(p.grad.any() for p in model.parameters())
         for one, own in zip(found, expected, strict=True):
             assert_close(one, own, 1e-5)
+
+
+# ---- central differences ----
+
+
+@pytest.fixture
+def piece_by_piece(monkeypatch):
+    """Switch the one call of differences off."""
+    return lambda: monkeypatch.setattr(nn.CentralDifference, "step_in_one_call", lambda self: 0.0)
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_differences_are_those_of_the_pieces(dtype, rng, loss, calls, piece_by_piece):
+    model, (x, t) = nn.Sequential(*parts(dtype)), data(rng, loss)
+    measured, found = take(model, loss, x, t, nn.CentralDifference())
+    assert len(calls) == 1
+    piece_by_piece()
+    expected_loss, expected = take(model, loss, x, t, nn.CentralDifference())
+    assert len(calls) == 1
+    assert_close(float(measured), float(expected_loss), tolerance(dtype))
+    assert_close(measured.output, expected_loss.output, tolerance(dtype))
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, 4 * tolerance(dtype))
+
+
+@pytest.mark.parametrize("kind", KNOWN)
+def test_models_whose_differences_are_taken_in_one_call(kind, rng, calls, piece_by_piece):
+    model, (x, t) = KNOWN[kind](), data(rng, nn.CrossEntropyLoss())
+    _, found = take(model, nn.CrossEntropyLoss(), x, t, nn.CentralDifference())
+    assert len(calls) == 1
+    piece_by_piece()
+    for one, other in zip(found, take(model, nn.CrossEntropyLoss(), x, t, nn.CentralDifference())[1], strict=True):
+        assert_close(one, other, 1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", UNKNOWN)
+def test_models_whose_differences_are_not(kind, rng, calls):
+    model, (x, t) = UNKNOWN[kind](), data(rng, nn.CrossEntropyLoss())
+    take(model, nn.CrossEntropyLoss(), x, t, nn.CentralDifference())
+    assert not calls
+
+
+def test_what_is_asked_for_otherwise_is_taken_piece_by_piece(rng, calls):
+    x, t = data(rng, nn.CrossEntropyLoss())
+    for strategy in (
+        nn.CentralDifference(interpolate=False),
+        nn.CentralDifference(only="0.weight"),
+        nn.CentralDifference(only=nn.Blocks(10, rng=0)),
+        nn.NodePerturbation(),
+    ):
+        take(nn.Sequential(*parts(np.float64)), nn.CrossEntropyLoss(), x, t, strategy)
+        assert not calls
+    large = nn.Sequential(nn.Linear(7, 2400, rng=0), nn.Tanh(), nn.Linear(2400, 3, rng=1))
+    take(large, nn.CrossEntropyLoss(), x, t, nn.CentralDifference())
+    assert not calls
+
+
+@pytest.mark.parametrize("step", [1e-9, 1e-6, 1e-3, 0.1])
+def test_a_step_that_is_given_is_kept(rng, step):
+    x, t = data(rng, nn.CrossEntropyLoss())
+    model = nn.Sequential(*parts(np.float64))
+    _, found = take(model, nn.CrossEntropyLoss(), x, t, nn.CentralDifference(step))
+    _, expected = take(model, nn.CrossEntropyLoss(), x, t, nn.CentralDifference(step, interpolate=False))
+    for one, other in zip(found, expected, strict=True):
+        assert_close(one, other, 2e-13)
+
+
+@pytest.mark.parametrize("loss", [*LOSSES, nn.CrossEntropyLoss("sum")], ids=repr)
+def test_rows_at_a_kink_are_added(rng, loss, calls):
+    model = nn.Sequential(
+        nn.Linear(7, 6, rng=0, dtype=np.float64), nn.ReLU(), nn.Linear(6, 3, rng=1, dtype=np.float64), nn.LeakyReLU(0.1)
+    )
+    model[2].weight.trainable = False
+    x, t = data(rng, loss, rows=150)
+    x[[3, 70, 149]] = 0
+    x[5] = 0
+    model[0].bias.value[:4] = [0, 1e-13, -3e-13, 0.5]
+    model[2].bias.value[:] = [0.2, -0.3, 0.1]
+    counts = t != 1 if loss == LOSSES[2] else np.ones(150, bool)
+    for step in (None, 2e-13):
+        measured, found = take(model, loss, x, t, nn.CentralDifference(step))
+        left_out = measured.forward_pass.left_out
+        assert left_out.tolist() == [i for i in (3, 5, 70, 149) if counts[i]]
+        one_by_one = nn.CentralDifference(1e-12 if step is None else step, interpolate=False)
+        expected_loss, expected = take(model, loss, x, t, one_by_one)
+        assert float(measured) == pytest.approx(float(expected_loss), rel=1e-13)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other, 2e-13)
+        _, smooth = take(model, loss, x, t)
+        assert any(np.abs(a - b).max() > 1e-4 * np.abs(b).max() for a, b in zip(found, smooth, strict=True) if b.any())
+        assert not found[2].any()
+
+
+def test_differences_tell_progress_and_cost(rng):
+    x, t = data(rng, nn.CrossEntropyLoss(), rows=300)
+    model = nn.Sequential(*parts(np.float32))
+    for p in model.parameters():
+        p.grad[...] = 5
+    cost = nn.CentralDifference().cost(model, nn.CrossEntropyLoss(), x, t)
+    assert all((p.grad == 5).all() for p in model.parameters())
+    count = 2 * sum(p.value.size for p in model.parameters())
+    assert cost.evaluations == count
+    assert 0 < cost.seconds < 1
+    seen = []
+    nn.CentralDifference()(model, nn.CrossEntropyLoss(), x, t, lambda *a: seen.append(a))
+    assert seen == [(count, count)]
+
+
+def test_training_by_differences_goes_the_same_way(rng, piece_by_piece):
+    x, t = data(rng, nn.CrossEntropyLoss(), rows=150)
+
+    def train():
+        model = nn.Sequential(*parts(np.float64))
+        trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.Adam(model.parameters(), 1e-2), nn.CentralDifference())
+        trainer.fit(x, t, epochs=5, rng=0, progress=False)
+        return trainer.predict(x)
+
+    found = train()
+    piece_by_piece()
+    assert_close(found, train(), 1e-10)

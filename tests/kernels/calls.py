@@ -40,7 +40,7 @@ NETWORK = {"[0]": (OUTPUTS, INPUTS), "[1]": (OUTPUTS,), "[2]": (CLASSES, OUTPUTS
 
 
 def optimize(rule, arrays):
-    names = ["values", "gradients", "means", "squares"]
+    names = ["values", "gradients", "means", "squares", "largest"]
     lists = [[arrays[f"{name}[{i}]"] for i in range(2) if f"{name}[{i}]" in arrays] for name in names]
     kernels.optimizer_update(rule, *lists, rate=0.1, beta1=0.9, beta2=0.9, eps=1e-3)
 
@@ -121,6 +121,12 @@ CALLS = {
         [f"{name}[{i}]" for name in ("values", "means", "squares") for i in range(2)],
         [],
     ),
+    "optimizer_update, amsgrad": (
+        lambda a: optimize("amsgrad", a),
+        {f"{name}[{i}]": (3, 5) for name in ("values", "gradients", "means", "squares", "largest") for i in range(2)},
+        [f"{name}[{i}]" for name in ("values", "means", "squares", "largest") for i in range(2)],
+        [],
+    ),
     "a network": (
         lambda a: network(a, outputs=[a[f"outputs[{i}]"] for i in range(3)]),
         {
@@ -178,6 +184,25 @@ CALLS = {
     "selected_products": (
         lambda a: _kernels.selected_products(a["a"], a["b"], np.arange(0, OUTPUTS * INPUTS, 3), a["out"]),
         {"out": (len(range(0, OUTPUTS * INPUTS, 3)),), "a": (OUTPUTS, ROWS), "b": (ROWS, INPUTS)},
+        ["out"],
+        [],
+    ),
+    "moved_copies": (
+        lambda a: _kernels.moved_copies(a["x"], np.zeros((1, 3), np.intp), a["value"], a["out"]),
+        {"out": (ROWS, 7), "x": (7,), "value": (ROWS, 3)},
+        ["out"],
+        [],
+    ),
+    "change_quotients": (
+        lambda a: _kernels.change_quotients(a["y"], a["weight"], a["noise"], a["end"], a["step"], 0, 1e-3, a["out"]),
+        {
+            "out": (3, 8),
+            "y": (4, 2, ROWS, 4, 1),
+            "weight": (ROWS, 4),
+            "noise": (ROWS, 4),
+            "end": (4, 8),
+            "step": (8,),
+        },
         ["out"],
         [],
     ),
