@@ -24,6 +24,7 @@ import peers
 # isort: split
 import numpy as np
 from accuracy_tables import accuracy
+from call_tables import calls
 from checker_tables import checking, mistakes, right
 from composition_tables import composition, structure
 from depth_tables import depth, forms, learnt, selected
@@ -34,6 +35,7 @@ from networks import NumpyNetwork, classifier
 from peers import Peer, import_torch, ratio
 from side_by_side import Way, measure, seconds, table
 from sweep import cross_entropy_ways, faster, softmax_sweep, stacks, sweep
+from thread_tables import threads
 
 import nnframe as nn
 
@@ -65,9 +67,9 @@ def product_ways(shape: tuple[int, ...], dtype: type) -> dict[str, Way]:
     return ways
 
 
-def with_threads(threads: int, way: Any) -> Callable[[], object]:
+def with_threads(count: int, way: Any) -> Callable[[], object]:
     def run() -> None:
-        nn.set_num_threads(threads)
+        nn.set_num_threads(count)
         way()
 
     return run
@@ -75,21 +77,21 @@ def with_threads(threads: int, way: Any) -> Callable[[], object]:
 
 def scaling(full: bool) -> str:
     """Products on one thread and on all, and what one core could do at most."""
-    threads = nn.get_num_threads()
+    count = nn.get_num_threads()
     rows = []
     for shape in PRODUCTS:
         if 2 * math.prod(shape) < 10e6:
             continue
         for dtype in (np.float32, np.float64):
             way = product_ways(shape, dtype)["nnframe"]
-            times = measure({"one": with_threads(1, way), "all": with_threads(threads, way)}, 9)
+            times = measure({"one": with_threads(1, way), "all": with_threads(count, way)}, 9)
             limit = peak(np.dtype(dtype).name)
             rate = 2 * math.prod(shape) / times["one"]
             of_peak = "-" if limit is None else f"{rate / limit:.2f}"
             row = [", ".join(map(str, shape)), np.dtype(dtype).name, f"{rate / 1e9:.0f}", of_peak]
             rows.append([*row, f"{times['one'] / times['all']:.2f}"])
-    nn.set_num_threads(threads)
-    header = ["batch, m, k, n", "dtype", "GFLOP/s, 1 thread", "of the core's peak", f"{threads} threads over 1"]
+    nn.set_num_threads(count)
+    header = ["batch, m, k, n", "dtype", "GFLOP/s, 1 thread", "of the core's peak", f"{count} threads over 1"]
     return "batched_matmul, products of at least 10 MFLOP\n\n" + table(header, rows)
 
 
@@ -142,29 +144,6 @@ def step(full: bool) -> str:
 
 
 WAYS = ["nnframe", "NumPy", "PyTorch"]
-
-
-def calls(full: bool) -> str:
-    """What the smallest call costs, and a prediction for one row."""
-    one, labels, pair = np.ones((1, 2), np.float32), np.zeros(1, np.int64), [np.ones(2, np.float32) for _ in range(4)]
-    out, model = np.empty((1, 1), np.float32), classifier([64, 32, 10], nn.ReLU, np.float32)
-    trainer = nn.Trainer(model, nn.CrossEntropyLoss(), nn.SGD(model.parameters(), 0.1))
-    row, same = np.ones((1, 64), np.float32), np.empty((1, 2), np.float32)
-    k = nn.kernels
-    ways = {
-        "batched_matmul": lambda: k.batched_matmul(one, one, transpose_b=True, out=out),
-        "linear": lambda: k.linear(one, one, out=out),
-        "softmax_cross_entropy": lambda: k.softmax_cross_entropy(one, labels, out=same),
-        "softmax": lambda: k.softmax(one, out=same),
-        "activation": lambda: k.activation("relu", one, out=same),
-        "activation_backward": lambda: k.activation_backward("relu", one, one, one, out=same),
-        "activation_difference": lambda: k.activation_difference("relu", one, one, one, out=same),
-        "optimizer_update": lambda: k.optimizer_update("sgd", pair[:1], pair[1:2], rate=0.1),
-        "64-32-10, model(x) of one row": lambda: model(row),
-        "64-32-10, trainer.predict(x) of one row": lambda: trainer.predict(row),
-    }
-    rows = [[name, seconds(time)] for name, time in measure(ways).items()]
-    return "the smallest call of each kernel\n\n" + table(["call", "time"], rows)
 
 
 def optimizer(full: bool) -> str:
@@ -237,11 +216,11 @@ def activation(full: bool) -> str:
 
 def copies(source: np.ndarray, target: np.ndarray) -> Callable[[], object]:
     """Copy by as many threads as nnframe uses, each its part."""
-    threads = nn.get_num_threads()
-    if threads == 1:
+    count = nn.get_num_threads()
+    if count == 1:
         return lambda: np.copyto(target, source)
-    pool = concurrent.futures.ThreadPoolExecutor(threads)
-    parts = list(zip(np.array_split(target, threads), np.array_split(source, threads), strict=True))
+    pool = concurrent.futures.ThreadPoolExecutor(count)
+    parts = list(zip(np.array_split(target, count), np.array_split(source, count), strict=True))
     return lambda: list(pool.map(lambda part: np.copyto(*part), parts))
 
 
@@ -303,7 +282,7 @@ TABLES = {
     "accuracy": accuracy, "mistakes": mistakes, "right": right, "checking": checking,
     "composition": composition, "structure": structure, "depth": depth, "learnt": learnt, "selected": selected,
     "forms": forms, "large": large, "training": training, "interrupts": interrupts,
-    "sweep": sweep, "stacks": stacks, "softmax_sweep": softmax_sweep, "scaling": scaling,
+    "sweep": sweep, "stacks": stacks, "softmax_sweep": softmax_sweep, "scaling": scaling, "threads": threads,
     "softmax": softmax, "activation": activation, "step": step, "tiles": tiles, "calls": calls,
     "optimizer": optimizer, "avx2": avx2,
 }  # fmt: skip

@@ -20,6 +20,10 @@
 #include "network.inc.h"
 #include "optimizer.inc.h"
 
+#include "convolution.inc.h"
+#include "pooling.inc.h"
+#include "channels.inc.h"
+
 static const nnf_kernels FN(kernels) = {
     .matmul = FN(matmul),
     .softmax_cross_entropy = FN(softmax_cross_entropy),
@@ -34,4 +38,10 @@ static const nnf_kernels FN(kernels) = {
     .difference_gradient = FN(difference_gradient),
     .difference_curves = FN(difference_curves),
     .selected_products = FN(selected_products),
+
+    .convolution = FN(convolution),
+    .convolution_input_gradient = FN(convolution_input_gradient),
+    .convolution_weight_gradient = FN(convolution_weight_gradient),
+    .pooling = FN(pooling),
+    .convolution_difference = FN(convolution_difference),
 };

@@ -28,38 +28,6 @@ NNF_INLINE int FN(one_class)(const nnf_softmax_cross_entropy *p) { return !p->ta
 
 /* ---- one row, vectors along it ---- */
 
-static T FN(row_maximum)(const T *x, intptr_t n) {
-    enum { AT_ONCE = 4 };
-    V most[AT_ONCE];
-    T lanes[LANES], largest = -(T)HUGE_VAL;
-    intptr_t i = 0;
-    NNF_UNROLL for (int j = 0; j < AT_ONCE; j++) most[j] = v_set1(-(T)HUGE_VAL);
-    for (; i + AT_ONCE * LANES <= n; i += AT_ONCE * LANES)
-        NNF_UNROLL for (int j = 0; j < AT_ONCE; j++) most[j] = v_max(v_load(x + i + j * LANES), most[j]);
-    for (; i + LANES <= n; i += LANES)
-        most[0] = v_max(v_load(x + i), most[0]);
-    v_store(lanes, v_max(v_max(most[0], most[1]), v_max(most[2], most[3])));
-    for (intptr_t j = 0; j < LANES; j++)
-        largest = lanes[j] > largest ? lanes[j] : largest;
-    for (; i < n; i++)
-        largest = x[i] > largest ? x[i] : largest;
-    return largest;
-}
-
-/* The sum of a vector's lanes, in pairs. */
-NNF_INLINE T FN(sum_of_lanes)(V a) {
-    T lanes[LANES];
-    v_store(lanes, a);
-    NNF_UNROLL for (intptr_t half = LANES / 2; half > 0; half /= 2) NNF_UNROLL for (intptr_t j = 0; j < half; j++)
-        lanes[j] += lanes[j + half];
-    return lanes[0];
-}
-
-/* a where the mask is set, else b */
-NNF_INLINE VI FN(vector_choose)(VI mask, VI a, VI b) {
-    return LANES == 1 ? (mask & 1) * a + (1 - (mask & 1)) * b : (mask & a) | (~mask & b);
-}
-
 /* 0, 1, 2, ... */
 NNF_INLINE VI FN(lane_numbers)(void) {
     TI numbers[LANES];
@@ -67,6 +35,45 @@ NNF_INLINE VI FN(lane_numbers)(void) {
     NNF_UNROLL for (int j = 0; j < (int)LANES; j++) numbers[j] = j;
     memcpy(&lanes, numbers, sizeof lanes);
     return lanes;
+}
+
+/* The sum of a vector's lanes: second half to first half, and so on. */
+NNF_INLINE T FN(sum_of_lanes)(V a) {
+    T lanes[LANES];
+    v_store(lanes, FN(add_lanes)(1, &a));
+    return lanes[0];
+}
+
+/* The largest lane, in the same way. */
+NNF_INLINE T FN(largest_lane)(V a) {
+    T lanes[LANES];
+#if NNF_VECTOR_BYTES > 0
+    NNF_UNROLL for (int round = 1; round < (int)LANES; round *= 2) a =
+        v_max(NNF_SHUFFLE(a, a, NNF_LOW), NNF_SHUFFLE(a, a, NNF_HIGH));
+#endif
+    v_store(lanes, a);
+    return lanes[0];
+}
+
+static T FN(row_maximum)(const T *x, intptr_t n) {
+    enum { AT_ONCE = 4 };
+    const V least = v_set1(-(T)HUGE_VAL);
+    V most[AT_ONCE];
+    intptr_t i = 0;
+    NNF_UNROLL for (int j = 0; j < AT_ONCE; j++) most[j] = least;
+    for (; i + AT_ONCE * LANES <= n; i += AT_ONCE * LANES)
+        NNF_UNROLL for (int j = 0; j < AT_ONCE; j++) most[j] = v_max(v_load(x + i + j * LANES), most[j]);
+    for (; i + LANES <= n; i += LANES)
+        most[0] = v_max(v_load(x + i), most[0]);
+    if (i < n)
+        most[1] = v_max(v_select(FN(lane_numbers)() < FN(vector_set1_bits)((TI)(n - i)), v_load_n(x + i, n - i), least),
+                        most[1]);
+    return FN(largest_lane)(v_max(v_max(most[0], most[1]), v_max(most[2], most[3])));
+}
+
+/* a where the mask is set, else b */
+NNF_INLINE VI FN(vector_choose)(VI mask, VI a, VI b) {
+    return LANES == 1 ? (mask & 1) * a + (1 - (mask & 1)) * b : (mask & a) | (~mask & b);
 }
 
 /* y = exp(x - shift) for whole vectors from `at` to `end`, added to two sums; y may be NULL. */
@@ -117,8 +124,7 @@ static void FN(row_scale)(T *y, intptr_t n, T factor) {
     intptr_t i = 0;
     for (; i + LANES <= n; i += LANES)
         v_store(y + i, v_load(y + i) * v_set1(factor));
-    for (; i < n; i++)
-        y[i] *= factor;
+    if (i < n) v_store_n(y + i, v_load_n(y + i, n - i) * v_set1(factor), n - i);
 }
 
 /* Whether a row is ignored; then it is done. */
@@ -129,16 +135,31 @@ NNF_INLINE int FN(left_out)(const nnf_softmax_cross_entropy *p, intptr_t row, T 
     return 1;
 }
 
-static void FN(row_of_one_class)(const nnf_softmax_cross_entropy *p, intptr_t row) {
+/* What some rows leave for their losses, q (log1p(rest) - behind): logarithms are taken of LANES rows at a time. */
+#undef losses_t
+#define losses_t FN(losses_t)
+typedef struct {
+    T rest[LANES], behind[LANES], q[LANES];
+} losses_t;
+
+static void FN(put_losses)(const losses_t *of, intptr_t rows, double *losses) {
+    T lanes[LANES];
+    v_store(lanes, v_load(of->q) * (v_log1p_up(v_load(of->rest)) - v_load(of->behind)));
+    for (intptr_t r = 0; r < rows; r++)
+        losses[r] = (double)lanes[r];
+}
+
+static void FN(row_of_one_class)(const nnf_softmax_cross_entropy *p, intptr_t row, losses_t *losses, intptr_t lane) {
     const intptr_t n = p->classes, label = p->labels ? (intptr_t)p->labels[row] : -1;
     const T *x = (const T *)p->logits + row * p->logits_row;
     T *y = p->grad ? (T *)p->grad + row * n : NULL, own;
+    losses->rest[lane] = losses->behind[lane] = losses->q[lane] = 0;
     if (FN(left_out)(p, row, y)) return;
     const T shift = FN(row_maximum)(x, n), q = p->weights && p->labels ? ((const T *)p->weights)[label] : 1;
-    const double behind = label < 0 ? 0 : (double)x[label] - (double)shift; /* before y overwrites x */
+    const T behind = label < 0 ? 0 : x[label] - shift; /* before y overwrites x */
     const T rest = FN(row_exp)(x, n, shift, y, label, &own);
-    if (p->losses)
-        p->losses[row] = (double)q * (behind == 0 ? log1p((double)rest) : log((double)rest + (double)own) - behind);
+    losses->rest[lane] = behind == 0 ? rest : rest - 1 + own; /* where another class has e = 1 */
+    losses->behind[lane] = behind, losses->q[lane] = q;
     if (!y) return;
     const T factor = (T)p->scale * q / (rest + own);
     FN(row_scale)(y, n, factor);
@@ -376,13 +397,20 @@ static void FN(few_classes)(const nnf_softmax_cross_entropy *p, intptr_t first, 
 /* Rows first .. end - 1, on the calling thread. */
 static void FN(softmax_cross_entropy_rows)(const nnf_softmax_cross_entropy *p, intptr_t first, intptr_t end) {
     const int few = p->classes <= NNF_FEW_CLASSES, one_class = FN(one_class)(p);
-    for (intptr_t row = first; row < end; row += few ? LANES : 1)
-        if (few)
-            FN(few_classes)(p, row, end - row < LANES ? end - row : LANES);
-        else if (one_class)
-            FN(row_of_one_class)(p, row);
-        else
-            FN(row_of_targets)(p, row);
+    losses_t losses = {0};
+    for (intptr_t row = first; row < end; row += LANES) {
+        const intptr_t rows = end - row < LANES ? end - row : LANES;
+        if (few) {
+            FN(few_classes)(p, row, rows);
+            continue;
+        }
+        for (intptr_t lane = 0; lane < rows; lane++)
+            if (one_class)
+                FN(row_of_one_class)(p, row + lane, &losses, lane);
+            else
+                FN(row_of_targets)(p, row + lane);
+        if (one_class && p->losses) FN(put_losses)(&losses, rows, p->losses + row);
+    }
 }
 
 static void FN(softmax_task)(void *context, intptr_t task) {

@@ -18,9 +18,11 @@
 #undef PANEL
 #undef BLOCK_M
 #undef FEW_ROWS
-#define PANEL    (NNF_TILE_VECTORS * LANES) /* columns of a panel of B */
-#define BLOCK_M  (NNF_BLOCK_M_TILES * TILE_ROWS)
-#define FEW_ROWS (NNF_FEW_ROWS_TILES * TILE_ROWS)
+#undef MANY_ROWS
+#define PANEL     (NNF_TILE_VECTORS * LANES) /* columns of a panel of B */
+#define BLOCK_M   (NNF_BLOCK_M_TILES * TILE_ROWS)
+#define FEW_ROWS  (NNF_FEW_ROWS_TILES * TILE_ROWS)
+#define MANY_ROWS (NNF_MANY_ROWS_TILES * TILE_ROWS)
 
 /* ---- packing ---- */
 
@@ -171,6 +173,7 @@ static void FN(multiply_columns)(const block_t *block, intptr_t first, intptr_t 
                 .a_col = p->a_col,
                 .b_row = block->panel_row,
                 .c_row = p->c_row,
+                .ahead = NNF_ROWS_AHEAD * block->panel_row,
                 .add = p->add || block->first_k > 0};
     for (intptr_t s = 0, i = 0; s < strips; s++) {
         const intptr_t height = FN(strip_height)(rows, strips, s);
@@ -181,7 +184,7 @@ static void FN(multiply_columns)(const block_t *block, intptr_t first, intptr_t 
             const T *b = block->panels + (block->packed ? j / PANEL * block->panel : j);
             t.tail = columns - (vectors - 1) * LANES;
             t.bias = p->bias ? (const T *)p->bias + block->first_n + j : NULL;
-            FN(tile_of)(vectors, height, t.tail == LANES, t.a_row == 1)(&t, numbers, b, c + i * p->c_row + j);
+            FN(tile_of)(vectors, height, t.tail, t.a_row == 1)(&t, numbers, b, c + i * p->c_row + j);
         }
         i += height;
     }
@@ -191,7 +194,7 @@ static void FN(multiply_columns)(const block_t *block, intptr_t first, intptr_t 
 NNF_INLINE intptr_t FN(short_vectors)(const nnf_matmul *p, intptr_t n, int packed) {
     const intptr_t vectors = (n + LANES - 1) / LANES;
     intptr_t most = packed ? NNF_TILE_VECTORS : vectors < NNF_SHORT_VECTORS ? vectors : NNF_SHORT_VECTORS;
-    if (p->k == 0 || p->m < NNF_SHORT_LEAST) return 0;
+    if (p->k == 0 || (p->m < NNF_SHORT_LEAST && p->k > 1)) return 0;
     while (most > 0 && p->k > FN(short_k)(most))
         most--;
     return packed && most < NNF_TILE_VECTORS && vectors > most ? 0 : most;
@@ -359,7 +362,7 @@ static void FN(put_turned)(const nnf_matmul *p, const T *from, intptr_t rows, T 
             c[i * p->c_row + j] = from[j * NNF_TURNED_ROWS + i];
 }
 
-/* C's rows `first` .. `first + rows`, at most NNF_TURNED_ROWS. */
+/* C's rows `first` .. `first + rows`, at most NNF_TURNED_ROWS unless C is one column. */
 static void FN(multiply_turned)(const nnf_matmul *p, const T *a, const T *b, T *c, intptr_t first, intptr_t rows) {
     T scratch[NNF_MOST_FEW * NNF_TURNED_ROWS];
     const int direct = p->n == 1 && p->c_row == 1;
@@ -413,14 +416,16 @@ static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t cou
                 .tail = p->n - (vectors - 1) * LANES,
                 .bias = p->bias,
                 .add = p->add};
-    const intptr_t height = FN(strip_height)(p->m, strips, 0);
-    const int whole = t.tail == LANES, packed_a = t.a_row == 1, pack = FN(must_pack)(p);
-    const tile_function_t first_tile = FN(tiles)[vectors - 1][height - 1][whole][packed_a];
-    const tile_function_t second_tile = FN(tiles)[vectors - 1][p->m - height - (strips > 1)][whole][packed_a];
+    const intptr_t height = FN(strip_height)(p->m, strips, 0), low = FN(strip_height)(p->m, strips, strips - 1);
+    const intptr_t high_strips = p->m % strips;
+    const int pack = FN(must_pack)(p);
+    const tile_function_t high_tile = FN(tile_of)(vectors, height, t.tail, t.a_row == 1);
+    const tile_function_t low_tile = FN(tile_of)(vectors, low, t.tail, t.a_row == 1);
     intptr_t at = 0; /* of this matrix among those packed together */
     if (pack) t.b_row = PANEL;
+    const intptr_t near = NNF_ROWS_AHEAD * t.b_row, far = pack || p->b_batch == 0 ? near : p->b_batch;
     const short_function_t by_rows =
-        FN(short_vectors)(p, p->n, 0) == vectors ? FN(shorts)[vectors - 1][p->k - 1][whole] : NULL;
+        FN(short_vectors)(p, p->n, 0) == vectors ? FN(shorts)[vectors - 1][p->k - 1][t.tail == LANES] : NULL;
     for (intptr_t i = 0; i < count; i++) {
         const T *a = (const T *)p->a + (first + i) * p->a_batch, *b = (const T *)p->b + (first + i) * p->b_batch;
         T *c = (T *)p->c + (first + i) * p->c_batch;
@@ -430,11 +435,16 @@ static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t cou
             b = packed + at * p->n;
             at = at + 1 < together ? at + 1 : 0;
         }
-        if (by_rows)
-            by_rows(&t, p->m, a, b, c);
-        else
-            first_tile(&t, a, b, c);
-        if (!by_rows && strips > 1) second_tile(&t, a + height * p->a_row, b, c + height * p->c_row);
+        if (by_rows) by_rows(&t, p->m, a, b, c);
+        intptr_t row = 0;
+        t.ahead = near;
+        for (intptr_t s = 0; !by_rows && s + 1 < strips; s++) {
+            const int is_high = s < high_strips;
+            (is_high ? high_tile : low_tile)(&t, a + row * p->a_row, b, c + row * p->c_row);
+            row += is_high ? height : low;
+        }
+        t.ahead = far; /* the last strip asks for the next matrix B */
+        if (!by_rows) low_tile(&t, a + row * p->a_row, b, c + row * p->c_row);
         if (p->activation != NNF_IDENTITY)
             for (intptr_t row = 0; row < p->m; row++)
                 FN(activation_forward)(p->activation, p->alpha, p->n, c + row * p->c_row, c + row * p->c_row);
@@ -443,9 +453,10 @@ static void FN(one_panel_each)(const nnf_matmul *p, intptr_t first, intptr_t cou
 
 /* One product on one thread. */
 static void FN(multiply_whole)(const nnf_matmul *p, const T *a, const T *b, T *c) {
+    const intptr_t step = p->n == 1 && p->c_row == 1 ? p->m : NNF_TURNED_ROWS; /* one column needs no scratch */
     if (FN(should_turn)(p))
-        for (intptr_t i = 0; i < p->m; i += NNF_TURNED_ROWS)
-            FN(multiply_turned)(p, a, b, c, i, p->m - i < NNF_TURNED_ROWS ? p->m - i : NNF_TURNED_ROWS);
+        for (intptr_t i = 0; i < p->m; i += step)
+            FN(multiply_turned)(p, a, b, c, i, p->m - i < step ? p->m - i : step);
     else
         FN(multiply)(p, a, b, c, 1);
 }
@@ -455,7 +466,7 @@ static void FN(matrices_task)(void *context, intptr_t task) {
     const nnf_matmul *p = batch->p;
     const intptr_t first = task * batch->matrices_a_task, left = p->batch - first;
     const intptr_t count = left < batch->matrices_a_task ? left : batch->matrices_a_task;
-    if (p->n <= PANEL && p->m <= FEW_ROWS && p->k * PANEL <= NNF_SMALL_B && !FN(should_turn)(p)) {
+    if (p->n <= PANEL && p->m <= MANY_ROWS && p->k * PANEL <= NNF_SMALL_B && !FN(should_turn)(p)) {
         FN(one_panel_each)(p, first, count);
         return;
     }
@@ -500,22 +511,29 @@ static nnf_matmul FN(folded)(const nnf_matmul *p) {
     return one;
 }
 
+/* About how long one matrix takes, in nanoseconds: by its sums, in vectors that are partly empty, or by its bytes. */
+static double FN(time_of_matrix)(const nnf_matmul *p, int by_dots) {
+    const double m = (double)p->m, n = (double)p->n, k = (double)p->k;
+    const double columns = (double)((p->n + LANES - 1) / LANES * LANES), entries = m * k + k * n + m * n;
+    const double sums = by_dots ? m * n * (k + 4 * DOT_LANES) : m * columns * (k + 1), bytes = entries * sizeof(T);
+    return sums * sizeof(T) / NNF_SUM_BYTES > bytes / NNF_STREAM_BYTES ? sums * sizeof(T) / NNF_SUM_BYTES
+                                                                       : bytes / NNF_STREAM_BYTES;
+}
+
 static void FN(matmul)(const nnf_matmul *given) {
     const nnf_matmul p = FN(folded)(given);
     if (p.batch == 0 || p.m == 0 || p.n == 0) return;
-    const intptr_t columns = (p.n + LANES - 1) / LANES * LANES; /* a vector costs the same with one lane in use */
-    const double flops = 2.0 * (double)p.m * (double)columns * (double)(p.k + 1);
-    const int threads = flops * (double)p.batch < 2 * NNF_TASK_FLOPS ? 1 : nnf_get_num_threads();
     batch_t batch = {&p, p.batch};
     dots_t dots;
-    if (FN(by_dots)(&p, &dots)) {
+    const int by_dots = FN(by_dots)(&p, &dots);
+    const double time = FN(time_of_matrix)(&p, by_dots);
+    const int threads = nnf_threads_for(time * (double)p.batch);
+    if (by_dots)
         FN(dots)(&dots, threads);
-        return;
-    }
-    if (threads == 1)
+    else if (threads == 1)
         FN(matrices_task)(&batch, 0);
-    else if (p.batch >= 2 * threads || flops < 2 * NNF_TASK_FLOPS) {
-        const double enough = NNF_TASK_FLOPS / flops; /* matrices of a task */
+    else if (p.batch >= 2 * threads || time < 2 * NNF_TASK_NANOSECONDS) {
+        const double enough = NNF_TASK_NANOSECONDS / time; /* matrices of a task */
         batch.matrices_a_task = (p.batch + 4 * threads - 1) / (4 * threads);
         if ((double)batch.matrices_a_task < enough) batch.matrices_a_task = (intptr_t)enough;
         nnf_parallel((p.batch + batch.matrices_a_task - 1) / batch.matrices_a_task, FN(matrices_task), &batch);

@@ -117,6 +117,7 @@ static int FN(by_dots)(const nnf_matmul *p, dots_t *d) {
     if (p->n > NNF_MOST_FEW && (!p->any_order || p->b_row != 1 || p->m > NNF_MOST_FEW)) return 0;
     if (p->b_row != 1 && p->n * p->k > NNF_PACKED_FEW) return 0;
     if (d->turned && p->a_col != 1 && p->k > NNF_PACKED_FEW) return 0;
+    if (p->m == 1 && p->n == 1 && p->b_row == 1 && p->a_col == 1 && p->any_order && p->batch > 1) return 1;
     const intptr_t matrices = (d->turned ? p->b_batch : p->a_batch) == 0 ? 1 : p->batch;
     d->streams = (double)matrices * (double)d->many * (double)p->k * sizeof(T) > NNF_STREAM;
     const intptr_t vectors = (p->n + DOT_LANES - 1) / DOT_LANES, m = p->any_order ? p->m : 1 << 10;
@@ -215,12 +216,52 @@ static void FN(dots_of_matrix)(const dots_t *d, intptr_t matrix, intptr_t first,
             FN(activation_forward)(p->activation, p->alpha, p->n, c + r * p->c_row, c + r * p->c_row);
 }
 
+/* A sum before its lanes are added. */
+NNF_INLINE V FN(dot_lanes)(intptr_t k, const T *x, const T *y) {
+    V sum[DOT_PARTS];
+    NNF_UNROLL for (int part = 0; part < DOT_PARTS; part++) sum[part] = v_set1(0);
+    for (; k > 0; k -= DOT_LANES, x += DOT_LANES, y += DOT_LANES)
+        NNF_UNROLL for (int part = 0; part < DOT_PARTS; part++) {
+            const intptr_t left = k - part * LANES;
+            if (left >= LANES)
+                sum[part] += v_load(x + part * LANES) * v_load(y + part * LANES);
+            else if (left > 0)
+                sum[part] += v_load_n(x + part * LANES, left) * v_load_n(y + part * LANES, left);
+        }
+    NNF_UNROLL for (int half = DOT_PARTS / 2; half > 0; half /= 2) NNF_UNROLL for (int part = 0; part < half; part++)
+        sum[part] += sum[part + half];
+    return sum[0];
+}
+
+/* Products of one row and one column: the lanes of some matrices' sums are added at once. */
+static void FN(single_dots)(const nnf_matmul *p, intptr_t first, intptr_t count) {
+    enum { AT_ONCE = LANES < 4 ? LANES : 4 };
+    T sums[LANES];
+    for (intptr_t i = first; i < first + count; i += AT_ONCE) {
+        const intptr_t here = first + count - i < AT_ONCE ? first + count - i : AT_ONCE;
+        V sum[AT_ONCE];
+        NNF_UNROLL for (int j = 0; j < AT_ONCE; j++) {
+            const intptr_t matrix = i + (j < here ? j : 0);
+            sum[j] = FN(dot_lanes)(p->k, (const T *)p->a + matrix * p->a_batch, (const T *)p->b + matrix * p->b_batch);
+        }
+        v_store(sums, FN(add_lanes)(AT_ONCE, sum));
+        for (intptr_t j = 0; j < here; j++)
+            ((T *)p->c)[(i + j) * p->c_batch] = sums[j];
+    }
+}
+
 static void FN(dots_task)(void *context, intptr_t task) {
     const dots_t *d = context;
     T packed[NNF_PACKED_FEW];
     const intptr_t matrix = task / d->tasks_a_matrix * d->matrices_a_task,
                    first = task % d->tasks_a_matrix * d->rows_a_task;
     const intptr_t rows = d->many - first < d->rows_a_task ? d->many - first : d->rows_a_task;
+    const nnf_matmul *p = d->p;
+    if (p->m == 1 && p->n == 1 && d->few_col == 1 && !p->add && !p->bias && p->activation == NNF_IDENTITY) {
+        const intptr_t left = p->batch - matrix;
+        FN(single_dots)(p, matrix, left < d->matrices_a_task ? left : d->matrices_a_task);
+        return;
+    }
     for (intptr_t i = matrix; i < matrix + d->matrices_a_task && i < d->p->batch; i++)
         FN(dots_of_matrix)(d, i, first, rows, packed);
 }

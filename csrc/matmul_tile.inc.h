@@ -18,9 +18,10 @@
 typedef struct {
     intptr_t k;
     intptr_t a_row, a_col, b_row, c_row;
-    intptr_t tail; /* lanes of the last vector of columns, 1 .. LANES */
-    int add;       /* add to what C holds; otherwise C is not read */
-    const T *bias; /* of the first column; NULL: none; only read if add is 0 */
+    intptr_t ahead; /* of the row of B that is multiplied, what is asked for: NNF_ROWS_AHEAD rows, or the next matrix */
+    intptr_t tail;  /* lanes of the last vector of columns, 1 .. LANES */
+    int add;        /* add to what C holds; otherwise C is not read */
+    const T *bias;  /* of the first column; NULL: none; only read if add is 0 */
 } tile_t;
 
 typedef void (*tile_function_t)(const tile_t *t, const T *a, const T *b, T *c);
@@ -53,11 +54,18 @@ typedef void (*tile_function_t)(const tile_t *t, const T *a, const T *b, T *c);
 #define NNF_LOAD_COLUMNS(p, n, N, whole)                                                                               \
     ((whole) || (n) + 1 < (N) ? v_load((p) + (n) * LANES) : v_load_n((p) + (n) * LANES, t->tail))
 
+/* A's rows that come next, as many as this tile has, are asked for at each k in turn, where they are not packed. */
+#undef NNF_FETCH_NEXT
+#define NNF_FETCH_NEXT(next, R)                                                                                        \
+    NNF_UNROLL for (int line = 0; line < ((R) * (int)sizeof(T) + 63) / 64; line++) NNF_FETCH(next + 64 * line, 0);     \
+    next += (R) * sizeof(T)
+
 #define NNF_TILE(R, N, form, whole, row)                                                                               \
     NNF_TILE_ATTRIBUTE static void FN(tile_##R##x##N##_##form)(const tile_t *t, const T *a, const T *b, T *c) {        \
         V sum[R][N];                                                                                                   \
         const intptr_t a_row = row, a_col = t->a_col, b_row = t->b_row, c_row = t->c_row;                              \
-        const intptr_t ahead = NNF_ROWS_AHEAD * b_row;                                                                 \
+        const intptr_t ahead = t->ahead;                                                                               \
+        const char *next = (const char *)(a + R * a_row);                                                              \
         NNF_UNROLL for (int n = 0; n < N; n++) {                                                                       \
             const V start = t->bias && !t->add ? NNF_LOAD_COLUMNS(t->bias, n, N, whole) : v_set1(0);                   \
             NNF_UNROLL for (int r = 0; r < R; r++) sum[r][n] = start;                                                  \
@@ -65,9 +73,15 @@ typedef void (*tile_function_t)(const tile_t *t, const T *a, const T *b, T *c);
         if (t->add) NNF_UNROLL                                                                                         \
         for (int r = 0; r < R; r++)                                                                                    \
             NNF_UNROLL for (int n = 0; n < N; n++) sum[r][n] = NNF_LOAD_COLUMNS(c + r * c_row, n, N, whole);           \
+        if (!t->add) NNF_UNROLL                                                                                        \
+        for (int r = 0; r < R; r++)                                                                                    \
+            NNF_UNROLL for (int n = 0; n < N; n++) NNF_FETCH(c + r * c_row + n * LANES, 1);                            \
         for (intptr_t k = t->k; k > 0; k--) {                                                                          \
             V columns[N];                                                                                              \
             NNF_UNROLL for (int n = 0; n < N; n++) NNF_FETCH(b + ahead + n * LANES, 0);                                \
+            if ((row) != 1) {                                                                                          \
+                NNF_FETCH_NEXT(next, R);                                                                               \
+            }                                                                                                          \
             NNF_UNROLL for (int n = 0; n < N; n++) columns[n] = NNF_LOAD_COLUMNS(b, n, N, whole);                      \
             NNF_UNROLL for (int r = 0; r < R; r++) {                                                                   \
                 const V number = v_set1(a[r * a_row]);                                                                 \
@@ -146,7 +160,75 @@ static const tile_function_t FN(wide_tiles)[WIDE_VECTORS - NNF_TILE_VECTORS][WID
     {NNF_FEW_ROWS(NNF_TILE_ENTRY, 3)},
     {NNF_FEW_ROWS(NNF_TILE_ENTRY, 4)},
 };
-NNF_INLINE tile_function_t FN(tile_of)(intptr_t vectors, intptr_t rows, int whole, int packed) {
+
+/* Tiles whose last vector is at most half full, after W whole ones: some processors with 64-byte vectors multiply two
+ * halves at a time. */
+#if NNF_VECTOR_BYTES == 64 && defined(__x86_64__)
+#undef HV
+#define HV FN(half_vector)
+typedef T HV __attribute__((vector_size(32)));
+#if NNF_DOUBLE
+NNF_INLINE HV FN(half_load)(const T *p, intptr_t n) { return (HV)_mm256_maskz_loadu_pd((__mmask8)((1u << n) - 1), p); }
+NNF_INLINE void FN(half_store)(T *p, HV a, intptr_t n) {
+    _mm256_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m256d)a);
+}
+#else
+NNF_INLINE HV FN(half_load)(const T *p, intptr_t n) { return (HV)_mm256_maskz_loadu_ps((__mmask8)((1u << n) - 1), p); }
+NNF_INLINE void FN(half_store)(T *p, HV a, intptr_t n) {
+    _mm256_mask_storeu_ps(p, (__mmask8)((1u << n) - 1), (__m256)a);
+}
+#endif
+
+#define NNF_HALF_TILE(R, W, form, row)                                                                                 \
+    static void FN(half_tile_##R##x##W##_##form)(const tile_t *t, const T *a, const T *b, T *c) {                      \
+        V sum[R];                                                                                                      \
+        HV half[R];                                                                                                    \
+        const intptr_t a_row = row, a_col = t->a_col, b_row = t->b_row, c_row = t->c_row, n = t->tail;                 \
+        const intptr_t ahead = t->ahead, at = W * LANES;                                                               \
+        const char *next = (const char *)(a + R * a_row);                                                              \
+        const T *start = t->add ? c : t->bias;                                                                         \
+        const intptr_t start_row = t->add ? c_row : 0;                                                                 \
+        NNF_UNROLL for (int r = 0; r < R; r++) {                                                                       \
+            sum[r] = W && start ? v_load(start + r * start_row) : v_set1(0);                                           \
+            half[r] = start ? FN(half_load)(start + r * start_row + at, n) : (HV){0};                                  \
+        }                                                                                                              \
+        for (intptr_t k = t->k; k > 0; k--, a += a_col, b += b_row) {                                                  \
+            NNF_FETCH(b + ahead, 0);                                                                                   \
+            if (W) NNF_FETCH(b + ahead + at, 0);                                                                       \
+            if ((row) != 1) {                                                                                          \
+                NNF_FETCH_NEXT(next, R);                                                                               \
+            }                                                                                                          \
+            const V columns = W ? v_load(b) : v_set1(0);                                                               \
+            const HV last = FN(half_load)(b + at, n);                                                                  \
+            NNF_UNROLL for (int r = 0; r < R; r++) {                                                                   \
+                if (W) sum[r] += v_set1(a[r * a_row]) * columns;                                                       \
+                half[r] += a[r * a_row] * last;                                                                        \
+            }                                                                                                          \
+        }                                                                                                              \
+        NNF_UNROLL for (int r = 0; r < R; r++) {                                                                       \
+            if (W) v_store(c + r * c_row, sum[r]);                                                                     \
+            FN(half_store)(c + r * c_row + at, half[r], n);                                                            \
+        }                                                                                                              \
+    }
+#define NNF_HALF_FORMS(R, W) NNF_HALF_TILE(R, W, strided, t->a_row) NNF_HALF_TILE(R, W, packed, 1)
+NNF_EACH_ROWS(NNF_HALF_FORMS, 0)
+NNF_EACH_ROWS(NNF_HALF_FORMS, 1)
+
+/* [whole vectors][rows - 1][packed] */
+#define NNF_HALF_ENTRY(R, W) {FN(half_tile_##R##x##W##_strided), FN(half_tile_##R##x##W##_packed)},
+static const tile_function_t FN(half_tiles)[2][TALL_ROWS][2] = {{NNF_EACH_ROWS(NNF_HALF_ENTRY, 0)},
+                                                                {NNF_EACH_ROWS(NNF_HALF_ENTRY, 1)}};
+#undef NNF_HALF_ENTRY
+#undef NNF_HALF_FORMS
+#undef NNF_HALF_TILE
+#endif
+
+/* The tile for so many rows and vectors of columns, of which the last has `tail` lanes. */
+NNF_INLINE tile_function_t FN(tile_of)(intptr_t vectors, intptr_t rows, intptr_t tail, int packed) {
+    const int whole = tail == LANES;
+#if NNF_VECTOR_BYTES == 64 && defined(__x86_64__)
+    if (vectors <= 2 && tail <= LANES / 2) return FN(half_tiles)[vectors - 1][rows - 1][packed];
+#endif
     return (vectors > NNF_TILE_VECTORS ? FN(wide_tiles)[vectors - NNF_TILE_VECTORS - 1]
                                        : FN(tiles)[vectors - 1])[rows - 1][whole][packed];
 }

@@ -15,11 +15,12 @@ static void some_entries(void *context, intptr_t task) {
     job *j = context;
     const nnf_moved *p = j->p;
     const intptr_t first = task * j->entries, end = first + j->entries < p->count ? first + j->entries : p->count;
-    double *x = malloc((size_t)p->n * sizeof(double));
-    if (!x) {
+    void *memory = malloc(((size_t)p->n + NNF_LINE / sizeof(double)) * sizeof(double));
+    if (!memory) {
         j->failed = 1;
         return;
     }
+    double *x = (double *)(((uintptr_t)memory + NNF_LINE - 1) / NNF_LINE * NNF_LINE);
     memcpy(x, p->x, (size_t)p->n * sizeof(double));
     for (intptr_t i = first; i < end; i++) {
         for (intptr_t k = 0; k < p->values; k++) {
@@ -28,7 +29,7 @@ static void some_entries(void *context, intptr_t task) {
         }
         x[p->index[i]] = p->x[p->index[i]];
     }
-    free(x);
+    free(memory);
 }
 
 int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll) {

@@ -116,6 +116,49 @@ typedef struct {
     double rate, decay, shrink, beta1, beta2, eps;
 } nnf_update;
 
+/* ---- convolution and pooling ----------------------------------------------------------------------------- */
+
+/* y[n, g O + o, i, j] = bias[g O + o] + sum over c, a, b of weight[g O + o, c, a, b] x[n, g C + c, i', j'], with
+ * i' = i stride[0] - padding[0] + a dilation[0], j' alike with b; x is 0 outside of itself. out_size may be any.
+ *
+ * x: (images, groups C, *in_size), weight: (groups O, C, *kernel), y: (images, groups O, *out_size), contiguous; C and
+ * O are in_channels and out_channels, those of a group. kernel, stride, dilation, channels, groups >= 1, padding >= 0.
+ *   convolution                  reads x, weight and bias (groups O, or NULL); overwrites y
+ *   convolution_input_gradient   reads y, as the gradient of the outputs, and weight; overwrites x with that of the
+ *                                inputs, plus bias (groups C, or NULL): a transposed convolution
+ *   convolution_weight_gradient  reads x, and y as the gradient of the outputs; adds to weight and, unless NULL, to
+ * bias (groups O) their gradients Each returns 0 or NNF_NO_MEMORY; then nothing was added to weight and bias, and y and
+ * x hold anything. Sums run in an order that depends on sizes alone: same bits for any number of threads, and with AVX2
+ * as with AVX-512. In the gradient of the weight an entry of x that is not finite may show in other entries of a
+ * channel than those it takes part in. */
+typedef struct {
+    intptr_t images, groups, in_channels, out_channels;
+    intptr_t in_size[2], out_size[2], kernel[2], stride[2], padding[2], dilation[2];
+    void *x, *weight, *bias, *y;
+} nnf_convolution;
+
+/* Windows of planes, of which one at (i, j) has the entries i stride[0] - padding[0] + a dilation[0], a < kernel[0],
+ * and alike for columns. Each window meets its plane. x: (planes, *in_size), y and index: (planes, *out_size),
+ * contiguous. NNF_MAX           y = the largest of each window, NaN where it has one; index = where that is in the
+ * plane: of equal ones the first, of NaNs the last NNF_MAX_GRADIENT  overwrites x with the sum of the y whose index it
+ * is NNF_MAX_CHANGE    y = largest of x + change, less largest of x, without cancellation; index as NNF_MAX has found
+ * it. change: (stack, planes, *in_size), y: (stack, planes, *out_size) NNF_MEAN          y = sum / divisor; where that
+ * is 0, by the number of entries of the window in the plane, or (count_padding) in the padded plane. dilation is 1
+ *   NNF_MEAN_GRADIENT overwrites x with the sum of y / divisor over the windows that hold it
+ * stack: 1, but for NNF_MAX_CHANGE. in_size[0] in_size[1] < 2^31. */
+typedef enum { NNF_MAX, NNF_MAX_GRADIENT, NNF_MAX_CHANGE, NNF_MEAN, NNF_MEAN_GRADIENT } nnf_pass;
+
+typedef struct {
+    nnf_pass which;
+    intptr_t planes, stack;
+    intptr_t in_size[2], out_size[2], kernel[2], stride[2], padding[2], dilation[2];
+    double divisor;
+    int count_padding;
+    void *x, *y;
+    int32_t *index;
+    const void *change;
+} nnf_pooling;
+
 /* ---- networks: stages, from the bottom up, and a loss --------------------------------------------------- */
 
 /* A measured stage is an elementwise function that C does not know: x holds its slopes, y how far its argument may move
@@ -130,6 +173,10 @@ typedef struct {
     intptr_t width;                /* outputs of this stage per row */
     const void *bias;              /* linear: width, or NULL; differences do not read it */
     void *grad_weight, *grad_bias; /* linear: like weight and bias; NULL: not wanted. For nnf_network alone */
+    /* For nnf_convolution_difference alone, NULL otherwise, and weight is NULL where one is not: */
+    const nnf_convolution *convolution; /* groups 1; x, bias and y are not read */
+    const nnf_pooling *pooling;         /* of planes as many as channels; x (N, planes, *in_size) and index, or (mean)
+                                           index NULL */
 } nnf_stage;
 
 typedef enum {
@@ -209,6 +256,18 @@ typedef struct {
     void *grad_weight, *grad_bias;
 } nnf_difference;
 
+/* The same for a convolution: every weight and bias of the output channels first .. first + units - 1 of `above`, whose
+ * outputs are those of a row, (groups O, *out_size). layer: x is read, weight, bias and y are not. Stages may be
+ * convolutions and pooling as well. grad_weight: (groups O, C, *kernel), grad_bias: (groups O), or NULL; written in
+ * these channels, unless stopped by poll or out of memory. Same bits for any number of threads. Memory beyond the
+ * arguments: some tiles per thread, of 512 KB or of a few vectors of lanes for each output of a row. */
+typedef struct {
+    nnf_above above;
+    const nnf_convolution *layer;
+    double step, scale;
+    void *grad_weight, *grad_bias;
+} nnf_convolution_difference;
+
 /* All weights into output o move the loss of row n through one number, t = +-step x[n, i]. With phi(t) the change of
  * that loss and T[n] the largest |t|, the curve (phi(t) - phi(-t)) / 2t is even in t and written as
  * level + bend (t / T)^2, from its values at T, 0.8 T and T / 2: the first and the last give the two numbers, that in
@@ -264,6 +323,60 @@ typedef struct {
     double *out;
 } nnf_moved;
 
+/* ---- functions of which some entries have been moved ----------------------------------------------------- */
+
+/* out[s] = x but for out[s, index[s % rows, j]] = value[s, j], s < moves, j < entries; of equal indices the last one
+ * counts. x: n numbers; index: (rows, entries), each in [0, n); value: (moves, entries); out: (moves, n). All are
+ * contiguous. On the calling thread. */
+typedef struct {
+    intptr_t n, moves, entries, rows;
+    const double *x;
+    const intptr_t *index;
+    const double *value;
+    double *out;
+} nnf_copies;
+
+void nnf_moved_copies(const nnf_copies *p);
+
+/* Central differences for the entries of some moves, of a function whose outputs belong to one entry each. With y+
+ * and y- where an entry is moved up and down by a step, sums over the outputs of that entry:
+ *     wide = sum w (y+ - y-) / (x+ - x-)
+ *     near = the same for half of the step
+ *     size = sum |w (y+ - y-)| / step, for half of the step
+ *     noise = sum noise / step, inf where size = 0 and step < resolved
+ * out: near + (near - wide) / 3, |near - wide| + 8 noise + 16 eps size, and size.
+ * y: (4, moves, before, entries, after) at +step, -step, +step/2, -step/2, with strides of sides, moves and before; the
+ *   others are contiguous.
+ * weight (w), noise: (before, entries, after). end: (4, count), what the entries become. step: (count). out: (3,
+ * count). Of the last three, moves x entries of each row are read or written. All are contiguous. On the calling
+ * thread. */
+typedef struct {
+    intptr_t moves, before, entries, after, count;
+    const double *y;
+    intptr_t y_side, y_move, y_before;
+    const double *weight, *noise, *end, *step;
+    double resolved;
+    double *out;
+} nnf_quotients;
+
+void nnf_change_quotients(const nnf_quotients *p);
+
+/* Central differences of a function, and which of them can be relied on. value: (count, 2), what an entry becomes on
+ * either side; y: (count, 2), the function there; base: the function where nothing is moved. Of each entry, with what
+ * the function's values may be off by, n = max(noise, relative max(|y+|, |y-|)):
+ *     width = x+ - x-, quotient = (y+ - y-) / width, change = |y+ - y-|
+ *     sure: |(y+ - base) + (y- - base)| <= curved change + 4 n, n <= rounded change, and change is finite
+ * out: (3, count), the first three. sure: count. All are contiguous. On the calling thread. */
+typedef struct {
+    intptr_t count;
+    const double *value, *y;
+    double base, noise, relative, curved, rounded;
+    double *out;
+    uint8_t *sure;
+} nnf_central;
+
+void nnf_central_quotients(const nnf_central *p);
+
 /* ---- the tables --------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -295,6 +408,12 @@ typedef struct {
     int (*difference_gradient)(const nnf_difference *p, int (*poll)(void));
     int (*difference_curves)(const nnf_curves *p, int (*poll)(void));
     int (*selected_products)(const nnf_selected *p);
+
+    int (*convolution)(const nnf_convolution *p);
+    int (*convolution_input_gradient)(const nnf_convolution *p);
+    int (*convolution_weight_gradient)(const nnf_convolution *p);
+    void (*pooling)(const nnf_pooling *p);
+    int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)(void));
 } nnf_kernels;
 
 /* One table per instruction set and element type; NULL where the compiler could not make it. */
@@ -334,9 +453,22 @@ enum { NNF_NO_MEMORY = -1000, NNF_NOT_STRAIGHT = -1001 };
 
 int nnf_evaluate_moved(const nnf_moved *p, nnf_poll poll);
 
+/* ---- spare.c: memory that is used again ------------------------------------------------------------------ */
+
+/* At least `bytes` bytes, as malloc gives them, with anything in them; NULL where there is no room. bytes becomes how
+ * many there are, for nnf_give, which takes them back: some of it is kept for the next that asks for about as many. */
+void *nnf_take(size_t *bytes);
+void nnf_give(void *memory, size_t bytes); /* memory may be NULL */
+
 int64_t nnf_nanoseconds(void); /* of a clock that never goes back */
 
-void nnf_set_num_threads(int n); /* n >= 1; threads are started when first needed */
+/* How many threads that much work, as one thread would take for it, is worth now: those of nnf_set_num_threads, or 1.
+ */
+int nnf_threads_for(double nanoseconds);
+
+/* n >= 1: into how many parts work is cut; at_once: how many of them run at a time, at most n: more than there are
+ * processors only stand in each other's way. Threads are started when first needed. */
+void nnf_set_num_threads(int n, int at_once);
 int nnf_get_num_threads(void);
 
 #endif

@@ -43,14 +43,26 @@ from nnframe.io import load, save
 from nnframe.layers import (
     ELU,
     GELU,
+    AdaptiveAvgPool2d,
+    AvgPool1d,
+    AvgPool2d,
     BatchNorm1d,
     Branches,
+    Conv1d,
+    Conv2d,
+    ConvTranspose1d,
+    ConvTranspose2d,
     Dropout,
     Embedding,
+    Flatten,
     LayerNorm,
     LeakyReLU,
     Linear,
+    MaxPool1d,
+    MaxPool2d,
+    Permute,
     ReLU,
+    Reshape,
     Residual,
     Sequential,
     Sigmoid,
@@ -58,6 +70,7 @@ from nnframe.layers import (
     Softplus,
     Step,
     Tanh,
+    Unflatten,
 )
 from nnframe.losses import CrossEntropyLoss, Loss, MSELoss
 from nnframe.numerical import central_difference as _central_difference
@@ -162,4 +175,20 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "train_test_split",
+]
+
+__all__ += [
+    "AdaptiveAvgPool2d",
+    "AvgPool1d",
+    "AvgPool2d",
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "Flatten",
+    "MaxPool1d",
+    "MaxPool2d",
+    "Permute",
+    "Reshape",
+    "Unflatten",
 ]

@@ -135,10 +135,24 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/config.py",
-        "min(affinity, _quota(cgroup) or affinity, MOST_THREADS)",
-        "min(affinity, MOST_THREADS)",
+        "min([affinity, *_quotas(root)])",
+        "affinity",
         "a container's CPU quota is ignored",
         "tests/package/test_config.py",
+    ),
+    Mutation(
+        "nnframe/config.py",
+        "range(len(parts) + 1 if",
+        "range(1 if",
+        "the quotas of all groups but the uppermost are ignored",
+        "tests/package/test_config.py",
+    ),
+    Mutation(
+        "nnframe/config.py",
+        "min(int(n), MOST_THREADS), processors())",
+        "min(int(n), MOST_THREADS), MOST_THREADS)",
+        "more threads than processors run at a time",
+        "tests/kernels/test_threads.py",
     ),
     Mutation(
         "nnframe/training/trainer.py",
@@ -579,6 +593,20 @@ MUTATIONS: list[Mutation] = [
         "        lent = _rooms[-1]",
         "a check inside another one writes into its memory",
         "tests/gradients/test_check.py",
+    ),
+    Mutation(
+        "nnframe/kernels/reference_changes.py",
+        "np.abs(apart) + 8 * rounding",
+        "np.abs(apart) + 4 * rounding",
+        "noise counts half in the NumPy twin of bounds",
+        "tests/kernels/test_changes.py",
+    ),
+    Mutation(
+        "nnframe/kernels/reference_changes.py",
+        "            & (change < np.inf)\n",
+        "",
+        "an infinite difference is relied on in the NumPy twin",
+        "tests/kernels/test_changes.py",
     ),
     Mutation(
         "nnframe/kernels/reference_losses.py",

@@ -21,6 +21,7 @@ _STANDS_FOR: dict[str, tuple[str, ...]] = {
     "perturb": ("forward",),
     "forward_saving": ("forward",),
     "stage": ("forward", "backward", "difference", "perturb"),
+    "stage_of_planes": ("forward", "backward", "difference", "perturb"),
     "order": ("forward", "backward", "difference"),
     "branches": ("forward", "backward", "difference"),
     "couples": ("forward",),
@@ -46,6 +47,7 @@ class Traits(NamedTuple):
     perturb: bool
     forward_saving: bool
     stage: bool
+    stage_of_planes: bool
     order: bool
     branches: bool
     couples: bool

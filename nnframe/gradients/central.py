@@ -5,6 +5,7 @@ weight changes travels upwards through each layer's `difference`. Each part of t
 
     Taken          a linear layer below linear and elementwise layers, or a shared one, where all of it is straight
     FusedLinear    a linear layer with built-in layers above it, in C; between the two may be other elementwise layers
+    FusedConvolution a convolution with built-in layers above it, in C
     StackedCurves  a linear layer with any layers above it that do not mix rows
     StackedEntries any other parameter: moved, then `difference` of each layer above, for many entries at a time
     SharedEntries  a parameter that several layers hold
@@ -24,6 +25,7 @@ from nnframe.core.layer import Layer
 from nnframe.core.local import as_step
 from nnframe.core.parameter import Parameter
 from nnframe.core.structure import Memory, couples_of
+from nnframe.gradients.channels import convolution_in_c, is_convolution
 from nnframe.gradients.curves import StackedCurves, curves_pay, only_entries
 from nnframe.gradients.entries import SharedEntries, StackedEntries
 from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
@@ -117,7 +119,7 @@ class CentralDifference(WorkingStrategy):
             whole = (
                 None
                 if len(known) and any(id(p) in known for p in parameters)
-                else self._of_linear(place, passed, chosen, described)
+                else self._of_whole_layer(place, passed, chosen, described)
             )
             if whole is not None:
                 pieces.append(whole)
@@ -178,18 +180,20 @@ class CentralDifference(WorkingStrategy):
                     found[id(p)] = SharedEntries(p, holders, passed, self.step, _selected(p, chosen), self.scaled)
         return list(found.values())
 
-    def _of_linear(
+    def _of_whole_layer(
         self, place: Place, passed: ForwardPass, chosen: Chosen | None, described: Described | None
     ) -> Work | None:
-        """Return the work for all parameters of a linear layer together; None where there is no such way."""
+        """Return the work for all parameters of a layer together; None where there is no such way."""
         link, above = place
-        if not is_linear(link):
-            return None
         layer: Any = link.layer
-        in_c = above_in_c(place, described, passed)
+        if not is_linear(link) and not is_convolution(link):
+            return None
         selected = None
         if chosen is not None:
             selected = chosen.get(id(layer.weight), NONE), chosen.get(id(layer.bias), NONE)
+        if is_convolution(link):
+            return convolution_in_c(place, described, self.step_for(place, exact_loss=True), selected, self.memory)
+        in_c = above_in_c(place, described, passed)
         if self.interpolate and (in_c is None or in_c.columns):
             piece = self._straight(place, passed, chosen, described)
             if piece is not None:

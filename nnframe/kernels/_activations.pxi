@@ -75,7 +75,9 @@ def activation_difference(name, x, y, dx, *, alpha=None, out=None):
     cdef array inputs = as_contiguous(as_floats(x, "x"))
     cdef array outputs = as_same_shape(y, "y", inputs, "of x")
     cdef array change = as_contiguous(as_floats(dx, "dx", cnp.PyArray_TYPE(inputs)))
-    if not cnp.PyArray_SAMESHAPE(change, inputs) and np.shape(change)[1:] != np.shape(inputs):
+    if not cnp.PyArray_SAMESHAPE(change, inputs) and not (
+            cnp.PyArray_NDIM(change) == cnp.PyArray_NDIM(inputs) + 1
+            and has_shape(inputs, cnp.PyArray_NDIM(inputs), cnp.PyArray_DIMS(change) + 1)):
         raise ValueError(f"dx: expected shape of x {np.shape(inputs)}, with or without one axis before it, "
                          f"got {np.shape(change)}")
     cdef array dy = as_output(out, "out", cnp.PyArray_NDIM(change), cnp.PyArray_DIMS(change), cnp.PyArray_TYPE(change))

@@ -44,6 +44,18 @@ cdef inline array as_contiguous(array x):
     return x if cnp.PyArray_IS_C_CONTIGUOUS(x) else cnp.PyArray_GETCONTIGUOUS(x)
 
 
+cdef array as_doubles(object a, str name):
+    """`a` as an array of float64 in C order."""
+    return as_contiguous(as_floats(a, name, cnp.NPY_FLOAT64))
+
+
+cdef array as_indices(object a, str name):
+    """`a` in C order, aligned and in native byte order; its dtype is for the caller to see."""
+    if cnp.PyArray_CheckExact(a) and cnp.PyArray_ISCARRAY_RO(<array>a):
+        return <array>a
+    return np.require(as_plain_array(a, name), requirements="CA")
+
+
 cdef array as_same_shape(object a, str name, array like, str like_name):
     """`a` in C order, of the type and shape of `like`."""
     cdef array x = as_contiguous(as_floats(a, name, cnp.PyArray_TYPE(like)))
@@ -64,10 +76,42 @@ cdef bint has_shape(array x, int ndim, const cnp.npy_intp *shape) noexcept:
 
 # ---- arrays to write ---------------------------------------------------------------------------------------
 
+# Arrays of at least so many bytes are made of memory that is used again: malloc maps them anew each time.
+cdef intptr_t LARGE = 1 << 17
+
+
+cdef class Memory:
+    """Memory of an array, which is given back with it."""
+
+    cdef void *start
+    cdef size_t bytes
+
+    def __dealloc__(self):
+        nnf_give(self.start, self.bytes)
+
+
+cdef array fresh(int ndim, const cnp.npy_intp *shape, int typenum):
+    """A new array in C order that holds anything."""
+    cdef intptr_t size = 8 if typenum == cnp.NPY_FLOAT64 else 4
+    cdef int i
+    for i in range(ndim):
+        size *= shape[i]
+    if size < LARGE:
+        return cnp.PyArray_EMPTY(ndim, <cnp.npy_intp *>shape, typenum, 0)
+    cdef Memory memory = Memory.__new__(Memory)
+    memory.bytes = size
+    memory.start = nnf_take(&memory.bytes)
+    if memory.start == NULL:
+        raise MemoryError(f"no room for an array of {size} bytes")
+    cdef array made = cnp.PyArray_SimpleNewFromData(ndim, <cnp.npy_intp *>shape, typenum, memory.start)
+    cnp.set_array_base(made, memory)
+    return made
+
+
 cdef array as_output(object out, str name, int ndim, const cnp.npy_intp *shape, int typenum):
     """A new array in C order, or `out` when that can be written directly; else an error."""
     if out is None:
-        return cnp.PyArray_EMPTY(ndim, <cnp.npy_intp *>shape, typenum, 0)
+        return fresh(ndim, shape, typenum)
     cdef array x = as_writeable(out, name, ndim, shape, typenum)
     if not cnp.PyArray_ISCARRAY(x):
         raise ValueError(f"{name}: expected an aligned, writeable array in C order and native byte order")

@@ -1,6 +1,6 @@
 # What csrc/nnframe.h declares; the contracts are there.
 
-from libc.stdint cimport int64_t, intptr_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, intptr_t, uint8_t
 
 cdef extern from "nnframe.h" nogil:
     ctypedef enum nnf_activation:
@@ -46,6 +46,29 @@ cdef extern from "nnframe.h" nogil:
         double scale
         void *grad
         double *losses
+    ctypedef struct nnf_convolution:
+        intptr_t images, groups, in_channels, out_channels
+        intptr_t[2] in_size, out_size, kernel, stride, padding, dilation
+        void *x
+        void *weight
+        void *bias
+        void *y
+    ctypedef enum nnf_pass:
+        NNF_MAX
+        NNF_MAX_GRADIENT
+        NNF_MAX_CHANGE
+        NNF_MEAN
+        NNF_MEAN_GRADIENT
+    ctypedef struct nnf_pooling:
+        nnf_pass which
+        intptr_t planes, stack
+        intptr_t[2] in_size, out_size, kernel, stride, padding, dilation
+        double divisor
+        int count_padding
+        void *x
+        void *y
+        int32_t *index
+        const void *change
     ctypedef struct nnf_stage:
         const void *weight
         nnf_activation activation
@@ -57,6 +80,8 @@ cdef extern from "nnframe.h" nogil:
         const void *bias
         void *grad_weight
         void *grad_bias
+        const nnf_convolution *convolution
+        const nnf_pooling *pooling
     ctypedef enum nnf_loss:
         NNF_CROSS_ENTROPY
         NNF_SQUARED_ERROR
@@ -94,6 +119,12 @@ cdef extern from "nnframe.h" nogil:
         double step, scale
         void *grad_weight
         void *grad_bias
+    ctypedef struct nnf_convolution_difference:
+        nnf_above above
+        const nnf_convolution *layer
+        double step, scale
+        void *grad_weight
+        void *grad_bias
     ctypedef struct nnf_curves:
         nnf_above above
         const void *distance
@@ -126,6 +157,11 @@ cdef extern from "nnframe.h" nogil:
         int (*difference_gradient)(const nnf_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*difference_curves)(const nnf_curves *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*selected_products)(const nnf_selected *p) noexcept nogil
+        int (*convolution)(const nnf_convolution *p) noexcept nogil
+        int (*convolution_input_gradient)(const nnf_convolution *p) noexcept nogil
+        int (*convolution_weight_gradient)(const nnf_convolution *p) noexcept nogil
+        void (*pooling)(const nnf_pooling *p) noexcept nogil
+        int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)() noexcept nogil) noexcept nogil
     ctypedef struct nnf_isa:
         const char *name
         const nnf_kernels *kernels[2]
@@ -145,5 +181,33 @@ cdef extern from "nnframe.h" nogil:
         const double *value
         double *out
     int nnf_evaluate_moved(const nnf_moved *p, int (*poll)() noexcept nogil)
-    void nnf_set_num_threads(int n)
+    ctypedef struct nnf_copies:
+        intptr_t n, moves, entries, rows
+        const double *x
+        const intptr_t *index
+        const double *value
+        double *out
+    void nnf_moved_copies(const nnf_copies *p)
+    ctypedef struct nnf_quotients:
+        intptr_t moves, before, entries, after, count
+        const double *y
+        intptr_t y_side, y_move, y_before
+        const double *weight
+        const double *noise
+        const double *end
+        const double *step
+        double resolved
+        double *out
+    void nnf_change_quotients(const nnf_quotients *p)
+    ctypedef struct nnf_central:
+        intptr_t count
+        const double *value
+        const double *y
+        double base, noise, relative, curved, rounded
+        double *out
+        uint8_t *sure
+    void nnf_central_quotients(const nnf_central *p)
+    void *nnf_take(size_t *bytes)
+    void nnf_give(void *memory, size_t bytes)
+    void nnf_set_num_threads(int n, int at_once)
     int nnf_get_num_threads()

@@ -35,11 +35,13 @@ cdef class Above:
     ----------
     outputs : int
         Of the linear layer, O.
-    stages : list of (weight,) or (name, alpha, x, y)
+    stages : list of (weight,), (name, alpha, x, y), ("convolution", ...), ("max", ...) or ("mean", ...)
         From the bottom up: the weight (out, in) of a linear layer, or an activation with its parameter, its input and
         its output, both (N, width). ("measured", bend, slope, reach) is any other elementwise function, of which the
         slope is known, how far each argument may move for it to be straight, and the largest |f''| / 2; such stages
-        serve `difference_curves` alone.
+        serve `difference_curves` alone. For `convolution_difference` alone, with a dict as the last entry, of the
+        arguments of the kernel: ("convolution", weight, size of x, size of y, dict), ("max", x, index, dict) and
+        ("mean", size of x, size of y, dict), sizes being (C, H, W).
     loss : {"cross_entropy", "squared_error", "linear"}
     logits, probabilities, targets, residual : array (N, width)
         Of the last stage; only a cross-entropy needs the first three. See csrc/nnframe.h.
@@ -58,7 +60,10 @@ cdef class Above:
     cdef list alive    # the arrays as C reads them
     cdef int typenum
     cdef readonly intptr_t rows, outputs
-    cdef readonly list stages    # (weight,) or (name, alpha, x, y), as given: the checked arrays
+    cdef nnf_convolution *convolutions    # one for each stage, where it is one; the same for pooling
+    cdef nnf_pooling *poolings
+    cdef bint planes    # whether it has such stages
+    cdef readonly list stages    # as given, with the checked arrays
     cdef readonly str loss
     cdef readonly object logits, probabilities, targets, residual
 
@@ -76,7 +81,9 @@ cdef class Above:
         self.c.loss = <nnf_loss>as_choice(loss, "loss", CHANGING)
         self.loss = loss
         self.stage = <nnf_stage *>malloc((len(stages) + 1) * sizeof(nnf_stage))
-        if self.stage == NULL:
+        self.convolutions = <nnf_convolution *>malloc((len(stages) + 1) * sizeof(nnf_convolution))
+        self.poolings = <nnf_pooling *>malloc((len(stages) + 1) * sizeof(nnf_pooling))
+        if self.stage == NULL or self.convolutions == NULL or self.poolings == NULL:
             raise MemoryError("no room for the stages of a network")
         shape[0], shape[1] = self.rows, self.add_stages(stages)
         if cnp.PyArray_DIM(found, 1) != shape[1]:
@@ -99,9 +106,14 @@ cdef class Above:
         shape[0], shape[1] = self.rows, self.outputs
         for i in range(len(stages)):
             described = stages[i]
+            self.stage[i].weight, self.stage[i].x, self.stage[i].y = NULL, NULL, NULL
+            self.stage[i].convolution, self.stage[i].pooling = NULL, NULL
+            if isinstance(described, tuple) and isinstance(described[-1], dict):
+                shape[1] = self.add_planes(i, described, shape[1])
+                self.stage[i].width = shape[1]
+                continue
             if not isinstance(described, tuple) or len(described) not in (1, 4):
                 raise TypeError(f"stages[{i}]: expected (weight,) or (name, alpha, x, y), got {got(described)}")
-            self.stage[i].weight, self.stage[i].x, self.stage[i].y = NULL, NULL, NULL
             self.stage[i].activation, self.stage[i].alpha, self.stage[i].measured = NNF_IDENTITY, 0.0, 0
             if len(described) == 1:
                 weight = as_contiguous(as_floats(described[0], f"stages[{i}], weight", self.typenum))
@@ -116,12 +128,59 @@ cdef class Above:
                 self.stage[i].measured = isinstance(name, str) and name == "measured"
                 self.stage[i].activation = NNF_IDENTITY if self.stage[i].measured else as_activation(name)
                 self.stage[i].alpha = alpha
-                x = self.checked(described[2], f"stages[{i}], x", shape, True)
-                y = self.checked(described[3], f"stages[{i}], y", shape, True)
+                x = self.checked(flat_rows(described[2]), f"stages[{i}], x", shape, True)
+                y = self.checked(flat_rows(described[3]), f"stages[{i}], y", shape, True)
                 self.stages.append((name, alpha, x, y))
                 self.stage[i].x, self.stage[i].y = address(x), address(y)
             self.stage[i].width = shape[1]
         return shape[1]
+
+    cdef cnp.npy_intp add_planes(self, intptr_t i, tuple described, cnp.npy_intp width) except -1:
+        """Check a convolution or a pooling against the width below it; returns its own."""
+        cdef nnf_convolution *c = &self.convolutions[i]
+        cdef nnf_pooling *p = &self.poolings[i]
+        cdef cnp.npy_intp shape[4]
+        cdef array weight, x, index
+        name, options = described[0], described[-1]
+        self.stage[i].activation, self.stage[i].alpha = NNF_IDENTITY, 0.0
+        self.planes = True
+        if name == "convolution":
+            weight = as_planes(described[1], f"stages[{i}], weight", "(O, C, height, width)", self.typenum)
+            before, after = np.empty((0, *described[2])), np.empty((0, *described[3]))    # sizes alone
+            set_convolution(c, before, weight, after, options["stride"], options["padding"], options["dilation"],
+                            options["groups"])
+            if c.groups != 1:
+                raise ValueError(f"stages[{i}], groups: expected 1, got {c.groups}")
+            self.given[f"stages[{i}], weight"] = described[1]
+            self.alive.append(weight)
+            self.stage[i].convolution = c
+        elif name == "max":
+            shape[0], shape[1] = self.rows, width
+            index = as_places(described[2])
+            x = as_planes(described[1], f"stages[{i}], x", "(N, C, H, W)", self.typenum)
+            set_pooling(p, NNF_MAX, x, index, options["kernel_size"], options["stride"], options["padding"],
+                        options["dilation"])
+            if np.shape(index)[:2] != np.shape(x)[:2] or cnp.PyArray_DIM(x, 0) != self.rows:
+                raise ValueError(f"stages[{i}], index: expected shape {(self.rows, np.shape(x)[1])} and two more axes, "
+                                 f"got {np.shape(index)}")
+            refuse_far(index, p.in_size[0] * p.in_size[1])
+            self.alive += [x, index]
+            p.index = <int32_t *>cnp.PyArray_DATA(index)
+            before, after = x, index
+        elif name == "mean":
+            before, after = np.empty((1, *described[1])), np.empty((1, *described[2]))
+            set_pooling(p, NNF_MEAN, before, after, options["kernel_size"], options["stride"], options["padding"],
+                        (1, 1))
+            p.count_padding, p.divisor = options["count_padding"], options["divisor"]
+        else:
+            raise ValueError(f"stages[{i}]: expected 'convolution', 'max' or 'mean', got {name!r}")
+        if name != "convolution":
+            p.planes = before.shape[1]
+            self.stage[i].pooling = p
+        if np.prod(before.shape[1:]) != width or before.shape[1:2] != after.shape[1:2] and name != "convolution":
+            raise ValueError(f"stages[{i}]: expected {width} inputs, got {before.shape[1:]} to {after.shape[1:]}")
+        self.stages.append(described)
+        return <cnp.npy_intp>np.prod(after.shape[1:])
 
     cdef object checked(self, object a, str name, const cnp.npy_intp *shape, bint must):
         """`a` as C reads it, which lives as long as this; or None."""
@@ -134,10 +193,14 @@ cdef class Above:
 
     def __dealloc__(self):
         free(self.stage)
+        free(self.convolutions)
+        free(self.poolings)
 
     cdef nnf_above of(self, object units) except *:
         """The same for the outputs in `units`, a range; for all of them if None."""
         cdef nnf_above part = self.c
+        if self.planes:
+            raise ValueError("above: expected linear layers and activations, got convolutions or pooling")
         if units is not None:
             if not isinstance(units, range) or units.step != 1:
                 raise TypeError(f"units: expected a range of step 1 or None, got {got(units)}")
@@ -145,6 +208,21 @@ cdef class Above:
                 raise ValueError(f"units: expected a range within 0 and {self.outputs}, got {units}")
             part.first, part.units = units.start if len(units) else 0, len(units)
         return part
+
+
+cdef object flat_rows(object a):
+    """`a` with all axes but the first one as one."""
+    if isinstance(a, np.ndarray) and a.ndim > 2:
+        return np.ascontiguousarray(a).reshape(len(a), -1) if len(a) else a.reshape(0, int(np.prod(a.shape[1:])))
+    return a
+
+
+cdef array as_places(object a):
+    """Indices of `max_pooling`, in C order."""
+    cdef array found = np.ascontiguousarray(a)
+    if cnp.PyArray_TYPE(found) != cnp.NPY_INT32 or cnp.PyArray_NDIM(found) != 4:
+        raise ValueError(f"index: expected int32 with four axes, got {found.dtype} of shape {np.shape(found)}")
+    return found
 
 
 cdef const void *address(object a) noexcept:
@@ -402,16 +480,17 @@ def evaluate_moved(intptr_t f, intptr_t data, x, index, value, out):
     TypeError, ValueError
         Dtypes or shapes that do not fit each other, an index outside x, an `f` of 0; nothing has been written.
     """
-    cdef array numbers = as_contiguous(as_floats(x, "x", cnp.NPY_FLOAT64))
-    cdef array values = as_contiguous(as_floats(value, "value", cnp.NPY_FLOAT64))
-    cdef array indices = np.ascontiguousarray(as_plain_array(index, "index"))
+    cdef array numbers = as_doubles(x, "x")
+    cdef array values = as_doubles(value, "value")
+    cdef array indices = as_indices(index, "index")
     cdef const cnp.npy_intp *at
     cdef intptr_t i
     cdef nnf_moved p
     cdef int answer
     if f == 0:
         raise ValueError("f: expected the address of a function, got 0")
-    if indices.dtype != np.intp or np.shape(indices) != np.shape(values)[:1] or cnp.PyArray_NDIM(values) != 2:
+    if (cnp.PyArray_TYPE(indices) != cnp.NPY_INTP or cnp.PyArray_NDIM(indices) != 1 or cnp.PyArray_NDIM(values) != 2
+            or cnp.PyArray_DIM(indices, 0) != cnp.PyArray_DIM(values, 0)):
         raise ValueError(f"index, value: expected {np.dtype(np.intp)} of shape (m,) and float64 of shape (m, K), got "
                          f"{indices.dtype} of shape {np.shape(indices)} and shape {np.shape(values)}")
     p.x, p.n = <const double *>cnp.PyArray_DATA(numbers), cnp.PyArray_SIZE(numbers)

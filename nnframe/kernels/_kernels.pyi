@@ -11,7 +11,7 @@ def simd_available() -> list[str]: ...
 def get_simd() -> str: ...
 def set_simd(name: str) -> None: ...
 def compiler() -> str: ...
-def set_num_threads(n: int) -> None: ...
+def set_num_threads(n: int, at_once: int) -> None: ...
 def get_num_threads() -> int: ...
 def activation_names() -> list[str]: ...
 def batched_matmul(
@@ -98,6 +98,84 @@ def optimizer_update(
 ) -> None: ...
 def all_finite(x: npt.ArrayLike) -> bool: ...
 
+# ---- convolution and pooling ----
+
+_Pair = tuple[int, int]
+
+def convolution(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    out_size: _Pair,
+    stride: _Pair = ...,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+    groups: int = 1,
+) -> _Floats: ...
+def convolution_input_gradient(
+    dy: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    *,
+    in_size: _Pair,
+    stride: _Pair = ...,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+    groups: int = 1,
+) -> _Floats: ...
+def convolution_weight_gradient(
+    x: npt.ArrayLike,
+    dy: npt.ArrayLike,
+    *,
+    weight_grad: _Floats,
+    bias_grad: _Floats | None = None,
+    stride: _Pair = ...,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+    groups: int = 1,
+) -> None: ...
+def max_pooling(
+    x: npt.ArrayLike,
+    *,
+    out_size: _Pair,
+    kernel_size: _Pair,
+    stride: _Pair,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+) -> tuple[_Floats, npt.NDArray[np.int32]]: ...
+def max_pooling_backward(dy: npt.ArrayLike, index: npt.NDArray[np.int32], *, in_size: _Pair) -> _Floats: ...
+def max_pooling_difference(
+    x: npt.ArrayLike,
+    dx: npt.ArrayLike,
+    index: npt.NDArray[np.int32],
+    *,
+    kernel_size: _Pair,
+    stride: _Pair,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+) -> _Floats: ...
+def mean_pooling(
+    x: npt.ArrayLike,
+    *,
+    out_size: _Pair,
+    kernel_size: _Pair,
+    stride: _Pair,
+    padding: _Pair = ...,
+    count_padding: bool = True,
+    divisor: float = 0.0,
+) -> _Floats: ...
+def mean_pooling_backward(
+    dy: npt.ArrayLike,
+    *,
+    in_size: _Pair,
+    kernel_size: _Pair,
+    stride: _Pair,
+    padding: _Pair = ...,
+    count_padding: bool = True,
+    divisor: float = 0.0,
+) -> _Floats: ...
+
 class Above:
     rows: int
     outputs: int
@@ -173,7 +251,29 @@ def difference_curves(
     chosen: npt.NDArray[np.bool_] | None = None,
     units: range | None = None,
 ) -> None: ...
+def convolution_difference(
+    above: Above,
+    x: _Floats,
+    *,
+    step: float,
+    scale: float,
+    grad_weight: _Floats,
+    grad_bias: _Floats | None = None,
+    stride: _Pair = ...,
+    padding: _Pair = ...,
+    dilation: _Pair = ...,
+    groups: int = 1,
+    out_size: _Pair,
+    units: range | None = None,
+) -> None: ...
 def selected_products(a: _Floats, b: _Floats, entries: npt.NDArray[np.intp], out: _Floats) -> None: ...
+def moved_copies(x: _Floats, index: npt.NDArray[np.intp], value: _Floats, out: _Floats) -> None: ...
+def change_quotients(
+    y: _Floats, weight: _Floats, noise: _Floats, end: _Floats, step: _Floats, first: int, resolved: float, out: _Floats
+) -> None: ...
+def central_quotients(
+    value: _Floats, y: _Floats, base: float, noise: float, relative: float, curved: float, rounded: float
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...
 def low_level_callable(f: Any) -> tuple[str, int, int]: ...
 def evaluate_moved(
     f: int, data: int, x: _Floats, index: npt.NDArray[np.intp], value: _Floats, out: _Floats

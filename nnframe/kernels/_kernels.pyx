@@ -15,7 +15,9 @@ import numpy as np
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetName, PyCapsule_GetPointer
-from libc.stdint cimport int64_t, intptr_t, uint8_t, uint64_t
+from cython cimport floating
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t, int64_t, intptr_t, uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memset
 
@@ -24,6 +26,11 @@ from nnframe.kernels._c cimport (
     NNF_CROSS_ENTROPY,
     NNF_IDENTITY,
     NNF_LINEAR,
+    NNF_MAX,
+    NNF_MAX_CHANGE,
+    NNF_MAX_GRADIENT,
+    NNF_MEAN,
+    NNF_MEAN_GRADIENT,
     NNF_NO_LOSS,
     NNF_NO_MEMORY,
     NNF_NONE_IGNORED,
@@ -34,12 +41,19 @@ from nnframe.kernels._c cimport (
     nnf_activation,
     nnf_activation_alpha,
     nnf_activation_name,
+    nnf_central,
+    nnf_central_quotients,
+    nnf_change_quotients,
     nnf_compiler,
+    nnf_convolution,
+    nnf_convolution_difference,
+    nnf_copies,
     nnf_curves,
     nnf_difference,
     nnf_evaluate_moved,
     nnf_function,
     nnf_get_num_threads,
+    nnf_give,
     nnf_isa,
     nnf_isa_at,
     nnf_isa_count,
@@ -48,7 +62,11 @@ from nnframe.kernels._c cimport (
     nnf_loss,
     nnf_matmul,
     nnf_moved,
+    nnf_moved_copies,
     nnf_network,
+    nnf_pass,
+    nnf_pooling,
+    nnf_quotients,
     nnf_rule,
     nnf_rule_has_m,
     nnf_rule_has_s,
@@ -57,6 +75,7 @@ from nnframe.kernels._c cimport (
     nnf_set_num_threads,
     nnf_softmax_cross_entropy,
     nnf_stage,
+    nnf_take,
     nnf_update,
 )
 
@@ -105,11 +124,14 @@ def compiler():
     return nnf_compiler().decode()
 
 
-def set_num_threads(n):
-    """Let kernels use up to n threads, n >= 1."""
-    if n < 1:
-        raise ValueError(f"n: expected at least 1 thread, got {n}")
-    nnf_set_num_threads(min(n, 1 << 20))    # C has a limit of its own, far below
+def set_num_threads(n, at_once):
+    """Cut work into as many parts as suit n threads, and run up to at_once of them at a time."""
+    for value, name in ((n, "n"), (at_once, "at_once")):
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
+            raise TypeError(f"{name}: expected an integer, got {value!r}")
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1 thread, got {value}")
+    nnf_set_num_threads(min(n, 1 << 20), min(at_once, 1 << 20))    # C has a limit of its own, far below
 
 
 def get_num_threads():
@@ -127,8 +149,10 @@ include "_matmul.pxi"
 include "_softmax.pxi"
 include "_activations.pxi"
 include "_differences.pxi"
+include "_changes.pxi"
 include "_network.pxi"
 include "_optimizers.pxi"
+include "_convolution.pxi"
 
 if os.environ.get("NNFRAME_KERNELS", "c") not in ("c", "reference"):
     raise ValueError(f"NNFRAME_KERNELS: expected c or reference, got {os.environ['NNFRAME_KERNELS']!r}")

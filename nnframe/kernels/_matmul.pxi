@@ -185,11 +185,13 @@ def linear(x, weight, bias=None, *, activation="identity", alpha=None, out=None)
         refuse_overlap(y, "out", weight, "weight")
         refuse_overlap(y, "out", bias, "bias")
     if ndim != 2:
-        rows = rows.reshape(count, cnp.PyArray_DIM(w, 1))
+        rows = as_contiguous(rows)
     if reference is not None:
-        y[...] = reference.product(rows, w.T, b, activation, parameter).reshape(np.shape(y))
+        y[...] = reference.product(rows.reshape(count, -1), w.T, b, activation, parameter).reshape(np.shape(y))
         return y
-    describe_product(&p, rows, False, w, True)
+    describe_product(&p, rows if ndim == 2 else w, False, w, True)
+    if ndim != 2:
+        p.m, p.a, p.a_row, p.a_col = count, cnp.PyArray_DATA(rows), p.k, 1
     p.c, p.activation, p.alpha = cnp.PyArray_DATA(y), f, parameter
     if b is not None:
         p.bias = cnp.PyArray_DATA(b)
@@ -243,7 +245,7 @@ def linear_backward(x, weight, dy, *, weight_grad, bias_grad=None, input_gradien
         return reference.product(change, w) if with_input else None
     cdef array to_weight = in_c_order(weight_sum), to_bias = None if bias_sum is None else in_c_order(bias_sum)
     if with_input:
-        dx = cnp.PyArray_EMPTY(2, cnp.PyArray_DIMS(rows), typenum, 0)
+        dx = fresh(2, cnp.PyArray_DIMS(rows), typenum)
         describe_product(&p, change, False, w, False)
         p.c = cnp.PyArray_DATA(dx)
         run_matmul(kernels_for(rows), &p)

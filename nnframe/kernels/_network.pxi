@@ -251,7 +251,7 @@ cdef class Network:
         """A new array for the output."""
         cdef cnp.npy_intp shape[2]
         shape[0], shape[1] = cnp.PyArray_DIM(rows, 0), self.outputs
-        cdef array y = cnp.PyArray_EMPTY(2, shape, self.typenum, 0)
+        cdef array y = fresh(2, shape, self.typenum)
         w.c.rows, w.c.inputs, w.c.x, w.c.y = shape[0], self.inputs, cnp.PyArray_DATA(rows), cnp.PyArray_DATA(y)
         return y
 

@@ -34,10 +34,11 @@ def optimizer_update(rule, list values not None, list gradients not None, list m
     p.rate, p.decay, p.shrink = as_number(rate, "rate"), as_number(decay, "decay"), as_number(shrink, "shrink")
     p.beta1, p.beta2, p.eps = as_number(beta1, "beta1"), as_number(beta2, "beta2"), as_number(eps, "eps")
     cdef bint has_m = nnf_rule_has_m(p.rule), has_s = nnf_rule_has_s(p.rule)
-    for name, given, needed in (("gradients", gradients, True), ("means", means, has_m), ("squares", squares, has_s)):
-        if needed and (given is None or len(given) != count):
-            raise ValueError(f"{name}: expected {count} arrays, one for each value, got "
-                             f"{'None' if given is None else len(given)}")
+    check_length("gradients", gradients, count)
+    if has_m:
+        check_length("means", means, count)
+    if has_s:
+        check_length("squares", squares, count)
     cdef piece few[64]
     cdef piece *pieces = few
     cdef intptr_t arrays = (2 + has_m + has_s) * count
@@ -59,6 +60,13 @@ def optimizer_update(rule, list values not None, list gradients not None, list m
         update_all(&p, values, gradients, means if has_m else None, squares if has_s else None)
     else:
         update_copies(&p, values, gradients, means if has_m else None, squares if has_s else None)
+
+
+cdef int check_length(str name, list given, intptr_t count) except -1:
+    if given is None or len(given) != count:
+        raise ValueError(f"{name}: expected {count} arrays, one for each value, got "
+                         f"{'None' if given is None else len(given)}")
+    return 0
 
 
 cdef tuple ARRAYS = ("values[{}]", "gradients[{}]", "means[{}]", "squares[{}]")

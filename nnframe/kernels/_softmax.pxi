@@ -41,13 +41,16 @@ cdef array to_class_indices(array t, cnp.npy_intp classes):
     """Integers as int64, in C order."""
     if not cnp.PyArray_ISINTEGER(t):
         raise TypeError(f"labels: expected integers for class indices, got {t.dtype}")
-    if t.dtype == np.uint64 and len(t) and t.max() > np.uint64(2**63 - 1):    # int64 would make it another number
+    if not (cnp.PyArray_ISUNSIGNED(t) and cnp.PyArray_ITEMSIZE(t) == 8):
+        return cnp.PyArray_Cast(t, cnp.NPY_INT64)
+    if len(t) and t.max() > np.uint64(2**63 - 1):    # int64 would make it another number
         raise ValueError(f"labels: expected class indices in [0, {classes}), got {t.max()} at position {t.argmax()}")
-    t = as_contiguous(t.astype(np.int64, copy=False))
-    return t if cnp.PyArray_ISALIGNED(t) else t.copy()
+    return as_contiguous(t.astype(np.int64))
 
 
 cdef array as_targets(array t, array x):
+    if cnp.PyArray_TYPE(t) == cnp.PyArray_TYPE(x) and cnp.PyArray_ISCARRAY_RO(t) and are_targets(t):
+        return t
     if not (cnp.PyArray_ISINTEGER(t) or cnp.PyArray_ISFLOAT(t) or cnp.PyArray_ISBOOL(t)):
         raise TypeError(f"labels: expected numbers for soft labels, got {t.dtype}")
     t = as_contiguous(as_floats(t.astype(x.dtype, copy=False), "labels"))
@@ -60,26 +63,78 @@ cdef array as_targets(array t, array x):
     return t
 
 
+cdef bint are_targets(array t) noexcept:
+    """Whether each row of an array (N, C) in C order is non-negative with a sum of 1 (to 1e-3)."""
+    cdef cnp.npy_intp rows = cnp.PyArray_DIM(t, 0), classes = cnp.PyArray_DIM(t, 1)
+    if cnp.PyArray_ITEMSIZE(t) == 4:
+        return are_rows_of_targets(<const float *>cnp.PyArray_DATA(t), rows, classes)
+    return are_rows_of_targets(<const double *>cnp.PyArray_DATA(t), rows, classes)
+
+
+cdef bint are_rows_of_targets(const floating *t, cnp.npy_intp rows, cnp.npy_intp classes) noexcept:
+    cdef cnp.npy_intp row, c
+    cdef double even, odd
+    cdef bint good = True
+    for row in range(rows):
+        even = odd = 0.0
+        for c in range(0, classes - 1, 2):
+            good &= (t[c] >= 0) & (t[c + 1] >= 0)
+            even += t[c]
+            odd += t[c + 1]
+        if classes % 2:
+            good &= t[classes - 1] >= 0
+            even += t[classes - 1]
+        if not (good and -1e-3 <= even + odd - 1 <= 1e-3):
+            return False
+        t += classes
+    return True
+
+
 cdef int64_t as_ignored(object ignore_index) except? -1:
     if ignore_index is None:
         return NNF_NONE_IGNORED
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer)):
         raise TypeError(f"ignore_index: expected an integer or None, got {got(ignore_index)}")
-    if not NNF_NONE_IGNORED < ignore_index < 2**63:
+    cdef int64_t ignored = NNF_NONE_IGNORED
+    try:
+        ignored = ignore_index
+    except OverflowError:
+        pass
+    if ignored == NNF_NONE_IGNORED:
         raise ValueError(f"ignore_index: expected a number that int64 holds, got {ignore_index}")
-    return ignore_index
+    return ignored
 
 
 cdef array as_class_weights(object weight, array x):
     if weight is None:
         return None
-    cdef array w = as_plain_array(weight, "weight")
+    cdef array w = weight if cnp.PyArray_CheckExact(weight) else as_plain_array(weight, "weight")
+    if cnp.PyArray_TYPE(w) == cnp.PyArray_TYPE(x) and cnp.PyArray_ISCARRAY_RO(w) and are_weights(w, x):
+        return w
     if w.dtype.kind not in "iuf" or cnp.PyArray_NDIM(w) != 1 or cnp.PyArray_DIM(w, 0) != cnp.PyArray_DIM(x, 1):
         raise ValueError(f"weight: expected {cnp.PyArray_DIM(x, 1)} numbers, one for each class, got {w.dtype} of "
                          f"shape {np.shape(w)}")
     if not (np.isfinite(w).all() and (w >= 0).all()):
         raise ValueError(f"weight: expected finite numbers >= 0, got {w}")
     return as_contiguous(as_floats(w.astype(x.dtype, copy=False), "weight"))
+
+
+cdef bint are_weights(array w, array x) noexcept:
+    """Whether an array in C order is one finite number >= 0 for each class."""
+    cdef cnp.npy_intp classes = cnp.PyArray_DIM(x, 1), c
+    if cnp.PyArray_NDIM(w) != 1 or cnp.PyArray_DIM(w, 0) != classes:
+        return False
+    for c in range(classes):
+        if not 0 <= number_at(w, c) < INFINITY:
+            return False
+    return True
+
+
+cdef inline double number_at(array x, intptr_t i) noexcept:
+    """Entry i of an array of float32 or float64 in C order."""
+    if cnp.PyArray_ITEMSIZE(x) == 4:
+        return (<const float *>cnp.PyArray_DATA(x))[i]
+    return (<const double *>cnp.PyArray_DATA(x))[i]
 
 
 def check_labels(logits, labels, *, ignore_index=None):
@@ -190,10 +245,9 @@ cdef double weight_of_rows(array t, array weight, int64_t ignored):
     if cnp.PyArray_NDIM(t) == 2 or (weight is None and ignored == NNF_NONE_IGNORED):
         return rows
     labels = <const int64_t *>cnp.PyArray_DATA(t)
-    if weight is not None:
-        return float(weight[t[t != ignored]].sum(dtype=np.float64))
     for i in range(rows):
-        total += labels[i] != ignored
+        if labels[i] != ignored:
+            total += 1.0 if weight is None else number_at(weight, labels[i])
     return total
 
 

@@ -11,6 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe.kernels.reference_activations import activation, activation_backward, activation_difference
+from nnframe.kernels.reference_changes import central_quotients, change_quotients, moved_copies
+from nnframe.kernels.reference_convolution import (
+    convolution,
+    convolution_difference,
+    convolution_input_gradient,
+    convolution_weight_gradient,
+    max_pooling,
+    max_pooling_backward,
+    max_pooling_difference,
+    mean_pooling,
+    mean_pooling_backward,
+)
 from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
 from nnframe.kernels.reference_network import network_forward, network_gradient
@@ -19,9 +31,21 @@ __all__ = [
     "activation",
     "activation_backward",
     "activation_difference",
+    "central_quotients",
+    "change_quotients",
+    "convolution",
+    "convolution_difference",
+    "convolution_input_gradient",
+    "convolution_weight_gradient",
     "cross_entropy_targets",
     "difference_curves",
     "difference_gradient",
+    "max_pooling",
+    "max_pooling_backward",
+    "max_pooling_difference",
+    "mean_pooling",
+    "mean_pooling_backward",
+    "moved_copies",
     "network_forward",
     "network_gradient",
     "optimizer_update",

@@ -126,17 +126,22 @@ def _loss_of_output(above: Above, o: int, change: Doubles, between: _Between | N
             d = _wide(activation_difference(name, _wide(x[:, where]), _wide(y[:, where]), d, alpha))
     if between is not None and above.loss == "cross_entropy":
         between.look(_shape("softplus", 0, 0), None, d)
+    every = np.zeros((*d.shape[:2], above.residual.shape[1]))
+    every[:, :, where] = d
+    return change_of_loss(above, every)
+
+
+def change_of_loss(above: Above, d: Doubles) -> Doubles:
+    """Return the change (S, N) of each row's loss, where the output of the last stage changes by d (S, N, width)."""
     if above.loss == "squared_error":  # (y + d - t)^2 - (y - t)^2
-        squares: Doubles = (d * (2 * _wide(above.residual[:, where]) + d)).sum(axis=2)
+        squares: Doubles = (d * (2 * _wide(above.residual) + d)).sum(axis=2)
         return squares
     if above.loss == "linear":
-        linear: Doubles = (d * _wide(above.residual[:, where])).sum(axis=2)
+        linear: Doubles = (d * _wide(above.residual)).sum(axis=2)
         return linear
     assert above.logits is not None
     assert above.targets is not None
-    every = np.zeros((*d.shape[:2], above.logits.shape[1]))
-    every[:, :, where] = d
-    return cross_entropy_differences(above.logits, _wide(above.targets), every)
+    return cross_entropy_differences(above.logits, _wide(above.targets), d)
 
 
 def _wide(x: Floats) -> Doubles:

@@ -324,13 +324,15 @@ class CompiledEvaluator(Evaluator):
 
     def at(self, points: Sequence[Sequence[Floats]], where: str) -> Doubles:
         """Return f at whole points, (S,)."""
-        table = np.zeros((len(points), 1))
+        found = np.zeros(len(points))
+        value = np.zeros((1, 1))
         for i, point in enumerate(points):
             flat = _aligned(point[0])
             if flat.size:
-                _kernels.evaluate_moved(self.address, self.data, flat, _FIRST, flat[:1, None], table[i : i + 1])
+                _kernels.evaluate_moved(self.address, self.data, flat, _FIRST, flat[:1, None], value)
+            found[i] = as_number(value.item(), where, self.lenient)
         self.done(len(points))
-        return np.array([as_number(value, where, self.lenient) for value in table[:, 0].tolist()])
+        return found
 
     def values(self, leaf: int, group: Group, name: str) -> Doubles:
         """Return f for each entry and value of a group, (m, K)."""
@@ -339,8 +341,8 @@ class CompiledEvaluator(Evaluator):
         values = np.ascontiguousarray(group.values, np.float64)
         indices = np.ascontiguousarray(group.indices, np.intp)
         _kernels.evaluate_moved(self.address, self.data, _aligned(self.start[0]), indices, values, table)
-        bad = ~np.isfinite(table)
-        if bad.any() and not self.lenient:
+        if not self.lenient and not _kernels.all_finite(table):
+            bad = ~np.isfinite(table)
             row, column = np.argwhere(bad)[0]
             self.unfinished = np.where(bad, np.nan, table)
             as_number(float(table[row, column]), moved_to(name, int(indices[row]), float(values[row, column])))
@@ -348,7 +350,9 @@ class CompiledEvaluator(Evaluator):
         return table
 
 
-def _aligned(point: Floats) -> Doubles:
+def _aligned(point: Any) -> Doubles:
+    if point.dtype == np.float64 and point.flags.carray:
+        return point.reshape(-1)  # type: ignore[no-any-return]
     return np.require(np.ascontiguousarray(point, np.float64).reshape(-1), requirements="A")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from nnframe.kernels import _kernels
 from nnframe.numerical.answers import Doubles
 from nnframe.numerical.evaluators import Floats, Group
 from nnframe.numerical.probe import Known, scattered_signs
@@ -33,9 +34,12 @@ def gradient(known: Known, leaf: int, point: Floats, bounds: Any, rooms: tuple[F
     eps = min(max(known.eps, float(known.noise) / size if size else 0.0), 0.1)  # float32 may hide behind float64
     plan = make_plan(point, SCHEMES["central"], None, bounds, name, eps)
     group = next((each for each in plan.groups if each.central), None)
-    found, sure = np.full(point.size, np.nan), np.zeros(point.size, bool)
-    if group is not None:
-        found[group.indices], sure[group.indices] = _confirmed(known, leaf, group, name, found)
+    if group is not None and len(group.indices) == point.size:
+        found, sure = _confirmed(known, leaf, group, name, np.full(point.size, np.nan))
+    else:
+        found, sure = np.full(point.size, np.nan), np.zeros(point.size, bool)
+        if group is not None:
+            found[group.indices], sure[group.indices] = _confirmed(known, leaf, group, name, found)
     if sure.all():
         return found
     if known.look is not None:
@@ -50,7 +54,7 @@ def gradient(known: Known, leaf: int, point: Floats, bounds: Any, rooms: tuple[F
 def _confirmed(known: Known, leaf: int, group: Group, name: str, partial: Doubles) -> tuple[Doubles, Any]:
     """Return central differences, and which of them can be relied on."""
     try:
-        width, found, sure, first = _differences(known, leaf, group, name)
+        width, found, sure, size = _differences(known, leaf, group, name)
     except BaseException as error:
         if known.evaluator.unfinished is not None:
             table = known.evaluator.unfinished
@@ -61,27 +65,20 @@ def _confirmed(known: Known, leaf: int, group: Group, name: str, partial: Double
     if not sure.all():
         twice = _closer(known, leaf, group, name, found, sure)
         sure = sure | twice
-    residue, allowed = _along(known, leaf, group.indices, found, np.where(sure, width / (2 * CLOSER), 0.0))
+    residue, allowed = _along(known, leaf, group.indices, found, sure * (width / (2 * CLOSER)))
     if residue > allowed:
         return found, np.zeros_like(sure)
     if known.look is not None:  # f's noise was only assumed, and shows in the residue, by that of all quotients as well
-        sure &= (residue / np.sqrt(1 + len(sure) / (CLOSER**2 / 2)) <= ROUNDED * np.abs(first)) | twice
+        sure &= (residue / np.sqrt(1 + len(sure) / (CLOSER**2 / 2)) <= ROUNDED * size) | twice
     return found, sure
 
 
 def _differences(known: Known, leaf: int, group: Group, name: str) -> tuple[Doubles, Doubles, Any, Doubles]:
-    """Return what lies between the points of each entry, the quotients, whether they can be relied on, differences."""
-    table = _values(known, leaf, group, name)
-    base = float(known.base)
-    with np.errstate(invalid="ignore", over="ignore"):
-        up, down = table[:, 0], table[:, 1]
-        first, second = up - down, (up - base) + (down - base)
-        size = np.abs(first)
-        noise = np.maximum(float(known.noise), 0.3 * known.eps * np.maximum(np.abs(up), np.abs(down)))
-        sure = np.abs(second) <= CURVED * size + 4 * noise
-        sure &= noise <= ROUNDED * size
-        width = _width(group)
-        return width, first / width, sure, first
+    """Return the width between the points of each entry, the quotient, whether to rely on it, and how f changes."""
+    table, values = _values(known, leaf, group, name), group.values.astype(np.float64, copy=False)
+    about = float(known.base), float(known.noise), 0.3 * known.eps, CURVED, ROUNDED
+    (width, found, size), sure = _kernels.central_quotients(values, table, *about)
+    return width, found, sure, size
 
 
 def _values(known: Known, leaf: int, group: Group, name: str) -> Doubles:
@@ -103,12 +100,11 @@ def _closer(known: Known, leaf: int, group: Group, name: str, found: Doubles, su
     few = np.flatnonzero(~sure & np.isfinite(found))
     if not len(few) or len(few) > len(sure) / 4:
         return twice
-    start, there = group.start[few, None], np.abs(found[few])
-    values = np.asarray(start + (group.values[few] - start) / CLOSER, start.dtype)
-    closer = Group(group.indices[few], values, group.start[few], True)
-    table, width = _values(known, leaf, closer, name), _width(closer)
+    start, there = group.start[few], np.abs(found[few])
+    far = start[:, None]
+    values = np.asarray(far + (group.values[few] - far) / CLOSER, start.dtype)
+    width, again, _, _ = _differences(known, leaf, Group(group.indices[few], values, start, True), name)
     with np.errstate(invalid="ignore", over="ignore"):
-        again = (table[:, 0] - table[:, 1]) / width
         noise = max(float(known.noise), known.eps * abs(float(known.base))) / width
         agree = np.abs(again - found[few]) <= STRAIGHT * there + 2 * noise
     twice[few] = agree & (noise <= CLOSER * ROUNDED * there)
@@ -119,13 +115,16 @@ def _along(known: Known, leaf: int, at: Any, found: Doubles, steps: Doubles) -> 
     """Return how far the change of f along a random direction is from what derivatives say, and what is allowed."""
     evaluator = known.evaluator
     start = evaluator.start[leaf]
+    if len(at) == start.size:
+        at = slice(None)
     whole = np.zeros(start.shape)
     whole.reshape(-1)[at] = steps * scattered_signs(start.size)[at]
     ends = [np.asarray(start + whole, start.dtype), np.asarray(start - whole, start.dtype)]
     parts = np.subtract(*ends, dtype=np.float64).reshape(-1)[at]
-    if not parts.any():
+    moves = parts != 0
+    if not moves.any():
         return 0.0, 0.0
-    parts *= np.where(parts == 0, 0.0, found)  # what was not found is not moved
+    parts = np.multiply(parts, found, out=parts, where=moves)  # what was not found is not moved
     evaluator.lenient = True
     try:
         up, down = evaluator.at(

@@ -134,14 +134,14 @@ def as_point(x: Any, name: str = "x") -> Floats:
 def as_steps(point: Floats, step: npt.ArrayLike | None, relative: float, name: str = "x") -> Floats:
     """Return the step of each entry, flat, in the dtype of `point`; `relative` times max(1, |x|) if none is given."""
     kind = point.dtype.newbyteorder("=")
-    chosen = relative * np.maximum(1, np.abs(point)) if step is None else np.asarray(step)
+    if step is None:  # relative is eps at least: they move every entry
+        return np.asarray(relative * np.maximum(1, np.abs(point)), kind, order="C").reshape(-1)
+    chosen = np.asarray(step)
     if chosen.dtype.kind not in "biuf":
         raise TypeError(f"step: expected a number or an array of numbers, got {step!r}")
     if chosen.shape not in ((), point.shape):
         raise ValueError(f"step: expected a number or an array of shape {point.shape}, got shape {chosen.shape}")
     steps: Floats = np.array(np.broadcast_to(chosen, point.shape), kind, order="C").reshape(-1)
-    if step is None:
-        return steps  # relative is eps at least: they move every entry
     if not (np.isfinite(steps) & (steps > 0)).all():
         raise ValueError(f"step: expected finite numbers above 0, got {step!r}")
     flat = point.reshape(-1)
@@ -193,10 +193,11 @@ def make_plan(
 
 
 def _central_group(at: npt.NDArray[np.intp], start: Floats, steps: Floats, scheme: Scheme) -> Group:
-    distances = np.multiply.outer(steps, np.array(scheme.central, start.dtype))
     values = np.empty((len(start), 2 * len(scheme.central)), start.dtype)
-    np.add(start[:, None], distances, out=values[:, 0::2])
-    np.subtract(start[:, None], distances, out=values[:, 1::2])
+    for i, factor in enumerate(np.array(scheme.central, start.dtype)):
+        distance = factor * steps
+        np.add(start, distance, out=values[:, 2 * i])
+        np.subtract(start, distance, out=values[:, 2 * i + 1])
     return Group(at, values, start, True)
 
 

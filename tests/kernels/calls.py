@@ -181,6 +181,25 @@ CALLS = {
         ["out"],
         [],
     ),
+    "moved_copies": (
+        lambda a: _kernels.moved_copies(a["x"], np.zeros((1, 3), np.intp), a["value"], a["out"]),
+        {"out": (ROWS, 7), "x": (7,), "value": (ROWS, 3)},
+        ["out"],
+        [],
+    ),
+    "change_quotients": (
+        lambda a: _kernels.change_quotients(a["y"], a["weight"], a["noise"], a["end"], a["step"], 0, 1e-3, a["out"]),
+        {
+            "out": (3, 8),
+            "y": (4, 2, ROWS, 4, 1),
+            "weight": (ROWS, 4),
+            "noise": (ROWS, 4),
+            "end": (4, 8),
+            "step": (8,),
+        },
+        ["out"],
+        [],
+    ),
     "evaluate_moved": (
         lambda a: _kernels.evaluate_moved(1, 0, a["x"], np.zeros(ROWS, np.intp), a["value"], a["out"]),
         {"out": (ROWS, 2), "x": (7,), "value": (ROWS, 2)},

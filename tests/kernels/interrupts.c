@@ -16,6 +16,10 @@
 enum { ROUNDS = 1000, CALLERS = 3, TASKS = 24, STEPS = 40, STOPPED = 7 };
 
 static _Atomic int failures, interrupts;
+static int threads_now;
+
+/* Threads that rest would show nothing; this ends their rest. */
+static void wake_threads(void) { nnf_set_num_threads(threads_now, threads_now); }
 
 int fast_clock(clockid_t clock, struct timespec *now); /* as pool.c declares it */
 
@@ -64,6 +68,7 @@ static int after_some_polls(void) { return polls_left-- > 0 ? 0 : STOPPED; }
 
 static void interrupted(int polls) {
     job j = {{0}};
+    wake_threads();
     polls_left = polls;
     const int answer = nnf_parallel_polled(TASKS, lasting_task, &j, after_some_polls);
     atomic_fetch_add(&interrupts, answer != 0);
@@ -72,6 +77,7 @@ static void interrupted(int polls) {
 
 static void uninterrupted(nnf_poll poll) {
     job j = {{0}};
+    wake_threads();
     expect(nnf_parallel_polled(TASKS, lasting_task, &j, poll) == 0, "a job that nobody interrupted: an answer");
     expect(complete(&j), "a job that nobody interrupted: tasks were cut short");
 }
@@ -101,6 +107,7 @@ static int poll_with_a_job(void) {
 static void nested(void) {
     job j = {{0}};
     nested_polls = 0;
+    wake_threads();
     const int answer = nnf_parallel_polled(TASKS, lasting_task, &j, poll_with_a_job);
     expect(nested_polls <= 1 || nested_polls > 3 || complete(&j), "a call around others: no longer polled");
     expect(answer == (nested_polls > 3 ? STOPPED : 0), "a call around others: a wrong answer");
@@ -121,6 +128,7 @@ static void forked(void) {
     job j = {{0}};
     int status;
     has_forked = 0, child = -1;
+    wake_threads();
     expect(nnf_parallel_polled(TASKS, lasting_task, &j, poll_with_a_fork) == 0, "fork: an answer");
     if (child == 0) {
         const int here = complete(&j);
@@ -134,7 +142,7 @@ static void forked(void) {
 int main(void) {
     pthread_t threads[CALLERS];
     for (int n = 1; n <= 3; n++) {
-        nnf_set_num_threads(n);
+        threads_now = n;
         for (int round = 0; round < ROUNDS / 10; round++)
             nested(), forked();
         for (int i = 0; i < CALLERS; i++)

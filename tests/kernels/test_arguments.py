@@ -130,6 +130,70 @@ def test_selected_products_refuses():
         np.testing.assert_array_equal(call["out"], before)
 
 
+def test_moved_copies_refuses():
+    own = {"x": floats(5), "index": np.zeros((1, 3), np.intp), "value": floats(2, 3), "out": floats(2, 5)}
+    for wrong, message in (
+        ({"x": np.arange(5)}, "x: expected an array of float32 or float64, got int64"),
+        ({"x": floats(5).astype(np.float32)}, "x: expected float64 like the other arrays, got float32"),
+        ({"index": np.array([[0, 5, 1]])}, r"index: expected numbers in \[0, 5\), got 5 at position 1"),
+        ({"index": np.array([[0, 1, -1]])}, r"index: expected numbers in \[0, 5\), got -1 at position 2"),
+        ({"index": np.zeros((1, 2), np.intp)}, r"index, value: expected int64 of shape \(R, m\)"),
+        ({"index": np.zeros((0, 3), np.intp)}, "index, value: expected int64"),
+        ({"index": np.zeros((1, 3))}, "index, value: expected int64"),
+        ({"value": floats(3)}, "index, value: expected"),
+        ({"out": floats(5, 2).T}, "out: expected an aligned, writeable array in C order"),
+        ({"out": floats(2, 4)}, r"out: expected float64 of shape \(2, 5\), got float64 of shape \(2, 4\)"),
+    ):
+        call = own | wrong
+        before = call["out"].copy()
+        with pytest.raises((TypeError, ValueError), match=message):
+            _kernels.moved_copies(*call.values())
+        np.testing.assert_array_equal(call["out"], before)
+
+
+def test_change_quotients_refuses():
+    own = {
+        "y": floats(4, 2, 3, 5, 1),
+        "weight": floats(15),
+        "noise": floats(15),
+        "end": floats(4, 12),
+        "step": floats(12),
+        "first": 2,
+        "resolved": 0.0,
+        "out": floats(3, 12),
+    }
+    for wrong, message in (
+        ({"y": floats(3, 2, 3, 5, 1)}, r"y: expected shape \(4, S, before, m, after\), got \(3, 2, 3, 5, 1\)"),
+        ({"y": floats(4, 2, 15)}, "y: expected shape"),
+        ({"y": own["y"].astype(np.float32)}, "y: expected float64"),
+        ({"weight": floats(14)}, "weight, noise: expected 15 numbers as y has per move, got 14 and 15"),
+        ({"noise": floats(16)}, "weight, noise: expected 15 numbers as y has per move, got 15 and 16"),
+        ({"end": floats(4, 11)}, r"end, step: expected shapes \(4, K\) and \(K,\), got \(4, 11\) and \(12,\)"),
+        ({"step": floats(12, 1)}, "end, step: expected"),
+        ({"first": 3}, "first: expected room for 2 x 5 of 12 entries, got 3"),
+        ({"first": -1}, "first: expected room"),
+        ({"out": floats(3, 11)}, r"out: expected float64 of shape \(3, 12\)"),
+        ({"out": None}, "out: expected an array, got None"),
+    ):
+        call = own | wrong
+        before = None if call["out"] is None else call["out"].copy()
+        with pytest.raises((TypeError, ValueError), match=message):
+            _kernels.change_quotients(**call)
+        assert before is None or np.array_equal(call["out"], before)
+
+
+def test_central_quotients_refuses():
+    about = 0.0, 0.0, 0.0, 0.0, 0.0
+    for value, y, message in (
+        (floats(3, 3), floats(3, 3), r"value, y: expected shape \(m, 2\) each, got \(3, 3\) and \(3, 3\)"),
+        (floats(3, 2), floats(2, 2), r"value, y: expected shape \(m, 2\) each, got \(3, 2\) and \(2, 2\)"),
+        (floats(6), floats(6), "value, y: expected shape"),
+        (floats(3, 2), floats(3, 2).astype(np.float32), "y: expected float64"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            _kernels.central_quotients(value, y, *about)
+
+
 def test_evaluate_moved_refuses():
     own = {"x": floats(5), "index": np.arange(3), "value": floats(3, 2), "out": floats(3, 2)}
     for wrong, message in (

@@ -10,6 +10,7 @@ import pytest
 
 import nnframe as nn
 from nnframe import kernels
+from nnframe.kernels import _kernels
 
 
 def everything(rng, dtype):
@@ -43,6 +44,36 @@ def test_the_same_bits_with_any_number_of_threads(simd, dtype, threads):
     for more in found[1:]:
         for one, other in zip(found[0], more, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_the_same_bits_with_more_threads_than_processors(dtype, threads):
+    threads(1)
+    expected = everything(np.random.default_rng(1), dtype)
+    _kernels.set_num_threads(8, 8)
+    for _ in range(5):
+        for one, other in zip(expected, everything(np.random.default_rng(1), dtype), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity")
+def test_no_more_threads_run_than_there_are_processors():
+    code = """
+import os, numpy as np
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import nnframe as nn
+nn.set_num_threads(8)
+before = len(os.listdir("/proc/self/task"))
+a = np.ones((500, 500))
+for _ in range(5):
+    nn.kernels.batched_matmul(a, a)
+print(nn.get_num_threads(), len(os.listdir("/proc/self/task")) - before)
+nn.kernels._kernels.set_num_threads(3, 3)
+for _ in range(5):
+    nn.kernels.batched_matmul(a, a)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.split() == ["8", "0", "2"]
 
 
 def test_several_python_threads_at_once(threads):

@@ -581,3 +581,10 @@ def test_progress(options, capsys):
     assert "evaluations" in capsys.readouterr().err
     with pytest.raises(TypeError, match="progress: expected True, False or a callable"):
         nn.numerical_gradient(f, X, progress=3)
+
+
+def test_an_infinite_side_among_many_is_no_derivative():
+    """Of many variables a quotient is relied on where it is finite: f is infinite wherever entry 3 grows."""
+    x = np.linspace(1, 2, 200)
+    with pytest.raises(FloatingPointError, match="expected a finite number, got none for entry 3 of x"):
+        nn.numerical_gradient(lambda v: np.inf if v[3] > x[3] else float(v @ v), x)

@@ -20,13 +20,15 @@ def processors(monkeypatch):
 
 @pytest.fixture
 def cgroup(tmp_path):
-    """Write files of a container as they lie in /sys/fs/cgroup."""
+    """Write files of a container as they lie in /sys/fs/cgroup, and /proc/self/cgroup; return the root."""
 
-    def write(files):
-        for name, text in files.items():
+    def write(files, groups="0::/\n"):
+        for name, text in {f"sys/fs/cgroup/{name}": text for name, text in files.items()}.items():
             path = tmp_path / name
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(exist_ok=True, parents=True)
             path.write_text(text)
+        (tmp_path / "proc/self").mkdir(exist_ok=True, parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(groups)
         return tmp_path
 
     return write
@@ -56,6 +58,29 @@ def test_the_quota_of_an_older_container_counts(processors, cgroup):
     for quota, threads in (("300000", 3), ("-1", 8), ("0", 8)):
         files = {"cpu/cpu.cfs_quota_us": f"{quota}\n", "cpu/cpu.cfs_period_us": "100000\n"}
         assert default_num_threads({}, cgroup(files)) == threads, f"cgroup v1, {quota}"
+
+
+def test_the_quota_of_a_group_above_counts(processors, cgroup):
+    files = {"cpu.max": "max 100000\n", "a/cpu.max": "300000 100000\n", "a/b/cpu.max": "500000 100000\n"}
+    for path, threads in (("/a/b", 3), ("/a", 3), ("/", 8), ("/gone/b", 8), ("/../a", 8)):
+        assert default_num_threads({}, cgroup(files, f"0::{path}\n")) == threads, path
+    files = {"cpu/a/cpu.cfs_quota_us": "250000\n", "cpu/a/cpu.cfs_period_us": "50000\n"}
+    groups = "9:name=systemd:/x\n4:cpuacct,cpu:/a/b\n0::/\n"
+    assert default_num_threads({}, cgroup(files, groups)) == 5, "version 1, with a controller that has no quota"
+
+
+def test_a_container_that_sees_its_own_group_as_the_uppermost(processors, cgroup):
+    files = {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}
+    assert default_num_threads({}, cgroup(files, "4:cpu,cpuacct:/docker/0123\n")) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity")
+def test_the_affinity_counts():
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); import nnframe as nn; "
+    code += "print(nn.get_num_threads())"
+    environ = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")}
+    run = subprocess.run([sys.executable, "-P", "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert run.stdout == "1\n", run.stderr
 
 
 def test_without_a_container_all_processors_are_used(processors, tmp_path):

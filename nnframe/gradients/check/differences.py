@@ -22,6 +22,7 @@ from nnframe.gradients.check.lengths import LENGTHS, Lengths
 from nnframe.gradients.check.noise import EPS, Doubles, Function, Indices, Line, noise_of, put_back, sizes_of
 from nnframe.gradients.check.report import KINK, WRONG
 from nnframe.gradients.check.verdicts import CLEAR, Findings, Judged, Quotients
+from nnframe.kernels import _kernels
 
 STEP = 2.0**-13  # of the size of what is moved
 OTHER_STEPS = (2.0**-5, 2.0**-10, 2.0**-15, 2.0**-20, 2.0**-27, 2.0**5, 2.0**10)  # times that, where it does not tell
@@ -42,7 +43,11 @@ class Subject(Function, Protocol):
         """Return which entries of an array are moved together."""
 
     def stacked(self, name: str, entries: Indices, values: Doubles) -> Doubles | None:
-        """Return values (S, outputs) for S moves at a time; None where each must be evaluated by itself."""
+        """Return values (S, ...) for S moves at a time; None where each must be evaluated by itself.
+
+        entries : (S, m), flat; or (R, m), where S is a multiple of R: then move s is of entries[s % R]
+        values : (S, m)
+        """
 
 
 class Sweep(NamedTuple):
@@ -136,8 +141,7 @@ class Differences:
         sweeps = [(name, one) for name in written for one in self.subject.sweeps(name) if one.entries.size]
         if not sweeps:
             return found
-        changes = [self._changes(name, one, self.step * self.line.sizes[name], sides=False) for name, one in sweeps]
-        value, bound, size, *_ = _quotients(Changes(*(np.concatenate(c, axis=-1) for c in zip(*changes, strict=True))))
+        value, bound, size = self._in_one_pass(sweeps, {name: self.step * self.line.sizes[name] for name in written})
         entries = {name: _joined([one.entries.reshape(-1) for of, one in sweeps if of == name]) for name, _ in sweeps}
         numbers = np.concatenate([written[n].reshape(-1)[some] for n, some in entries.items()], dtype=np.float64)
         with np.errstate(all="ignore"):
@@ -284,7 +288,40 @@ class Differences:
 
     def quotients(self, name: str, sweep: Sweep, h: Doubles, sides: bool = True) -> Quotients:
         """Differences at h and h/2, flat. Without sides: `low`, `high` and `bent` are not known."""
-        return _quotients(self._changes(name, sweep, h, sides))
+        if sides or sweep.outputs is not None:
+            return _quotients(self._changes(name, sweep, h, sides))
+        value, bound, size = self._in_one_pass([(name, sweep)], {name: h})
+        return Quotients(value, bound, size, value, value, np.zeros(value.shape, bool))
+
+    def _in_one_pass(self, sweeps: list[tuple[str, Sweep]], h: Mapping[str, Doubles]) -> Doubles:
+        """Return value, bound and size of `Quotients` for all entries of some sweeps, one after another, (3, k)."""
+        entries = [(name, sweep.entries.reshape(-1)) for name, sweep in sweeps]
+        start = _joined([self.subject.arrays[name].reshape(-1)[some] for name, some in entries])
+        steps = _joined([h[name][some] for name, some in entries])
+        found, at = np.empty((3, len(steps))), 0
+        with np.errstate(all="ignore"):
+            ends = start + SIDES[:, 0] * steps
+            for name, sweep in sweeps:
+                for part in self._parts(name, sweep):
+                    some = slice(at, at + part.entries.size)
+                    if sweep.outputs is None:
+                        y = outputs_of(
+                            self.subject, name, part.entries, ends[:, some].reshape(-1, part.entries.shape[1])
+                        )
+                        y = y.reshape(4, *part.entries.shape[:1], part.before, part.entries.shape[1], part.after)
+                        _kernels.change_quotients(y, self.dy, self.weighted_noise, ends, steps, at, RESOLVED, found)
+                    else:
+                        found[:, some] = self.quotients(name, part, h[name], sides=False)[:3]
+                    at = some.stop
+        return found
+
+    def _parts(self, name: str, sweep: Sweep) -> list[Sweep]:
+        """Return a sweep in parts of so many moves that their copies are held at a time."""
+        largest = max(1, self.dy.size, self.subject.arrays[name].size)
+        many = max(1, STACK_NUMBERS // (4 * largest))
+        if many >= len(sweep.entries):
+            return [sweep]
+        return [sweep.part(slice(first, first + many)) for first in range(0, len(sweep.entries), many)]
 
     def _changes(self, name: str, sweep: Sweep, h: Doubles, sides: bool) -> Changes:
         start, steps = self.subject.arrays[name].reshape(-1)[sweep.entries], h[sweep.entries]
@@ -302,14 +339,15 @@ class Differences:
         Weighted by dy: the change from side to side of h, that of h/2, and its size. With sides too, for h and h/2
         each: the least that a choice of sides gives, the largest, and both sizes.
         """
-        largest = max(1, self.dy.size, self.subject.arrays[name].size)
-        many = max(1, STACK_NUMBERS // (4 * largest))
-        blocks = [slice(first, first + many) for first in range(0, len(sweep.entries), many)]
-        found = [self._totals_of(name, sweep, sweep.entries[some], ends[:, some], sides) for some in blocks]
+        found, first = [], 0
+        for part in self._parts(name, sweep):
+            last = first + len(part.entries)
+            found.append(self._totals_of(name, sweep, part.entries, ends[:, first:last], sides))
+            first = last
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
     def _totals_of(self, name: str, sweep: Sweep, entries: Indices, ends: Doubles, sides: bool) -> Doubles:
-        y = moved(self.subject, name, np.concatenate([entries] * 4), ends.reshape(-1, ends.shape[-1]))
+        y = moved(self.subject, name, entries, ends.reshape(-1, ends.shape[-1]))
         y = y.reshape(4, len(entries), -1)
         up, down = y[0::2], y[1::2]  # at h and at h/2
         terms = np.empty((9 if sides else 3, *y.shape[1:]))
@@ -325,7 +363,7 @@ class Differences:
         return sweep.totals(terms.reshape(-1, y.shape[-1])).reshape(len(terms), len(entries), -1)
 
 
-def _joined(parts: list[Indices]) -> Indices:
+def _joined(parts: list[Any]) -> Any:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -351,13 +389,19 @@ def _quotients(c: Changes) -> Quotients:
 
 
 def moved(subject: Subject, name: str, entries: Indices, values: Doubles) -> Doubles:
-    """Values (S, outputs) with entries[s] of an array at values[s]."""
+    """Values (S, outputs) with entries[s] of an array at values[s]; of fewer entries see `Subject.stacked`."""
+    return outputs_of(subject, name, entries, values).reshape(len(values), -1)
+
+
+def outputs_of(subject: Subject, name: str, entries: Indices, values: Doubles) -> Doubles:
+    """Return the same with each value in any shape, (S, ...)."""
     stack = subject.stacked(name, entries, values)
     if stack is not None:
         return stack
     flat = subject.arrays[name].reshape(-1)  # a view: arrays are in C order
-    found = np.empty((len(entries), subject.y.size))
-    for s, (some, ends) in enumerate(zip(entries, values, strict=True)):
+    found = np.empty((len(values), subject.y.size))
+    for s, ends in enumerate(values):
+        some = entries[s % len(entries)]
         saved = flat[some]
         try:
             flat[some] = ends

@@ -42,7 +42,7 @@ FLOAT32 = (
     "it is rounded to float32, or to less: its numbers stay the same, to the last digit, where all that they are made "
     "from moves by some 1e-12. An array in backward is of that dtype."
 )
-STREAM = (20261125, 8)  # of random numbers: its own, which no test data are drawn from
+STREAM = np.random.SeedSequence((20261125, 8))  # of random numbers: its own, which no test data are drawn from
 
 
 def check_gradients(
@@ -267,7 +267,7 @@ class _Checker:
         if isinstance(subject, LayerSubject):
             checks += promises.accumulation(subject, gradients, dy, self.rng)
             checks += promises.parameters_alone(subject, gradients, dy)
-            checks += promises.claims(subject, differences.noise, self.rng)
+            checks += promises.claims(subject, differences.noise, differences.line, self.rng)
         return checks
 
     def compared(self, subject: Subjects, dy: Doubles, until: float | None = None) -> Compared:

@@ -115,6 +115,8 @@ def _fourth_differences(function: Function, line: Line, spacing: float) -> Doubl
     """Noise after Moré and Wild, "Estimating computational noise" (2011): fourth differences over sqrt(70)."""
     points = line.values(lambda: function.value().copy(), spacing * np.arange(1, 7))
     with np.errstate(all="ignore"):
-        p = np.array([function.y, *points])
-        fourth = np.abs(p[:3] - 4 * p[1:4] + 6 * p[2:5] - 4 * p[3:6] + p[4:]).max(axis=0) / np.sqrt(70)
+        table = np.array([function.y, *points])
+        for _ in range(4):
+            table = table[1:] - table[:-1]
+        fourth = np.abs(table).max(axis=0) / np.sqrt(70)
     return np.asarray(np.where(np.isfinite(fourth), fourth, 0.0))

@@ -13,13 +13,15 @@ import numpy as np
 
 from nnframe.core.run import read_only
 from nnframe.gradients.check.differences import moved
-from nnframe.gradients.check.noise import EPS, Doubles, Indices, Line, largest, put_back, sizes_of
+from nnframe.gradients.check.noise import EPS, Doubles, Indices, Line, largest, put_back
 from nnframe.gradients.check.report import Check
 from nnframe.gradients.check.rows import raised, unlike, wrong
 from nnframe.gradients.check.subjects import LayerSubject, LossSubject, Subjects
 
 Gradients = dict[str, Any]
 
+ALONG = np.array([1e-3, -0.3])  # of a direction: how far an input is moved
+STEPS = np.array([1e-3, -0.1])  # of a parameter
 DIRECTIONS = 4  # along which the slope is compared: along one, other numbers may by chance have the same slope
 
 
@@ -138,7 +140,7 @@ def accumulation(subject: LayerSubject, gradients: Gradients, dy: Doubles, rng: 
     if not subject.parameters:
         return
     start = {
-        name: rng.standard_normal(p.value.shape) * (np.abs(gradients[name]).max(initial=0) or 1.0)
+        name: (rng.random(p.value.shape) - 0.5) * (2 * np.abs(gradients[name]).max(initial=0) or 1.0)
         for name, p in subject.parameters.items()
     }
     try:
@@ -176,11 +178,15 @@ def parameters_alone(subject: LayerSubject, gradients: Gradients, dy: Doubles) -
 Pairs = Iterator[tuple[Any, Doubles]]  # what a layer says that it changes by, and by what it does
 
 
-def claims(subject: LayerSubject, noise: Doubles, rng: np.random.Generator) -> Iterator[Check]:
-    """Compare `difference` and `perturb` with two evaluations of forward; noise: of each output."""
+def claims(subject: LayerSubject, noise: Doubles, line: Line, rng: np.random.Generator) -> Iterator[Check]:
+    """Compare `difference` and `perturb` with two evaluations of forward.
+
+    noise : of each output
+    line : along which the input is moved
+    """
     t, rounding = subject.link.traits, 64 * noise
     if t.difference and "x" in subject.arrays:
-        yield from _claim(subject.title, rounding, "difference", _of_difference(subject, rng))
+        yield from _claim(subject.title, rounding, "difference", _of_difference(subject, line.way["x"]))
     if t.perturb:
         for name in subject.parameters:
             yield from _claim(subject.title, rounding, f"perturb({name})", _of_perturb(subject, name, rng))
@@ -204,11 +210,10 @@ def _claim(title: str, rounding: Doubles, what: str, pairs: Pairs) -> Iterator[C
         yield wrong(title, what, raised(error, what))
 
 
-def _of_difference(subject: LayerSubject, rng: np.random.Generator) -> Pairs:
+def _of_difference(subject: LayerSubject, way: Doubles) -> Pairs:
     x = subject.parts[0]
-    scales = np.array([1e-3, 0.3]).reshape(2, *[1] * x.ndim)
-    stack = scales * sizes_of(x).reshape(x.shape) * rng.standard_normal((2, *x.shape))
-    true = _changes(subject, "x", np.broadcast_to(np.arange(x.size), (2, x.size)), (x + stack).reshape(2, -1))
+    stack = np.multiply.outer(ALONG, way)
+    true = _changes(subject, "x", np.arange(x.size)[None], (x + stack).reshape(2, -1))
     for dx, change in ((stack[0], true[0]), (stack, true)):
         claimed = subject.layer.difference(read_only(x), read_only(subject.y), read_only(dx))
         yield np.asarray(claimed), change
@@ -217,10 +222,9 @@ def _of_difference(subject: LayerSubject, rng: np.random.Generator) -> Pairs:
 def _of_perturb(subject: LayerSubject, name: str, rng: np.random.Generator) -> Pairs:
     value = subject.arrays[name]
     some = _two_of(value.size, rng)
-    steps = np.array([1e-3, -0.1])
-    entries = np.concatenate([some, some])[:, None]
-    true = _changes(subject, name, entries, value.reshape(-1)[entries] + np.repeat(steps, len(some))[:, None])
-    for step, change in zip(steps.tolist(), true.reshape(2, len(some), *subject.y.shape), strict=True):
+    moved_to = np.add.outer(STEPS, value.reshape(-1)[some])
+    true = _changes(subject, name, some[:, None], moved_to.reshape(-1, 1))
+    for step, change in zip(STEPS.tolist(), true.reshape(2, len(some), *subject.y.shape), strict=True):
         claimed = subject.layer.perturb(
             subject.parameters[name], some, step, read_only(subject.x), read_only(subject.y)
         )

@@ -86,10 +86,10 @@ def rounded_to_float32(
     if not doubles or min(np.size(g) for g in doubles.values()) == 0:
         return {}
     is_loss = isinstance(subject, LossSubject)
-    way = Line({"dy": dy}, rng).way["dy"]
+    factors = rng.random(dy.shape) + 0.5
 
     def beside(distance: float) -> dict[str, Any]:
-        moved = dy if is_loss else dy + distance * way
+        moved = dy if is_loss else dy * (1 + distance * factors)
         found: dict[str, Any] = line.values(lambda: dict(subject.backward(moved)), [distance])[0]
         return found
 
@@ -121,4 +121,4 @@ def rounded_to_float32(
 
 
 def _most(some: Any, of: Any) -> bool:
-    return int(np.sum(some)) > MOST * int(np.sum(of))
+    return bool(np.count_nonzero(some) > MOST * np.count_nonzero(of))

@@ -39,7 +39,7 @@ def summarized(title: str, name: str, written: Doubles, judged: Judged) -> Check
 
 def right(title: str, name: str, written: Any, worst: Worst) -> Check:
     """Return the row of an array of which every entry is right."""
-    entry = tuple(int(i) for i in np.unravel_index(worst.entry, written.shape))
+    entry = tuple(map(int, np.unravel_index(worst.entry, written.shape)))
     return Check(
         title, name, VERDICTS[RIGHT], worst.error, entry, float(written[entry]), worst.numerical, worst.bound,
         {VERDICTS[RIGHT]: written.size}, written.size, written.size,

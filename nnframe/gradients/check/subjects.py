@@ -21,6 +21,7 @@ from nnframe.core.run import Run, read_only
 from nnframe.core.structure import couples_of
 from nnframe.gradients.check.differences import STACK_NUMBERS, Sweep
 from nnframe.gradients.check.noise import Doubles, Indices
+from nnframe.kernels import _kernels
 from nnframe.layers.linear import Linear
 from nnframe.losses.base import Loss, as_labels, value_of
 
@@ -33,9 +34,8 @@ class Room:
 
     def moved_copies(self, array: Array, entries: Indices, values: Doubles) -> Doubles:
         """Return copies of an array, flat, each with its moves; they hold until the next call."""
-        stack = self._stack(len(entries), array.size)
-        stack[...] = array.reshape(-1)
-        stack[np.arange(len(entries))[:, None], entries] = values
+        stack = self._stack(len(values), array.size)
+        _kernels.moved_copies(array, entries, values, stack)
         return stack
 
     def _stack(self, count: int, size: int) -> Doubles:
@@ -93,6 +93,7 @@ class LayerSubject:
         self.is_linear = isinstance(link.layer, Linear) and link.traits.stage
         self.given = read_only(self.x)  # views, which see every move
         self.room = room or Room()
+        self._rows: Any = ()
         self.y: Doubles = self.value()
 
     @property
@@ -109,18 +110,24 @@ class LayerSubject:
     def stacked(self, name: str, entries: Indices, values: Doubles) -> Doubles | None:
         """Move the input in copies of the mini-batch, one after another in one call, where rows are not mixed.
 
-        Parameters of a linear layer in copies of the layer, side by side in one.
+        Parameters of a linear layer in copies of the layer, side by side in one. See `Subject.stacked`.
         """
         if name in self.parameters and self.is_linear and self.parts[0].ndim == 2:
             return self._of_linear_copies(name, entries, values)
-        if name != "x" or len(entries) < 2 or couples_of(self.link, self.run) == "batch":
+        if name != "x" or len(values) < 2 or couples_of(self.link, self.run) == "batch":
             return None
         x = self.parts[0]
         stack = self.room.moved_copies(x, entries, values)
-        rows = repeated(row_numbers(len(x), self.run), len(entries))
+        rows = self._repeated_rows(len(values))
         y = np.asarray(self.run.evaluate(self.layer, stack.reshape(-1, *x.shape[1:]), rows), np.float64)
         y = y.copy() if np.may_share_memory(y, stack) else y  # a layer may hand on what it is given
-        return y.reshape(len(entries), -1)
+        return y.reshape(len(values), -1)
+
+    def _repeated_rows(self, count: int) -> Any:
+        """Return the numbers of the mini-batch's rows, so many times: the same array where the count is the same."""
+        if len(self._rows) != count * self.rows:
+            self._rows = read_only(repeated(row_numbers(self.rows, self.run), count))
+        return self._rows
 
     @functools.cached_property
     def _wide(self) -> Any:
@@ -132,7 +139,7 @@ class LayerSubject:
         return wide
 
     def _of_linear_copies(self, name: str, entries: Indices, values: Doubles) -> Doubles:
-        count, outputs = len(entries), self.y.shape[1]
+        count, outputs = len(values), self.y.shape[1]
         for own in ("weight", "bias"):
             parameter = getattr(self.layer, own)
             if own == name:
@@ -141,7 +148,7 @@ class LayerSubject:
             elif parameter is not None:
                 getattr(self._wide, own).value = repeated(parameter.value, count)
         y = self._wide.forward(self.given).reshape(self.rows, count, outputs)
-        return y.transpose(1, 0, 2).reshape(count, -1)  # type: ignore[no-any-return]
+        return y.transpose(1, 0, 2)  # type: ignore[no-any-return]
 
     def sweeps(self, name: str) -> list[Sweep]:
         """Return which entries of the input or a parameter are moved together."""
