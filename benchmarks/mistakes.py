@@ -198,8 +198,8 @@ def is_input(subject: Subject, name: str, array: Array) -> bool:
 
 def is_elementwise(subject: Subject, name: str, array: Array) -> bool:
     return name == "x" and subject.name.removeprefix("NumPy ") in (
-        "Sigmoid", "Tanh", "ReLU", "LeakyReLU", "ELU", "GELU", "GELU tanh", "SiLU", "Softplus", "Dropout",
-        "sigmoid", "cube", "sine", "absolute", "clip",
+        "Sigmoid", "Tanh", "ReLU", "LeakyReLU", "ELU", "GELU", "GELU tanh", "SiLU", "Softplus", "SELU", "Mish",
+        "Hardswish", "Dropout", "sigmoid", "cube", "sine", "absolute", "clip",
     )  # fmt: skip
 
 
@@ -461,7 +461,7 @@ def _() -> Iterator[Planted]:
     "output in place of its input",
 )
 def _() -> Iterator[Planted]:
-    for name in ("GELU", "GELU tanh", "SiLU", "Softplus"):
+    for name in ("GELU", "GELU tanh", "SiLU", "Softplus", "Mish", "Hardswish"):
         yield overriding(BY_NAME[name], backward=_with(lambda x, y: (y, y)))
 
 

@@ -101,6 +101,19 @@ def _normalization(layer: Any) -> Any:
     return layer
 
 
+def _rms() -> nn.RMSNorm:
+    layer = nn.RMSNorm(5, hw.EPS, dtype=np.float64)
+    assert layer.weight is not None
+    layer.weight.value[...] = numbers(5, seed=1)
+    return layer
+
+
+def normalized(x: Array, axes: Any) -> Array:
+    """Return x with mean 0 and variance 1 over some axes."""
+    d = x - x.mean(axis=axes, keepdims=True)
+    return d / np.sqrt((d * d).mean(axis=axes, keepdims=True) + hw.EPS)
+
+
 def _embedding() -> nn.Embedding:
     return nn.Embedding(7, 3, dtype=np.float64, rng=0)
 
@@ -117,6 +130,7 @@ def _gelu_tanh(x: Array) -> Array:
     return x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2
 
 
+SCALE, ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 X = numbers(7, 5)
 IDS = np.array([[0, 3, 3], [5, 0, 2], [3, 1, 5], [6, 6, 0]])
 ELEMENTWISE: dict[str, tuple[Callable[[], nn.Layer], Callable[[Array], Array]]] = {
@@ -129,6 +143,9 @@ ELEMENTWISE: dict[str, tuple[Callable[[], nn.Layer], Callable[[Array], Array]]] 
     "GELU tanh": (lambda: nn.GELU("tanh"), _gelu_tanh),
     "SiLU": (nn.SiLU, lambda x: x / (1 + np.exp(-x))),
     "Softplus": (nn.Softplus, lambda x: np.log(1 + np.exp(x))),
+    "SELU": (nn.SELU, lambda x: SCALE * np.where(x.real > 0, x, ALPHA * (np.exp(x) - 1))),
+    "Mish": (nn.Mish, lambda x: x * np.tanh(np.log(1 + np.exp(x)))),
+    "Hardswish": (nn.Hardswish, lambda x: x * (x + 3) / 6),  # all of X is between the kinks
 }
 W, B, SQUARE = numbers(3, 5, seed=1), numbers(3, seed=2), numbers(4, 4, seed=3)
 BUILT_IN = [
@@ -149,7 +166,29 @@ BUILT_IN = [
         X,
         lambda *arrays: hw.normalize(1)[0](*arrays)[0],
     ),
+    _layer(
+        "BatchNorm2d",
+        lambda: _normalization(nn.BatchNorm2d(3, eps=hw.EPS, dtype=np.float64)),
+        numbers(4, 3, 2, 2),
+        lambda x, w, b: normalized(x, (0, 2, 3)) * w[:, None, None] + b[:, None, None],
+    ),
+    _layer(
+        "GroupNorm",
+        lambda: _normalization(nn.GroupNorm(2, 4, eps=hw.EPS, dtype=np.float64)),
+        numbers(5, 4, 3),
+        lambda x, w, b: normalized(x.reshape(5, 2, 6), 2).reshape(5, 4, 3) * w[:, None] + b[:, None],
+    ),
+    _layer("RMSNorm", _rms, X, lambda x, w: x / np.sqrt((x * x).mean(axis=1, keepdims=True) + hw.EPS) * w),
+    _layer("PReLU", lambda: nn.PReLU(5, dtype=np.float64), X, lambda x, a: np.where(x.real > 0, x, a * x)),
+    _layer("Softmax", lambda: nn.Softmax(1), X, lambda x: np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)),
+    _layer("LogSoftmax", lambda: nn.LogSoftmax(1), X, lambda x: x - np.log(np.exp(x).sum(axis=1, keepdims=True))),
     _layer("Embedding", _embedding, IDS, lambda w: w[IDS]),
+    _layer(
+        "Dropout2d",
+        lambda: nn.Dropout2d(0.4, rng=3),
+        numbers(4, 3, 2, 2),
+        lambda x: x * nn.Dropout2d(0.4, rng=3)(np.ones((4, 3, 2, 2)), training=True),
+    ),
     _layer("Dropout", lambda: nn.Dropout(0.4, rng=3), X, lambda x: x * _mask()),
     _layer(
         "Residual",
@@ -231,10 +270,34 @@ def _loss(name: str, make: Callable[[], nn.Loss], formula: Callable[[Array], Arr
     return Subject(name, make, LOGITS, formula, t)
 
 
+def margins(y: Array) -> Array:
+    """Return max(0, 1 - y_t + y_c) of the classes c other than t."""
+    z = 1 - y[np.arange(7), LABELS][:, None] + y
+    return np.where((z.real > 0) & (ONE_HOT == 0), z, 0)
+
+
 ONE_HOT = np.eye(4)[LABELS]
+SIGNS = 2 * ONE_HOT - 1
 COUNTED = (LABELS != 1)[:, None]
 SOFT = np.abs(numbers(7, 4, seed=5)) / np.abs(numbers(7, 4, seed=5)).sum(axis=1, keepdims=True)
 TARGETS = numbers(7, 4, seed=6)
+
+
+def absolute(r: Array) -> Array:
+    """Return |r|, for complex numbers by the sign of their real part."""
+    return np.where(r.real > 0, r, -r)
+
+
+def huber(r: Array) -> Array:
+    """Return r^2 / 2 where |r| < 1/2, else (|r| - 1/4) / 2."""
+    return np.where(np.abs(r.real) < 0.5, r * r / 2, (absolute(r) - 0.25) / 2)
+
+
+def binary_cross_entropy(y: Array, positive: float) -> Array:
+    """Return -(p t log(s(y)) + (1 - t) log(s(-y))) of the soft labels."""
+    return positive * SOFT * np.log(1 + np.exp(-y)) + (1 - SOFT) * np.log(1 + np.exp(y))
+
+
 LOSSES = {
     subject.name: subject
     for subject in (
@@ -257,6 +320,46 @@ LOSSES = {
             cross_entropy(ONE_HOT * COUNTED, float(COUNTED.sum())),
         ),
         _loss("MSELoss", nn.MSELoss, lambda y: np.asarray(((y - TARGETS) ** 2).mean()), TARGETS),
+        _loss("L1Loss", nn.L1Loss, lambda y: np.asarray(absolute(y - TARGETS).mean()), TARGETS),
+        _loss(
+            "HuberLoss, sum", lambda: nn.HuberLoss("sum", 0.5), lambda y: np.asarray(huber(y - TARGETS).sum()), TARGETS
+        ),
+        _loss(
+            "SmoothL1Loss",
+            lambda: nn.SmoothL1Loss(beta=0.5),
+            lambda y: np.asarray(2 * huber(y - TARGETS).mean()),
+            TARGETS,
+        ),
+        _loss(
+            "BCEWithLogitsLoss",
+            lambda: nn.BCEWithLogitsLoss(weight=WEIGHT, pos_weight=[3.0]),
+            lambda y: np.asarray((WEIGHT * binary_cross_entropy(y, 3.0)).mean()),
+            SOFT,
+        ),
+        _loss(
+            "MultiLabelSoftMarginLoss",
+            nn.MultiLabelSoftMarginLoss,
+            lambda y: np.asarray(binary_cross_entropy(y, 1.0).mean()),
+            SOFT,
+        ),
+        _loss(
+            "NLLLoss",
+            lambda: nn.NLLLoss(weight=WEIGHT),
+            lambda y: np.asarray(-(y * ONE_HOT * WEIGHT).sum() / WEIGHT[LABELS].sum()),
+        ),
+        _loss(
+            "KLDivLoss",
+            lambda: nn.KLDivLoss("batchmean"),
+            lambda y: np.asarray((SOFT * (np.log(SOFT) - y)).sum() / 7),
+            SOFT,
+        ),
+        _loss(
+            "HingeEmbeddingLoss",
+            nn.HingeEmbeddingLoss,
+            lambda y: np.asarray(np.where(SIGNS > 0, y, np.where(y.real < 1, 1 - y, 0)).mean()),
+            SIGNS,
+        ),
+        _loss("MultiMarginLoss", lambda: nn.MultiMarginLoss(p=2), lambda y: np.asarray((margins(y) ** 2).sum() / 28)),
         _loss("MSELoss, sum", lambda: nn.MSELoss("sum"), lambda y: np.asarray(((y - TARGETS) ** 2).sum()), TARGETS),
     )
 }

@@ -186,7 +186,20 @@ def activation(full: bool) -> str:
     x, dy = (rng.standard_normal((512, 512)).astype(np.float32) for _ in range(2))
     y, out = np.empty_like(x), np.empty_like(x)
     rows = []
-    for name in ("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "silu", "gelu", "gelu_tanh"):
+    for name in (
+        "relu",
+        "leaky_relu",
+        "elu",
+        "sigmoid",
+        "tanh",
+        "softplus",
+        "silu",
+        "gelu",
+        "gelu_tanh",
+        "hardswish",
+        "mish",
+        "selu",
+    ):
         nn.kernels.activation(name, x, alpha=1.0, out=y)
         ways: dict[str, Way] = {
             "forward": functools.partial(nn.kernels.activation, name, x, alpha=1.0, out=out),

@@ -63,7 +63,7 @@ static void FN(look_between)(const rows_tile_t *tile, intptr_t stage, intptr_t f
     if (bound->shape.kink)
         for (intptr_t k = 0; k < lines; k++)
             FN(mark_reached)(d + k * line, NNF_NODES, NULL, plan->x[stage] + (first + k) * plan->padded + tile->at,
-                             reach->beyond, rows, tile->marks);
+                             bound->shape.kink_at, reach->beyond, rows, tile->marks);
     if (bound->shape.second > 0) FN(mark_far)(bound, reach, d, lines, rows, tile->marks);
     FN(bend_at)(bound, (double)FN(largest)(d, lines * line), reach);
     if (reach->lost) reach->beyond = HUGE_VAL, reach->lost = 0;

@@ -21,6 +21,22 @@ NNF_INLINE V FN(gelu_tanh_argument)(V x) {
     return v_set1((T)1.5957691216057308) * x * (v_set1(1) + v_set1((T)0.044715) * x * x);
 }
 
+/* g = tanh(log(1 + exp(x))) = E (E + 2) / (E (E + 2) + 2) and its derivative 4 E (E + 1) / (E (E + 2) + 2)^2, E =
+ * exp(x): through e = exp(-|x|), so that nothing overflows */
+NNF_INLINE V FN(mish_gate)(V x, V *slope) {
+    const V one = v_set1(1), two = v_set1(2), e = v_exp(-FN(vector_absolute)(x)), u = e * (e + two), v = one + e + e;
+    const VI left = x < v_set1(0);
+    const V ee = v_select(left, e, e * e), part = one / (v_select(left, u, v) + v_select(left, two, ee + ee));
+    *slope = v_set1(4) * ee * (one + e) * part * part;
+    return v_select(left, u * part, v * part); /* no bare product: which of two is fused is the compiler's choice */
+}
+
+/* SELU is ELU with its own alpha, times a scale (Klambauer et al. 2017, eq. 14) */
+#undef SELU_ALPHA
+#undef SELU_SCALE
+#define SELU_ALPHA 1.6732632423543772848170429916717
+#define SELU_SCALE 1.0507009873554804934193349852946
+
 NNF_INLINE V FN(forward_of)(nnf_activation f, double alpha, V x) {
     const V zero = v_set1(0), one = v_set1(1), slope = v_set1((T)alpha);
     /* x g(x), where g falls to 0 faster than x rises: so is it at -infinity */
@@ -46,6 +62,14 @@ NNF_INLINE V FN(forward_of)(nnf_activation f, double alpha, V x) {
         return finite * v_sigmoid(x);
     case NNF_SOFTPLUS:
         return v_log1p_unit(v_exp(-FN(vector_absolute)(x))) + v_max(zero, x);
+    case NNF_HARDSWISH:
+        return finite * (FN(vector_limit)(x + v_set1(3), 0, 6) / v_set1(6));
+    case NNF_MISH: {
+        V slope_at;
+        return finite * FN(mish_gate)(x, &slope_at);
+    }
+    case NNF_SELU:
+        return v_set1((T)SELU_SCALE) * v_select(x < zero, v_set1((T)SELU_ALPHA) * v_expm1(v_min(zero, x)), x);
     case NNF_IDENTITY:
         break;
     }
@@ -91,6 +115,19 @@ NNF_INLINE V FN(backward_of)(nnf_activation f, double alpha, V x, V y, V dy) {
     }
     case NNF_SOFTPLUS:
         return dy * v_sigmoid(x);
+    case NNF_HARDSWISH: {
+        const V inside = dy * ((x + x + v_set1(3)) / v_set1(6));
+        return v_select(x <= v_set1(-3), zero, v_select(x >= v_set1(3), dy, inside));
+    }
+    case NNF_MISH: {
+        V slope_at;
+        const V a = FN(mish_gate)(x, &slope_at);
+        return dy * (a + finite * slope_at);
+    }
+    case NNF_SELU: {
+        const V scaled = v_set1((T)SELU_SCALE) * dy;
+        return v_select(x > zero, scaled, scaled * v_set1((T)SELU_ALPHA) * v_exp(v_min(zero, x)));
+    }
     case NNF_IDENTITY:
         break;
     }
@@ -152,6 +189,29 @@ NNF_INLINE V FN(softplus_difference)(V x, V d) {
     return v_select(up, change, -change);
 }
 
+/* In the middle d (2 x + d + 3) / 6, on the right d; where x and x + d are in two pieces nothing cancels. */
+NNF_INLINE V FN(hardswish_difference)(V x, V d) {
+    const V three = v_set1(3), moved = x + d;
+    const V from = FN(vector_limit)(x, -3, 3), to = FN(vector_limit)(moved, -3, 3);
+    const V inside = v_select((from == x) & (to == moved), d, to - from) * ((from + to + three) / v_set1(6));
+    const V outside = v_select(v_min(x, moved) >= three, d, v_max(three, moved) - v_max(three, x));
+    return inside + outside;
+}
+
+/* Of the gate of Mish: with r = 2 / (E (E + 2) + 2) = 1 - g, from a up to b = a + size,
+ * r_a r_b E_b (1 - exp(-size)) (E_a + E_b + 2) / 2 */
+NNF_INLINE V FN(mish_gate_difference)(V x, V d) {
+    const V one = v_set1(1), two = v_set1(2), size = FN(vector_absolute)(d), moved = x + d;
+    const VI up = d >= v_set1(0);
+    const V a = v_select(up, x, moved), b = v_select(up, moved, x);
+    const V ea = v_exp(-FN(vector_absolute)(a)), eb = v_exp(-FN(vector_absolute)(b)), fall = -v_expm1(-size);
+    const V rest_right = two * ea * ea / (one + two * ea * (one + ea)), rest_left = two / (ea * (ea + two) + two);
+    const V right = (two - fall + two * eb) / (one + two * eb * (one + eb));
+    const V left = eb * (eb * (two - fall) + two) / (eb * (eb + two) + two);
+    const V change = v_select(a < v_set1(0), rest_left, rest_right) * v_select(b < v_set1(0), left, right) * fall;
+    return v_select(up, change, -change);
+}
+
 NNF_INLINE V FN(difference_of)(nnf_activation f, double alpha, V x, V y, V d) {
     const V zero = v_set1(0), moved = x + d, slope = v_set1((T)alpha);
     switch (f) {
@@ -181,6 +241,14 @@ NNF_INLINE V FN(difference_of)(nnf_activation f, double alpha, V x, V y, V d) {
         return d * v_sigmoid(x) + moved * FN(sigmoid_difference)(x, d);
     case NNF_SOFTPLUS:
         return FN(softplus_difference)(x, d);
+    case NNF_HARDSWISH:
+        return FN(hardswish_difference)(x, d);
+    case NNF_MISH: {
+        V slope_at;
+        return d * FN(mish_gate)(x, &slope_at) + moved * FN(mish_gate_difference)(x, d);
+    }
+    case NNF_SELU:
+        return v_set1((T)SELU_SCALE) * FN(elu_difference)(v_set1((T)SELU_ALPHA), x, d);
     case NNF_IDENTITY:
         break;
     }

@@ -11,9 +11,9 @@ static const struct {
 
 static const struct {
     const char *name;
-    int m, s;
+    int m, s, k;
 } rules[] = {
-#define NNF_RULE(id, name, m, s) [NNF_##id] = {name, m, s},
+#define NNF_RULE(id, name, m, s, k) [NNF_##id] = {name, m, s, k},
 #include "rules.def"
 };
 
@@ -26,3 +26,5 @@ const char *nnf_rule_name(nnf_rule rule) { return rules[rule].name; }
 int nnf_rule_has_m(nnf_rule rule) { return rules[rule].m; }
 
 int nnf_rule_has_s(nnf_rule rule) { return rules[rule].s; }
+
+int nnf_rule_has_k(nnf_rule rule) { return rules[rule].k; }

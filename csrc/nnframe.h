@@ -88,32 +88,33 @@ typedef struct {
 
 /* ---- optimizers --------------------------------------------------------------------------------------- */
 
-/* One step of a parameter w from its gradient g, in one pass. m and s are the state, as the rule needs it. g is first
- * increased by decay w (L2 regularisation), and w multiplied by 1 - shrink (decoupled decay). rules.def has the
+/* One step of a parameter w from its gradient g, in one pass. m, s and k are the state, as the rule needs it. g is
+ * first increased by decay w (L2 regularisation), and w multiplied by 1 - shrink (decoupled decay). rules.def has the
  * formulas. */
 typedef enum {
-#define NNF_RULE(id, name, m, s) NNF_##id,
+#define NNF_RULE(id, name, m, s, k) NNF_##id,
 #include "rules.def"
 } nnf_rule;
 
 enum {
     NNF_RULES = 0 /* how many there are */
-#define NNF_RULE(id, name, m, s) +1
+#define NNF_RULE(id, name, m, s, k) +1
 #include "rules.def"
 };
 
 const char *nnf_rule_name(nnf_rule rule);
 int nnf_rule_has_m(nnf_rule rule); /* whether it has this state */
 int nnf_rule_has_s(nnf_rule rule);
+int nnf_rule_has_k(nnf_rule rule);
 
-/* w, g, m, s: n contiguous elements each, none shared; m and s NULL where the rule has none. */
+/* w, g, m, s, k: n contiguous elements each, none shared; m, s and k NULL where the rule has none. */
 typedef struct {
     nnf_rule rule;
     intptr_t n;
     void *w;
     const void *g;
-    void *m, *s;
-    double rate, decay, shrink, beta1, beta2, eps;
+    void *m, *s, *k;
+    double rate, decay, shrink, beta1, beta2, eps, gain;
 } nnf_update;
 
 /* ---- convolution and pooling ----------------------------------------------------------------------------- */

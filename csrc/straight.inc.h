@@ -7,7 +7,8 @@
  * d^2 of any part of the sums that it is made of. Where that is below rounding everywhere, u alone is propagated; what
  * it leaves out is less than what the rounding of those sums is.
  *
- * ReLU and its like are straight until an argument reaches their kink, which is seen exactly: |d| >= |x|.
+ * ReLU and its like are straight until an argument reaches their kink, which is seen exactly: |d| >= |x|; or, for kinks
+ * at kink_at and -kink_at, |d| >= ||x| - kink_at|.
  */
 
 #undef bound_t
@@ -121,9 +122,10 @@ NNF_INLINE double FN(lost_at)(const bound_t *bound, double most, const reach_t *
     return bent + (bound->shape.second > 0 ? 2 * bound->shape.second * reach->beyond : 0);
 }
 
-/* Marks the rows in which an argument of size |x| is reached; d (nodes, rows). */
-NNF_INLINE void FN(mark_reached)(const T *d, intptr_t nodes, const T *distance, const T *x, double beyond,
-                                 intptr_t rows, T *marks) {
+/* Marks the rows in which an argument x reaches a kink; d (nodes, rows). */
+NNF_INLINE void FN(mark_reached)(const T *d, intptr_t nodes, const T *distance, const T *x, double kink_at,
+                                 double beyond, intptr_t rows, T *marks) {
+    const V at = v_set1((T)kink_at);
     const V slack = v_set1((T)1.001), rest = v_set1((T)(1.001 * beyond)), zero = v_set1(0), one = v_set1(1);
     for (intptr_t n = 0; n < rows; n += LANES) {
         V most = zero;
@@ -132,8 +134,8 @@ NNF_INLINE void FN(mark_reached)(const T *d, intptr_t nodes, const T *distance, 
         if (distance) most = most * v_load(distance + n);
         most = most * slack + rest;
         const V marked = v_select(most > zero, one, zero);
-        v_store(marks + n,
-                v_select(most < FN(vector_absolute)(v_load(x + n)), v_load(marks + n), marked + v_load(marks + n)));
+        const V way = FN(vector_absolute)(FN(vector_absolute)(v_load(x + n)) - at);
+        v_store(marks + n, v_select(most < way, v_load(marks + n), marked + v_load(marks + n)));
     }
 }
 
@@ -218,7 +220,7 @@ static void FN(straight_activation)(const void *context, intptr_t stage, intptr_
     if (bound->shape.kink)
         for (intptr_t k = 0; k < lines; k++)
             FN(mark_reached)(d + k * rows, 1, plan->distance + tile->at, plan->x[stage] + where + k * plan->padded,
-                             reach->beyond, rows, tile->marks);
+                             bound->shape.kink_at, reach->beyond, rows, tile->marks);
     const double most = bound->shape.second > 0 ? (double)FN(largest)(d, lines * rows) * plan->far : 0;
     if (!(FN(lost_at)(bound, most, reach) <= plan->most_lost)) reach->lost = 1;
     FN(bend_at)(bound, most, reach);

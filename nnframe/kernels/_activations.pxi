@@ -14,6 +14,9 @@ def activation(name, x, *, alpha=None, out=None):
     gelu_tanh    x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2
     silu         x / (1 + exp(-x))
     softplus     log(1 + exp(x))
+    hardswish    x min(max(x + 3, 0), 6) / 6
+    mish         x tanh(log(1 + exp(x)))
+    selu         1.0507 x where x >= 0, else 1.0507 1.6733 (exp(x) - 1)
     step         1 where x > 0, else 0
     ===========  ====================================================================
 

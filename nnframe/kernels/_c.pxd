@@ -14,6 +14,7 @@ cdef extern from "nnframe.h" nogil:
     const char *nnf_rule_name(nnf_rule rule)
     int nnf_rule_has_m(nnf_rule rule)
     int nnf_rule_has_s(nnf_rule rule)
+    int nnf_rule_has_k(nnf_rule rule)
     ctypedef struct nnf_update:
         nnf_rule rule
         intptr_t n
@@ -21,7 +22,8 @@ cdef extern from "nnframe.h" nogil:
         const void *g
         void *m
         void *s
-        double rate, decay, shrink, beta1, beta2, eps
+        void *k
+        double rate, decay, shrink, beta1, beta2, eps, gain
     ctypedef struct nnf_matmul:
         intptr_t batch, m, n, k
         const void *a

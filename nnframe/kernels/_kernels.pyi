@@ -88,6 +88,7 @@ def optimizer_update(
     gradients: list[_Floats],
     means: list[_Floats] = ...,
     squares: list[_Floats] = ...,
+    largest: list[_Floats] = ...,
     *,
     rate: float,
     decay: float = 0.0,
@@ -95,6 +96,7 @@ def optimizer_update(
     beta1: float = 0.0,
     beta2: float = 0.0,
     eps: float = 0.0,
+    gain: float = 1.0,
 ) -> None: ...
 def all_finite(x: npt.ArrayLike) -> bool: ...
 

@@ -68,6 +68,7 @@ from nnframe.kernels._c cimport (
     nnf_pooling,
     nnf_quotients,
     nnf_rule,
+    nnf_rule_has_k,
     nnf_rule_has_m,
     nnf_rule_has_s,
     nnf_rule_name,

@@ -148,7 +148,7 @@ cdef class Network:
         ----------
         x : array (N, inputs)
         labels : array
-            As `softmax_cross_entropy` takes them; for the squared error numbers (N, outputs).
+            As `softmax_cross_entropy` takes them; for the squared error numbers (N, outputs), or (N,) for one output.
         values : list of arrays
             Of each linear stage the weight (outputs, inputs), and the bias (outputs,) where it has one.
         gradients : list of arrays or None
@@ -409,6 +409,8 @@ cdef array as_values(object labels, array y):
     cdef array t = labels if cnp.PyArray_CheckExact(labels) else as_plain_array(labels, "labels")
     if t.dtype.kind not in "biuf":
         raise TypeError(f"labels: expected real numbers, got {t.dtype}")
+    if cnp.PyArray_NDIM(t) == 1 and cnp.PyArray_NDIM(y) == 2 and np.shape(y) == (len(t), 1):  # one output
+        t = t[:, None]
     if not cnp.PyArray_SAMESHAPE(t, y):
         raise ValueError(f"labels: expected the shape of the output {np.shape(y)}, got {np.shape(t)}")
     if cnp.PyArray_TYPE(t) != cnp.PyArray_TYPE(y):

@@ -1,18 +1,24 @@
 # The border of csrc/optimizer.inc.h: one step of many parameters. Included by _kernels.pyx.
 
-def optimizer_update(rule, list values not None, list gradients not None, list means=[], list squares=[], *, rate,
-                     decay=0.0, shrink=0.0, beta1=0.0, beta2=0.0, eps=0.0):
+def optimizer_update(rule, list values not None, list gradients not None, list means=[], list squares=[],
+                     list largest=[], *, rate, decay=0.0, shrink=0.0, beta1=0.0, beta2=0.0, eps=0.0, gain=1.0):
     """One step of an optimizer for many parameters, each in one pass over value, gradient and state, in place.
 
     With g = gradient + decay * value, and value first multiplied by 1 - shrink:
 
     ========  ==================================================================================
     sgd       value -= rate g
-    momentum  m = beta1 m + g; value -= rate m
+    momentum  m = beta1 m + gain g; value -= rate m
     nesterov  m = beta1 m + g; value -= rate (g + beta1 m)
     adagrad   s += g^2; value -= rate g / (sqrt(s) + eps)
     rmsprop   s = beta2 s + (1 - beta2) g^2; value -= rate g / (sqrt(s) + eps)
+    centered  s as rmsprop; m = beta2 m + (1 - beta2) g; value -= rate g / (sqrt(s - m^2) + eps)
     adam      m = beta1 m + (1 - beta1) g; s as rmsprop; value -= rate m / (sqrt(s) + eps)
+    amsgrad   m, s as adam; k = max(k, s); value -= rate m / (sqrt(k) + eps)
+    nadam     m, s as adam; value -= rate (m + gain g) / (sqrt(s) + eps)
+    radam     m, s as adam; value -= rate m / (gain sqrt(s) + eps)
+    lion      value -= rate sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g
+    rprop     s *= beta2 where g m > 0, beta1 where it is < 0 (g is 0 then), eps <= s <= gain; value -= s sign(g); m = g
     ========  ==================================================================================
 
     Parameters
@@ -20,8 +26,8 @@ def optimizer_update(rule, list values not None, list gradients not None, list m
     rule : str
     values, gradients : lists of arrays
         float32 or float64; a gradient has its value's shape and dtype.
-    means, squares : lists of arrays
-        m and s for the rules that have them, like `values`.
+    means, squares, largest : lists of arrays
+        m, s and k for the rules that have them, like `values`.
 
     Raises
     ------
@@ -33,21 +39,25 @@ def optimizer_update(rule, list values not None, list gradients not None, list m
     p.rule = <nnf_rule>as_choice(rule, "rule", RULES)
     p.rate, p.decay, p.shrink = as_number(rate, "rate"), as_number(decay, "decay"), as_number(shrink, "shrink")
     p.beta1, p.beta2, p.eps = as_number(beta1, "beta1"), as_number(beta2, "beta2"), as_number(eps, "eps")
-    cdef bint has_m = nnf_rule_has_m(p.rule), has_s = nnf_rule_has_s(p.rule)
+    p.gain = as_number(gain, "gain")
+    cdef bint has_m = nnf_rule_has_m(p.rule), has_s = nnf_rule_has_s(p.rule), has_k = nnf_rule_has_k(p.rule)
     check_length("gradients", gradients, count)
     if has_m:
         check_length("means", means, count)
     if has_s:
         check_length("squares", squares, count)
+    if has_k:
+        check_length("largest", largest, count)
     cdef piece few[64]
     cdef piece *pieces = few
-    cdef intptr_t arrays = (2 + has_m + has_s) * count
+    means, squares, largest = means if has_m else None, squares if has_s else None, largest if has_k else None
+    cdef intptr_t arrays = (2 + has_m + has_s + has_k) * count
     if arrays > 64:
         pieces = <piece *>malloc(arrays * sizeof(piece))
         if pieces == NULL:
             raise MemoryError(f"no room for the addresses of {arrays} arrays")
     try:
-        plain = check_arrays(pieces, values, gradients, means if has_m else None, squares if has_s else None)
+        plain = check_arrays(pieces, values, gradients, means, squares, largest)
     finally:
         if pieces != few:
             free(pieces)
@@ -55,11 +65,12 @@ def optimizer_update(rule, list values not None, list gradients not None, list m
         for i in range(count):
             reference.optimizer_update(
                 rule, np.asarray(values[i]), np.asarray(gradients[i]), np.asarray(means[i]) if has_m else None,
-                np.asarray(squares[i]) if has_s else None, p.rate, p.decay, p.shrink, p.beta1, p.beta2, p.eps)
+                np.asarray(squares[i]) if has_s else None, np.asarray(largest[i]) if has_k else None, p.rate, p.decay,
+                p.shrink, p.beta1, p.beta2, p.eps, p.gain)
     elif plain:
-        update_all(&p, values, gradients, means if has_m else None, squares if has_s else None)
+        update_all(&p, values, gradients, means, squares, largest)
     else:
-        update_copies(&p, values, gradients, means if has_m else None, squares if has_s else None)
+        update_copies(&p, values, gradients, means, squares, largest)
 
 
 cdef int check_length(str name, list given, intptr_t count) except -1:
@@ -69,10 +80,11 @@ cdef int check_length(str name, list given, intptr_t count) except -1:
     return 0
 
 
-cdef tuple ARRAYS = ("values[{}]", "gradients[{}]", "means[{}]", "squares[{}]")
+cdef tuple ARRAYS = ("values[{}]", "gradients[{}]", "means[{}]", "squares[{}]", "largest[{}]")
 
 
-cdef bint check_arrays(piece *pieces, list values, list gradients, list means, list squares) except -1:
+cdef bint check_arrays(piece *pieces, list values, list gradients, list means, list squares,
+                       list largest) except -1:
     """Check each array, and all of them against each other; returns whether C can take them as they are."""
     cdef intptr_t i, at = 0
     cdef bint plain = True
@@ -95,6 +107,11 @@ cdef bint check_arrays(piece *pieces, list values, list gradients, list means, l
             set_piece(&pieces[at], x, True, 3, i)
             plain = plain and is_plain(x)
             at += 1
+        if largest is not None:
+            x = as_state(largest[i], "largest", i, w)
+            set_piece(&pieces[at], x, True, 4, i)
+            plain = plain and is_plain(x)
+            at += 1
     refuse_shared(pieces, at, ARRAYS)
     return plain
 
@@ -104,11 +121,11 @@ cdef inline bint is_plain(array x) noexcept:
     return cnp.PyArray_ISCARRAY(x)
 
 
-cdef int update_all(nnf_update *p, list values, list gradients, list means, list squares) except -1:
+cdef int update_all(nnf_update *p, list values, list gradients, list means, list squares, list largest) except -1:
     cdef intptr_t i
     cdef array w
     cdef const nnf_kernels *kernels
-    p.m = p.s = NULL
+    p.m = p.s = p.k = NULL
     for i in range(len(values)):
         w = values[i]
         p.n, p.w, p.g = cnp.PyArray_SIZE(w), cnp.PyArray_DATA(w), cnp.PyArray_DATA(<array>gradients[i])
@@ -116,6 +133,8 @@ cdef int update_all(nnf_update *p, list values, list gradients, list means, list
             p.m = cnp.PyArray_DATA(<array>means[i])
         if squares is not None:
             p.s = cnp.PyArray_DATA(<array>squares[i])
+        if largest is not None:
+            p.k = cnp.PyArray_DATA(<array>largest[i])
         kernels = kernels_for(w)
         if p.n * 2 < KEEP_GIL:
             kernels.update(p)
@@ -125,16 +144,15 @@ cdef int update_all(nnf_update *p, list values, list gradients, list means, list
     return 0
 
 
-cdef int update_copies(nnf_update *p, list values, list gradients, list means, list squares) except -1:
+cdef int update_copies(nnf_update *p, list values, list gradients, list means, list squares, list largest) except -1:
     """The same with copies in C order; all of them are there before anything is written."""
-    cdef list written = [x for arrays in (values, means, squares) if arrays is not None for x in arrays]
-    cdef list copies = [in_c_order(x) for x in written]
-    cdef intptr_t count = len(values)
-    update_all(p, copies[:count], [as_contiguous(as_floats(x, "gradients")) for x in gradients],
-               copies[count:2 * count] if means is not None else None,
-               copies[len(copies) - count:] if squares is not None else None)
-    for x, copy in zip(written, copies):
-        write_back(copy, x)
+    cdef list copied = [None if arrays is None else [in_c_order(x) for x in arrays]
+                        for arrays in (values, means, squares, largest)]
+    update_all(p, copied[0], [as_contiguous(as_floats(x, "gradients")) for x in gradients], copied[1], copied[2],
+               copied[3])
+    for arrays, copies in zip((values, means, squares, largest), copied):
+        for x, copy in zip(arrays or [], copies or []):
+            write_back(copy, x)
     return 0
 
 

@@ -7,6 +7,8 @@ of their own.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -75,20 +77,63 @@ def optimizer_update(
     g: Floats,
     m: Floats | None,
     s: Floats | None,
-    rate: float,
-    decay: float,
-    shrink: float,
-    beta1: float,
-    beta2: float,
-    eps: float,
+    k: Floats | None = None,
+    rate: float = 0.0,
+    decay: float = 0.0,
+    shrink: float = 0.0,
+    beta1: float = 0.0,
+    beta2: float = 0.0,
+    eps: float = 0.0,
+    gain: float = 1.0,
 ) -> None:
     """One optimizer step of one parameter w, in place; see `kernels.optimizer_update`."""
     kind = w.dtype.type
     g = g + kind(decay) * w
-    if m is not None:
-        m[...] = m + kind(1 - beta1) * (g - m) if rule == "adam" else kind(beta1) * m + g
-    if s is not None:
-        s[...] = s + g * g if rule == "adagrad" else s + kind(1 - beta2) * (g * g - s)
-    direction = g if m is None else g + kind(beta1) * m if rule == "nesterov" else m
     w -= kind(shrink) * w
-    w -= kind(rate) * direction if s is None else kind(rate) * direction / (np.sqrt(s) + kind(eps))
+    if rule == "rprop":
+        assert m is not None
+        assert s is not None
+        _rprop(w, g, m, s, beta1, beta2, eps, gain)
+        return
+    direction: Floats = g
+    if m is not None:
+        direction = _direction(rule, g, m, kind(beta1), kind(1 - beta1), kind(1 - beta2), kind(gain))
+    if s is None:
+        w -= kind(rate) * direction
+        return
+    s[...] = s + g * g if rule == "adagrad" else s + kind(1 - beta2) * (g * g - s)
+    if k is not None:
+        k[...] = np.maximum(k, s)
+    under: Floats = s if k is None else k
+    if rule == "centered":
+        assert m is not None
+        under = np.maximum(s - m * m, 0)
+    root = kind(gain) * np.sqrt(under) if rule == "radam" else np.sqrt(under)
+    w -= kind(rate) * direction / (root + kind(eps))
+
+
+def _direction(rule: str, g: Floats, m: Floats, beta1: Any, rest1: Any, rest2: Any, gain: Any) -> Floats:
+    """Change m, and return the direction of the step."""
+    if rule == "lion":
+        way: Floats = np.sign(m + rest1 * (g - m))
+        m[...] = m + rest2 * (g - m)
+        return way
+    if rule == "centered":
+        m[...] = m + rest2 * (g - m)
+        return g
+    if rule in ("momentum", "nesterov"):
+        m[...] = beta1 * m + (gain * g if rule == "momentum" else g)
+        return g + beta1 * m if rule == "nesterov" else m
+    m[...] = m + rest1 * (g - m)
+    return m + gain * g if rule == "nadam" else m
+
+
+def _rprop(
+    w: Floats, g: Floats, m: Floats, s: Floats, shorter: float, longer: float, least: float, most: float
+) -> None:
+    """Each entry has a step s of its own, longer where the gradient keeps its sign, shorter where that changes."""
+    kind, product = w.dtype.type, g * m
+    factor = np.where(product > 0, kind(longer), np.where(product < 0, kind(shorter), kind(1)))
+    s[...] = np.clip(s * factor, kind(least), kind(most))
+    m[...] = np.where(product < 0, 0, g)
+    w -= s * np.sign(m)

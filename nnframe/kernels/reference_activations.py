@@ -164,6 +164,59 @@ SOFTPLUS = Activation(
     difference=_softplus_difference,
 )
 
+SELU_ALPHA = 1.6732632423543772848170429916717  # Klambauer et al. 2017, eq. 14
+SELU_SCALE = 1.0507009873554804934193349852946
+
+SELU = Activation(
+    forward=lambda x, alpha: x.dtype.type(SELU_SCALE) * ELU.forward(x, SELU_ALPHA),
+    slope=lambda x, y, alpha: SELU_SCALE * ELU.slope(x, y, SELU_ALPHA),
+    difference=lambda x, y, d, alpha: SELU_SCALE * ELU.difference(x, y, d, SELU_ALPHA),
+)
+
+
+def _hardswish_difference(x: Floats, y: Floats, d: Floats, alpha: float) -> Floats:
+    # d (2 x + d + 3) / 6 in the middle, d on the right; between two pieces nothing cancels
+    moved: Floats = x + d
+    start, end = np.clip(x, -3, 3), np.clip(moved, -3, 3)
+    inside: Floats = np.where((start == x) & (end == moved), d, end - start) * ((start + end + 3) / 6)
+    outside = np.where(np.minimum(x, moved) >= 3, d, np.maximum(moved, 3) - np.maximum(x, 3))
+    change: Floats = inside + outside
+    return change
+
+
+HARDSWISH = Activation(
+    forward=lambda x, alpha: _from_below(x) * (np.clip(x + 3, 0, 6) / 6),
+    slope=lambda x, y, alpha: np.where(x <= -3, 0, np.where(x >= 3, 1, (x + x + 3) / 6)),
+    difference=_hardswish_difference,
+)
+
+
+def _mish_gate(x: Floats) -> tuple[Floats, Floats]:
+    """tanh(log(1 + exp(x))) = E (E + 2) / (E (E + 2) + 2), E = exp(x), and its derivative."""
+    e = np.exp(-np.abs(x))
+    above = np.where(x < 0, e * (e + 2), 1 + 2 * e)
+    below = np.where(x < 0, above + 2, above + 2 * e * e)
+    return above / below, 4 * np.where(x < 0, e, e * e) * (1 + e) / (below * below)
+
+
+def _mish_difference(x: Floats, y: Floats, d: Floats, alpha: float) -> Floats:
+    # (x + d) g(x + d) - x g(x) = d g(x) + (x + d) (g(x + d) - g(x)). From a up to b, with E = exp and r = 1 - g:
+    # g(b) - g(a) = r(a) r(b) E(b) (1 - exp(a - b)) (E(a) + E(b) + 2) / 2
+    a, b, fall = np.where(d >= 0, x, x + d), np.where(d >= 0, x + d, x), -np.expm1(-np.abs(d))
+    ea, eb = np.exp(-np.abs(a)), np.exp(-np.abs(b))
+    rest = np.where(a < 0, 2 / (ea * (ea + 2) + 2), 2 * ea * ea / (1 + 2 * ea * (1 + ea)))
+    left, right = eb * (eb * (2 - fall) + 2) / (eb * (eb + 2) + 2), (2 - fall + 2 * eb) / (1 + 2 * eb * (1 + eb))
+    change = rest * np.where(b < 0, left, right) * fall
+    result: Floats = d * _mish_gate(x)[0] + (x + d) * np.where(d >= 0, change, -change)
+    return result
+
+
+MISH = Activation(
+    forward=lambda x, alpha: _from_below(x) * _mish_gate(x)[0],
+    slope=lambda x, y, alpha: _mish_gate(x)[0] + _near(x) * _mish_gate(x)[1],
+    difference=_mish_difference,
+)
+
 # ---- of the normal distribution ----
 
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
@@ -236,6 +289,9 @@ ACTIVATIONS = {
     "gelu_tanh": GELU_TANH,
     "silu": SILU,
     "softplus": SOFTPLUS,
+    "hardswish": HARDSWISH,
+    "mish": MISH,
+    "selu": SELU,
 }
 
 

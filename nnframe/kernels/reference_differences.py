@@ -48,6 +48,7 @@ class _Shape(NamedTuple):
     steepest: float
     second: float
     kink: bool = False
+    kink_at: float = 0.0
 
 
 def _shape(name: str, alpha: float, low: float) -> _Shape:
@@ -64,6 +65,9 @@ def _shape(name: str, alpha: float, low: float) -> _Shape:
         "gelu_tanh": _Shape(1.2, (2 + 1.6 * (1 + 0.13 * left**2)) / 2),
         "silu": _Shape(1.2, 2),
         "softplus": _Shape(1, 0.5),
+        "hardswish": _Shape(1.5, 0.7, True, 3),
+        "mish": _Shape(1.2, 1),
+        "selu": _Shape(1.76, 0.5, True),
         "identity": _Shape(1, 0),
     }[name]
 
@@ -85,7 +89,7 @@ class _Between:
         size = np.abs(d).max(axis=0)
         if shape.kink and x is not None:
             reached = 1.001 * (size + self.beyond)
-            self.marks |= (~(reached < np.abs(x)) & (reached > 0)).any(axis=1)
+            self.marks |= (~(reached < np.abs(np.abs(x) - shape.kink_at)) & (reached > 0)).any(axis=1)
         far = size.max(initial=0) + self.beyond
         if shape.second > 0:
             limit = 0.5 / max(1, 2 * shape.second)

@@ -67,4 +67,23 @@ class Dropout(Layer):
         return np.multiply(kept, 1 / (1 - self.p) if self.p < 1 else 0, dtype=x.dtype)
 
     def __repr__(self) -> str:
-        return f"Dropout({self.p:g})"
+        return f"{type(self).__name__}({self.p:g})"
+
+
+class Dropout2d(Dropout):
+    """Dropout of whole channels: all entries of a channel of x (N, C, ...) are left out together (Tompson et al. 2015).
+
+    Parameters, attributes : as for `Dropout`.
+
+    Raises
+    ------
+    ValueError
+        x has no axis of channels.
+    """
+
+    def _factors(self, x: Array) -> Array | None:
+        """Return what each channel is multiplied by, (N, C, 1, ...); None where it is 1."""
+        if x.ndim < 3:
+            raise ValueError(f"x: expected channels of several entries, shape (N, C, H, W), got {x.shape}")
+        factors = super()._factors(np.empty(x.shape[:2], x.dtype))
+        return None if factors is None else factors.reshape(*x.shape[:2], *[1] * (x.ndim - 2))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,45 +35,16 @@ class Axes(NamedTuple):
 
 
 ROWS = Axes(-2, "...nc->...c", "...nc,...nc->...c", np.s_[..., None, :])
+ROWS_OF_IMAGES = Axes(-4, "...nchw->...c", "...nchw,...nchw->...c", np.s_[..., None, :, None, None])
 ROWS_OF_SERIES = Axes(-3, "...ncl->...c", "...ncl,...ncl->...c", np.s_[..., None, :, None])
 COLUMNS = Axes(None, "...i->...", "...i,...i->...", np.s_[..., None])
 BLOCK = 256  # rows that are summed in the dtype of x, before they are added in float64
 
 
-class BatchNorm1d(Layer):
-    """y = (x - m) / sqrt(v + eps) w + b, for each feature c of x (N, C) or (N, C, L) (Ioffe and Szegedy 2015).
+class _BatchNorm(Layer):
+    """What BatchNorm1d and BatchNorm2d share, which say what it is and takes."""
 
-    In training mode m and v are the mean and the biased variance of the mini-batch, over N (and L), and each step moves
-    the running ones: running <- (1 - momentum) running + momentum found, with the unbiased variance. In evaluation mode
-    m and v are the running ones, so that no row depends on another.
-
-    Parameters
-    ----------
-    num_features : int
-        C.
-    eps : float
-        At least 0.
-    momentum : float or None
-        In [0, 1]. None: the running statistics are the plain mean of those of all steps.
-    affine : bool
-        Whether there are w and b; they start at 1 and 0.
-    track_running_stats : bool
-        False: there are no running statistics, and those of the mini-batch are taken in evaluation mode, too.
-    dtype : float32 or float64
-
-    Attributes
-    ----------
-    weight, bias : Parameter (C,), or None
-    running_mean, running_var : Buffer (C,), or None
-        They start at 0 and 1.
-    num_batches_tracked : Buffer (), int64, or None
-        How many steps have been seen.
-
-    Raises
-    ------
-    ValueError
-        A mini-batch has a single value for each feature, of which there is no variance.
-    """
+    _forms: ClassVar[dict[int, str]]  # shapes of x by the number of its axes
 
     def __init__(
         self,
@@ -121,7 +92,7 @@ class BatchNorm1d(Layer):
 
     def backward(self, x: Array, y: Array, dy: Array, saved: tuple[Array, Array] | None = None) -> Array:
         d, a = self._centred(x) if saved is None else saved
-        total, along = _sum(dy, self._axes(x)), _sum(dy, self._axes(x), d)
+        total, along = sum_over(dy, self._axes(x)), sum_over(dy, self._axes(x), d)
         scale = 1 / a
         if self.weight is not None and self.bias is not None:
             self.weight.grad += (along * scale).reshape(-1)
@@ -138,7 +109,7 @@ class BatchNorm1d(Layer):
 
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         d, a = self._centred(x)
-        change = _change(d, a, dx, self._axes(x), self.eps) if self._by_batch else dx / a
+        change = change_of(d, a, dx, self._axes(x), self.eps) if self._by_batch else dx / a
         if self.weight is not None:
             change *= self._spread(self.weight.value, x)
         return change
@@ -157,17 +128,17 @@ class BatchNorm1d(Layer):
         self.num_batches_tracked.value += 1
         step = 1 / int(self.num_batches_tracked.value) if self.momentum is None else self.momentum
         count, over = self._count(x), self._axes(x)
-        mean = _mean(x, over)
+        mean = mean_over(x, over)
         d = x - mean
-        variance = _mean(d, over, d) * (count / (count - 1))
+        variance = mean_over(d, over, d) * (count / (count - 1))
         for running, found in ((self.running_mean, mean), (self.running_var, variance)):
             running.value[...] = (1 - step) * running.value + step * found.reshape(-1)
 
     def _centred(self, x: Array) -> tuple[Array, Array]:
         """Return x - m, and sqrt(v + eps) for each feature; ValueError where x has another shape."""
-        if x.ndim not in (2, 3) or x.shape[1] != self.num_features:
-            c = self.num_features
-            raise ValueError(f"x: expected shape (N, {c}) or (N, {c}, L), got {x.shape}")
+        if x.ndim not in self._forms or x.shape[1] != self.num_features:
+            forms = " or ".join(form.format(self.num_features) for form in self._forms.values())
+            raise ValueError(f"x: expected shape {forms}, got {x.shape}")
         if not self._by_batch:
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -177,7 +148,7 @@ class BatchNorm1d(Layer):
             )
             return x - mean, np.sqrt(variance + x.dtype.type(self.eps))
         self._count(x)
-        return _centred(x, self._axes(x), self.eps)
+        return centred(x, self._axes(x), self.eps)
 
     def _count(self, x: Array) -> int:
         """How many values of each feature there are."""
@@ -190,15 +161,62 @@ class BatchNorm1d(Layer):
         return count
 
     def _axes(self, x: Array) -> Axes:
-        return ROWS if x.ndim == 2 else ROWS_OF_SERIES
+        return {2: ROWS, 3: ROWS_OF_SERIES, 4: ROWS_OF_IMAGES}[x.ndim]
 
     def _spread(self, values: Array, x: Array) -> Array:
         """Values of the features as they stand along x."""
-        return values if x.ndim == 2 else values[:, None]
+        return values.reshape(-1, *[1] * (x.ndim - 2))
 
     def __repr__(self) -> str:
         defaults = {"eps": 1e-5, "momentum": 0.1, "affine": True, "track_running_stats": True}
-        return _shown(self, str(self.num_features), defaults)
+        return shown(self, str(self.num_features), defaults)
+
+
+class BatchNorm1d(_BatchNorm):
+    """y = (x - m) / sqrt(v + eps) w + b, for each feature c of x (N, C) or (N, C, L) (Ioffe and Szegedy 2015).
+
+    In training mode m and v are the mean and the biased variance of the mini-batch, over N (and L), and each step moves
+    the running ones: running <- (1 - momentum) running + momentum found, with the unbiased variance. In evaluation mode
+    m and v are the running ones, so that no row depends on another.
+
+    Parameters
+    ----------
+    num_features : int
+        C.
+    eps : float
+        At least 0.
+    momentum : float or None
+        In [0, 1]. None: the running statistics are the plain mean of those of all steps.
+    affine : bool
+        Whether there are w and b; they start at 1 and 0.
+    track_running_stats : bool
+        False: there are no running statistics, and those of the mini-batch are taken in evaluation mode, too.
+    dtype : float32 or float64
+
+    Attributes
+    ----------
+    weight, bias : Parameter (C,), or None
+    running_mean, running_var : Buffer (C,), or None
+        They start at 0 and 1.
+    num_batches_tracked : Buffer (), int64, or None
+        How many steps have been seen.
+
+    Raises
+    ------
+    ValueError
+        A mini-batch has a single value for each feature, of which there is no variance.
+    """
+
+    _forms: ClassVar[dict[int, str]] = {2: "(N, {})", 3: "(N, {}, L)"}
+
+
+class BatchNorm2d(_BatchNorm):
+    """y = (x - m) / sqrt(v + eps) w + b, for each channel c of x (N, C, H, W) (Ioffe and Szegedy 2015).
+
+    As `BatchNorm1d`, m and v being taken over N, H and W. Parameters, attributes and errors are those of that layer.
+    """
+
+    _forms: ClassVar[dict[int, str]] = {4: "(N, {}, H, W)"}
 
 
 class LayerNorm(Layer):
@@ -234,10 +252,7 @@ class LayerNorm(Layer):
         *,
         dtype: npt.DTypeLike = np.float32,
     ) -> None:
-        lengths = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
-        self.normalized_shape: tuple[int, ...] = tuple(as_count("normalized_shape", length) for length in lengths)
-        if not self.normalized_shape:
-            raise ValueError("normalized_shape: expected at least one axis, got ()")
+        self.normalized_shape = as_normalized_shape(normalized_shape)
         self.eps = in_range("eps", eps)
         self.elementwise_affine = as_flag("elementwise_affine", elementwise_affine)
         dtype, shape = as_dtype(dtype), self.normalized_shape
@@ -260,19 +275,19 @@ class LayerNorm(Layer):
         g = dy.reshape(normal.shape)
         by_row = g.reshape(-1, math.prod(self.normalized_shape))
         if self.bias is not None:
-            self.bias.grad += _sum(by_row, ROWS).reshape(self.normalized_shape)
+            self.bias.grad += sum_over(by_row, ROWS).reshape(self.normalized_shape)
         if self.weight is not None:
-            self.weight.grad += _sum(by_row, ROWS, normal.reshape(by_row.shape)).reshape(self.normalized_shape)
+            self.weight.grad += sum_over(by_row, ROWS, normal.reshape(by_row.shape)).reshape(self.normalized_shape)
             g = g * self.weight.value.reshape(-1)
-        dx = normal * -_mean(g, COLUMNS, normal)
+        dx = normal * -mean_over(g, COLUMNS, normal)
         dx += g
-        dx -= _mean(g, COLUMNS)
+        dx -= mean_over(g, COLUMNS)
         dx *= 1 / a
         return dx.reshape(x.shape)
 
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         d, a = self._centred(x)
-        change = _change(d, a, self._flat(dx), COLUMNS, self.eps)
+        change = change_of(d, a, self._flat(dx), COLUMNS, self.eps)
         if self.weight is not None:
             change *= self.weight.value.reshape(-1)
         return change.reshape(dx.shape)
@@ -296,7 +311,7 @@ class LayerNorm(Layer):
         shape = self.normalized_shape
         if x.ndim <= len(shape) or x.shape[-len(shape) :] != shape:
             raise ValueError(f"x: expected shape (N, ..., {', '.join(map(str, shape))}), got {x.shape}")
-        return _centred(self._flat(x), COLUMNS, self.eps)
+        return centred(self._flat(x), COLUMNS, self.eps)
 
     def _flat(self, x: Array) -> Array:
         return x.reshape(*x.shape[: x.ndim - len(self.normalized_shape)], math.prod(self.normalized_shape))
@@ -305,13 +320,22 @@ class LayerNorm(Layer):
         shape = self.normalized_shape
         defaults = {"eps": 1e-5, "elementwise_affine": True}
         without = ", bias=False" if self.elementwise_affine and self.bias is None else ""
-        return _shown(self, str(shape[0] if len(shape) == 1 else shape), defaults)[:-1] + f"{without})"
+        return shown(self, str(shape[0] if len(shape) == 1 else shape), defaults)[:-1] + f"{without})"
 
 
-# ---- what both share ----
+# ---- what they share ----
 
 
-def _sum(x: Array, over: Axes, times: Array | None = None) -> Doubles:
+def as_normalized_shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
+    """Lengths of the axes that are normalized, at least one; TypeError, ValueError otherwise."""
+    lengths = normalized_shape if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+    shape = tuple(as_count("normalized_shape", length) for length in lengths)
+    if not shape:
+        raise ValueError("normalized_shape: expected at least one axis, got ()")
+    return shape
+
+
+def sum_over(x: Array, over: Axes, times: Array | None = None) -> Doubles:
     """Sum of x, or of its product with another array, over some axes, each kept with length 1."""
     total: Any
     if over.rows is None or x.shape[over.rows] <= BLOCK:
@@ -320,46 +344,50 @@ def _sum(x: Array, over: Axes, times: Array | None = None) -> Doubles:
     total = 0.0
     for first in range(0, x.shape[over.rows], BLOCK):
         some: Any = (..., slice(first, first + BLOCK), *[slice(None)] * (-1 - over.rows))
-        total = total + _sum(x[some], over, None if times is None else times[some])
+        total = total + sum_over(x[some], over, None if times is None else times[some])
     return total  # type: ignore[no-any-return]
 
 
-def _mean(x: Array, over: Axes, times: Array | None = None) -> Array:
-    """Return the mean of what `_sum` sums, in x's dtype."""
-    found = _sum(x, over, times)
+def mean_over(x: Array, over: Axes, times: Array | None = None) -> Array:
+    """Return the mean of what `sum_over` sums, in x's dtype."""
+    found = sum_over(x, over, times)
     found /= x.size // max(1, found.size)
     return found.astype(x.dtype)
 
 
-def _centred(x: Array, over: Axes, eps: float) -> tuple[Array, Array]:
+def centred(x: Array, over: Axes, eps: float) -> tuple[Array, Array]:
     """Return x - m and sqrt(v + eps); from C order, so that the same numbers give the same bits in every layout."""
     if not (x.flags.c_contiguous and x.flags.aligned):
         x = x.copy()
-    mean = _mean(x, over)
+    mean = mean_over(x, over)
     d = x - mean
-    variance = _mean(d, over, d)
+    variance = mean_over(d, over, d)
     if (mean * mean > 64 * variance).any():  # what its rounding has left counts beside sqrt(v)
-        d -= _mean(d, over)
-        variance = _mean(d, over, d)
+        d -= mean_over(d, over)
+        variance = mean_over(d, over, d)
     return d, np.sqrt(variance + x.dtype.type(eps))
 
 
-def _change(d: Array, a: Array, dx: Array, over: Axes, eps: float) -> Array:
+def change_of(d: Array, a: Array, dx: Array, over: Axes, eps: float) -> Array:
     """How d / a changes when x moves by dx, alone or in a stack.
 
     With d' = d + dd and b = sqrt(v' + eps): d' / b - d / a = (dd - d (v' - v) / (a (a + b))) / b, where
     v' - v = mean(dd (d + d')) has no cancellation.
     """
-    dd = dx - _mean(dx, over)
+    return scaled_change(d, a, dx - mean_over(dx, over), over, eps)
+
+
+def scaled_change(d: Array, a: Array, dd: Array, over: Axes, eps: float) -> Array:
+    """How d / a changes, a being sqrt(mean(d^2) + eps), when d moves by dd, which is overwritten."""
     moved = d + dd
-    grown = _mean(dd, over, d) + _mean(dd, over, moved)
-    b = np.sqrt(_mean(moved, over, moved) + dd.dtype.type(eps))
+    grown = mean_over(dd, over, d) + mean_over(dd, over, moved)
+    b = np.sqrt(mean_over(moved, over, moved) + dd.dtype.type(eps))
     dd -= np.multiply(d, grown / (a * (a + b)), out=moved)
     dd /= b
     return dd
 
 
-def _shown(layer: Layer, first: str, defaults: Mapping[str, object]) -> str:
+def shown(layer: Layer, first: str, defaults: Mapping[str, object]) -> str:
     """Return words for a layer: how it is made, without the arguments that have their default values."""
     given = [f"{name}={getattr(layer, name)!r}" for name, value in defaults.items() if getattr(layer, name) != value]
     return f"{type(layer).__name__}({', '.join([first, *given])})"

@@ -46,14 +46,22 @@ class Loss:
     ----------
     reduction : {"mean", "sum"}
         Whether the loss is the sum of its rows, or that over `divisor`. A loss that writes `forward` may ignore it.
+
+    Attributes
+    ----------
+    reductions : tuple of str
+        What `reduction` may be. A class may add "none": calling the loss then returns what `unreduced` does, and a
+        strategy refuses it.
     """
 
     reduction: str = "mean"
+    reductions: ClassVar[tuple[str, ...]] = ("mean", "sum")
     _traits: ClassVar[Traits]
 
     def __init__(self, reduction: str = "mean") -> None:
-        if reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction: expected 'mean' or 'sum', got {reduction!r}")
+        if reduction not in self.reductions:
+            words = f"{', '.join(map(repr, self.reductions[:-1]))} or {self.reductions[-1]!r}"
+            raise ValueError(f"reduction: expected {words}, got {reduction!r}")
         self.reduction = reduction
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -70,12 +78,17 @@ class Loss:
         """Return what each row gives, (N,): the loss is their sum, for "mean" over `divisor`."""
         raise NotImplementedError(f"{type(self).__name__} has no rows")
 
+    def unreduced(self, y: Array, t: npt.NDArray[Any]) -> Array:
+        """Return what calling the loss gives for the reduction "none": `rows`."""
+        return self.rows(y, t).astype(y.dtype, copy=False)
+
     def divisor(self, y: Array, t: npt.NDArray[Any]) -> float:
         """Return what the mean divides by: N."""
         return float(len(y))
 
     def forward(self, y: Array, t: npt.NDArray[Any]) -> float:
         """Return the loss, a float."""
+        self._refuse_unreduced()
         total, divisor = self.total(y, t)
         if self.reduction == "sum":
             return total
@@ -113,6 +126,10 @@ class Loss:
         """Which rows count when it is measured how many are right; None: all of them."""
         return None
 
+    def right(self, y: Array, t: npt.NDArray[Any]) -> Doubles | None:
+        """Which share of each row is right, (N,); None where that is whether its largest output is its label."""
+        return None
+
     # ---- what follows ----
 
     def total(self, y: Array, t: npt.NDArray[Any]) -> tuple[float, float]:
@@ -121,6 +138,7 @@ class Loss:
 
     def row_scale(self, y: Array, t: npt.NDArray[Any]) -> float:
         """Return the loss over the sum of its rows."""
+        self._refuse_unreduced()
         if self.reduction == "sum":
             return 1.0
         divisor = self.total_divisor(y, t)
@@ -128,6 +146,7 @@ class Loss:
 
     def total_divisor(self, y: Array, t: npt.NDArray[Any]) -> float:
         """Return `divisor` where it counts, else N."""
+        self._refuse_unreduced()
         return float(self.divisor(y, t)) if self._traits.divisor else float(len(y))
 
     @property
@@ -141,9 +160,17 @@ class Loss:
         return self._traits.backward
 
     def __call__(self, y: npt.ArrayLike, t: npt.ArrayLike) -> float:
-        """Return the loss of an output and labels."""
+        """Return the loss of an output and labels; for the reduction "none" an array, see `unreduced`."""
         array = np.asarray(y)
+        if self.reduction == "none":
+            return self.unreduced(array, self.prepare(array, t))  # type: ignore[return-value]
         return value_of(self, array, self.prepare(array, t))
+
+    def _refuse_unreduced(self) -> None:
+        if self.reduction == "none":
+            raise ValueError(
+                f"reduction: expected one that gives a number, got 'none': {self!r} can be called, but not trained with"
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'' if self.reduction == 'mean' else repr(self.reduction)})"
@@ -192,6 +219,7 @@ def as_labels(loss: Loss, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
     """Labels checked and prepared; TypeError where `loss` is no loss."""
     if not isinstance(loss, Loss):
         raise TypeError(f"loss: expected a Loss such as nn.CrossEntropyLoss(), got {loss!r}")
+    loss._refuse_unreduced()
     labels = loss.prepare(y, t)
     if loss._traits.own and y.ndim == 2 and y.shape[1] == 1 and labels.shape in ((len(y),), y.shape):
         _tell_broadcast(loss, y, labels)

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from nnframe.core.parameter import Array
 from nnframe.losses.base import Loss
+from nnframe.losses.elementwise import as_targets
 
 
 class MSELoss(Loss):
     """Squared error: the mean of (y - t)^2 over all entries (or the sum).
 
-    `t` has the shape of `y`, and holds finite numbers.
+    `t` has the shape of `y`, and holds finite numbers; (N,) stands for (N, 1).
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum", "none"}
+        "none": calling the loss returns (y - t)^2 of each entry; a strategy refuses it.
     """
 
+    reductions: ClassVar[tuple[str, ...]] = ("mean", "sum", "none")
+
     def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
-        targets = np.asarray(t)
-        if targets.dtype.kind not in "biuf":
-            raise TypeError(f"labels: expected real numbers, got {targets.dtype}")
-        if targets.shape != y.shape:
-            raise ValueError(f"labels: expected the shape of the output {y.shape}, got {targets.shape}")
-        return targets.astype(y.dtype, copy=False)
+        return as_targets(y, t)
+
+    def unreduced(self, y: Array, t: npt.NDArray[Any]) -> Array:
+        squares: Array = (y - self.prepare(y, t)) ** 2
+        return squares
 
     def rows(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
         residual = (y - self.prepare(y, t)).reshape(len(y), -1)
@@ -49,8 +56,8 @@ class MSELoss(Loss):
 
     def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any]:
         """Return the description of this loss for C: see `kernels._kernels.Above`."""
-        return {"loss": "squared_error", "residual": y - t}
+        return {"loss": "squared_error", "residual": y - self.prepare(y, t)}
 
-    def in_network(self, t: npt.ArrayLike) -> tuple[object, ...]:
-        """Return the description of this loss for C: see `kernels._kernels.Network.gradient`."""
-        return "squared_error", self.reduction
+    def in_network(self, t: npt.ArrayLike) -> tuple[object, ...] | None:
+        """Describe this loss for C: see `kernels._kernels.Network.gradient`; None for "none", which is refused."""
+        return None if self.reduction == "none" else ("squared_error", self.reduction)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -12,7 +12,9 @@ from nnframe._checks import in_range
 from nnframe.core.parameter import Array, Parameter
 from nnframe.kernels._kernels import are_trainable, gradients_of, values_of
 
-SETTINGS = frozenset({"lr", "weight_decay", "momentum", "alpha", "eps", "betas"})
+SETTINGS = frozenset(
+    {"lr", "weight_decay", "momentum", "alpha", "eps", "betas", "dampening", "momentum_decay", "etas", "step_sizes"}
+)
 
 
 class Optimizer:
@@ -63,7 +65,7 @@ class Optimizer:
         """Refuse settings that do not fit: they may be assigned between steps."""
         in_range("lr", self.lr)
         in_range("weight_decay", self.weight_decay)
-        for name, below in (("momentum", 1.0), ("alpha", 1.0), ("eps", math.inf)):
+        for name, below in (("momentum", 1.0), ("alpha", 1.0), ("eps", math.inf), ("dampening", math.inf)):
             if name in vars(self):
                 in_range(name, vars(self)[name], below)
 
@@ -75,19 +77,30 @@ class Optimizer:
         """Return an array of zeros for each parameter: what a rule remembers."""
         return [np.zeros_like(p.value) for p in self.parameters]
 
-    def apply(self, rule: str, rate: float, means: list[Array], squares: list[Array], **constants: float) -> None:
+    def apply(
+        self,
+        rule: str,
+        rate: float,
+        means: list[Array],
+        squares: list[Array],
+        largest: Sequence[Array] = (),
+        **constants: float,
+    ) -> None:
         """Run the kernel of a rule over all parameters."""
         parameters = self.parameters
         if not are_trainable(parameters):
             kept = [i for i, p in enumerate(parameters) if p.trainable]
             parameters = [parameters[i] for i in kept]
-            means, squares = ([arrays[i] for i in kept] if arrays else [] for arrays in (means, squares))
+            means, squares, largest = (
+                [arrays[i] for i in kept] if arrays else [] for arrays in (means, squares, largest)
+            )
         kernels.optimizer_update(
             rule,
             values_of(parameters),
             gradients_of(parameters),
             means,
             squares,
+            list(largest),
             rate=rate,
             **constants,
         )

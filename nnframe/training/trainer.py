@@ -321,6 +321,9 @@ class _Sums:
 
 def rows_right(loss: Loss, y: Array, t: npt.NDArray[Any]) -> tuple[float, float]:
     """How many rows, or positions in them, have the right class, and of how many; NaN where labels are no classes."""
+    shares = loss.right(y, t) if len(y) else None
+    if shares is not None:
+        return float(shares.sum()), float(len(y))
     classes = t.shape == y.shape[:-1] and t.dtype.kind in "iu"
     if y.ndim < 2 or y.shape[-1] < 2 or not (classes or (t.shape == y.shape and _is_one_hot(t))):
         return math.nan, float(len(y))

@@ -98,6 +98,9 @@ ACTIVATIONS = [
     nn.GELU("tanh"),
     nn.SiLU(),
     nn.Softplus(),
+    nn.SELU(),
+    nn.Mish(),
+    nn.Hardswish(),
 ]
 
 
@@ -112,7 +115,7 @@ def test_built_in_networks(simd, dtype, rng, depth, activation, loss):
         parts += [pair, activation] if i < depth - 1 else [pair]
     model = network(dtype, *parts)
     x, t = sparse(rng, 11, 9), labels_for(loss, rng, 11, 3)
-    step = 1e-6 if type(activation) in (nn.ReLU, nn.LeakyReLU) else 1e-4
+    step = 1e-6 if type(activation) in (nn.ReLU, nn.LeakyReLU, nn.SELU, nn.Hardswish) else 1e-4
     central = gradients(nn.CentralDifference(step), model, loss, x, t)
     back = gradients(nn.Backprop(), model, loss, x, t)
     if dtype == np.float64:

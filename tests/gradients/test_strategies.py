@@ -251,7 +251,9 @@ def test_check_gradients_finds_a_single_wrong_entry(rng):
 
 
 @pytest.mark.parametrize(
-    "layer", [nn.Sigmoid(), nn.Tanh(), nn.ELU(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Softplus()], ids=repr
+    "layer",
+    [nn.Sigmoid(), nn.Tanh(), nn.ELU(), nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Softplus(), nn.SELU(), nn.Mish()],
+    ids=repr,
 )
 def test_built_in_layers_are_right(rng, layer):
     assert all(check.right for check in nn.check_gradients(layer, rng.standard_normal((6, 5))))

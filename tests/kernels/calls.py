@@ -40,7 +40,7 @@ NETWORK = {"[0]": (OUTPUTS, INPUTS), "[1]": (OUTPUTS,), "[2]": (CLASSES, OUTPUTS
 
 
 def optimize(rule, arrays):
-    names = ["values", "gradients", "means", "squares"]
+    names = ["values", "gradients", "means", "squares", "largest"]
     lists = [[arrays[f"{name}[{i}]"] for i in range(2) if f"{name}[{i}]" in arrays] for name in names]
     kernels.optimizer_update(rule, *lists, rate=0.1, beta1=0.9, beta2=0.9, eps=1e-3)
 
@@ -119,6 +119,12 @@ CALLS = {
         lambda a: optimize("adam", a),
         {f"{name}[{i}]": (3, 5) for name in ("values", "gradients", "means", "squares") for i in range(2)},
         [f"{name}[{i}]" for name in ("values", "means", "squares") for i in range(2)],
+        [],
+    ),
+    "optimizer_update, amsgrad": (
+        lambda a: optimize("amsgrad", a),
+        {f"{name}[{i}]": (3, 5) for name in ("values", "gradients", "means", "squares", "largest") for i in range(2)},
+        [f"{name}[{i}]" for name in ("values", "means", "squares", "largest") for i in range(2)],
         [],
     ),
     "a network": (

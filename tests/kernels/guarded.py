@@ -18,8 +18,12 @@ import nnframe as nn
 from nnframe import kernels
 from nnframe.kernels import _kernels
 
-NAMES = ("identity", "sigmoid", "tanh", "relu", "step", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus")
-RULES = {"sgd": "", "momentum": "m", "nesterov": "m", "adagrad": "s", "rmsprop": "s", "adam": "ms"}
+NAMES = ("identity", "sigmoid", "tanh", "relu", "step", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus",
+         "hardswish", "mish", "selu")  # fmt: skip
+RULES = {
+    "sgd": "", "momentum": "m", "nesterov": "m", "adagrad": "s", "rmsprop": "s", "adam": "ms", "centered": "ms",
+    "amsgrad": "msk", "nadam": "ms", "radam": "ms", "lion": "m", "rprop": "ms",
+}  # fmt: skip
 ROOM = 1 << 16  # bytes of a region
 LAYOUTS = ("plain", "wide rows", "transposed", "every second column")
 
@@ -146,8 +150,9 @@ class Calls:
             self.now("optimizer_update", side, rule, n)
             means = [m.take(side, n)] if "m" in RULES[rule] else []
             squares = [s.take(side, n)] if "s" in RULES[rule] else []
+            largest = [self.region[4].take(side, n)] if "k" in RULES[rule] else []
             constants = {"rate": 1e-3, "beta1": 0.9, "beta2": 0.9, "eps": 0.1}
-            kernels.optimizer_update(rule, [w.take(side, n)], [g.take(side, n)], means, squares, **constants)
+            kernels.optimizer_update(rule, [w.take(side, n)], [g.take(side, n)], means, squares, largest, **constants)
             self.now("all_finite", side, n)
             kernels.all_finite(w.take(side, n))
 

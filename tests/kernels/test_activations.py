@@ -10,13 +10,14 @@ from nnframe.kernels import _kernels, reference
 
 NAMES = (
     "identity", "sigmoid", "tanh", "relu", "step", "leaky_relu", "elu", "gelu", "gelu_tanh", "silu", "softplus",
+    "hardswish", "mish", "selu",
 )  # fmt: skip
 ALPHA = {"leaky_relu": 0.125, "elu": 1.0}  # exact in both dtypes
 # Error bounds in ULP of the result, (float32, float64): what docs/performance.md states. gelu_tanh evaluates s(z) at a
 # rounded z of up to some 100, which costs |z| of them.
 FORWARD = {
     "identity": 0, "relu": 0, "step": 0, "leaky_relu": 0.5, "sigmoid": 2.5, "tanh": 2.6, "elu": 2.4, "silu": 3.5,
-    "softplus": 2.5, "gelu": 7,
+    "softplus": 2.5, "gelu": 7, "hardswish": 2.5, "mish": 5, "selu": 3.5,
 }  # fmt: skip
 mpmath.mp.dps = 40
 
@@ -41,6 +42,13 @@ def exact_forward(name, x):
         return x / (1 + mpmath.exp(-2 * mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x**3)))
     if name == "silu":
         return x / (1 + mpmath.exp(-x))
+    if name == "hardswish":
+        return x * min(max(x + 3, mpmath.mpf(0)), mpmath.mpf(6)) / 6
+    if name == "mish":
+        return x * mpmath.tanh(mpmath.log1p(mpmath.exp(x)))
+    if name == "selu":
+        scale, alpha = mpmath.mpf("1.0507009873554804934193349852946"), mpmath.mpf("1.6732632423543772848170429916717")
+        return scale * (x if x > 0 else alpha * mpmath.expm1(x))
     if name == "softplus":
         return mpmath.log1p(mpmath.exp(x)) if x < 60 else x + mpmath.exp(-x)
     return {"identity": x, "relu": max(x, mpmath.mpf(0)), "step": mpmath.mpf(int(x > 0))}[name]
@@ -88,7 +96,10 @@ def test_gelu_tanh_to_the_rounding_of_its_argument(simd, dtype, rng):
         assert error_in_ulps(b, exact_forward("gelu_tanh", number(a))) <= bound, (a, b)
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "elu", "gelu", "gelu_tanh", "silu", "softplus"])
+SMOOTH = ["sigmoid", "tanh", "elu", "gelu", "gelu_tanh", "silu", "softplus", "mish", "selu"]
+
+
+@pytest.mark.parametrize("name", [*SMOOTH, "hardswish"])
 def test_backward_is_the_derivative(simd, dtype, rng, name):
     # a central difference with 40 digits; where the derivative passes through 0 its terms cancel, of size up to 1
     x = np.concatenate([rng.uniform(-8, 8, 100), rng.standard_normal(20) * 1e-6]).astype(dtype)
@@ -97,11 +108,18 @@ def test_backward_is_the_derivative(simd, dtype, rng, name):
     for a, b in zip(x, dx, strict=True):
         at = number(a)
         expected = (exact_forward(name, at + h) - exact_forward(name, at - h)) / (2 * h)
-        size = max(abs(expected), abs(exact_forward("gelu", at)) if "gelu" in name else 0)
+        size = max(
+            abs(expected),
+            abs(exact_forward("gelu", at))
+            if "gelu" in name
+            else abs(at) / 6
+            if name == "hardswish" and abs(at) < 3
+            else 0,
+        )
         assert abs(number(b) - expected) <= 30 * np.finfo(dtype).eps * size, (a, b, float(expected))
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "elu", "gelu", "gelu_tanh", "silu", "softplus", "leaky_relu"])
+@pytest.mark.parametrize("name", [*SMOOTH, "leaky_relu", "hardswish"])
 def test_difference_cancels_nothing(simd, dtype, rng, name):
     # changes of every size and both signs. x + d is rounded, half an ULP of it, and f''/f' times that is lost.
     n = 60
@@ -119,11 +137,11 @@ def test_difference_cancels_nothing(simd, dtype, rng, name):
         moved = abs(float(a) + float(b))
         # terms that an x g(x) adds: d g(x) and (x + d) (g(x + d) - g(x)), either of which may be larger than their sum
         terms = abs(expected)
-        if name in ("gelu", "gelu_tanh", "silu"):
+        if name in ("gelu", "gelu_tanh", "silu", "mish", "hardswish"):
             g = [exact_forward(name, at) / at if at else mpmath.mpf("0.5"), exact_forward(name, at + by) / (at + by)]
             terms = abs(by * g[0]) + abs((at + by) * (g[1] - g[0]))
         curvature = {"gelu": moved**2 + 2, "gelu_tanh": 3 * moved**3 + 3}.get(name, moved + 1)
-        near_kink = eps * moved if name == "leaky_relu" else 0
+        near_kink = eps * moved if name in ("leaky_relu", "hardswish") else 0
         bound = terms * eps * (40 + 4 * curvature) + near_kink + float(np.finfo(dtype).tiny)
         assert abs(number(c) - expected) <= bound, (a, b, c, float(expected))
 
@@ -134,7 +152,9 @@ def test_the_references_agree(simd, dtype, rng, name):
     for n in (0, 1, 3, 7, 8, 15, 16, 17, 33, 100, 70000 if name == "tanh" else 1000):
         x, dy = rng.standard_normal(n).astype(dtype) * 3, rng.standard_normal(n).astype(dtype)
         y, alpha = forward(name, x), ALPHA.get(name, 0.0)
-        sum_of_terms = 4 * eps if name in ("gelu", "gelu_tanh", "silu", "relu", "leaky_relu") else 0
+        sum_of_terms = (
+            4 * eps if name in ("gelu", "gelu_tanh", "silu", "relu", "leaky_relu", "mish", "hardswish") else 0
+        )
         np.testing.assert_allclose(y, reference.activation(name, x, alpha), rtol=100 * eps, atol=sum_of_terms)
         back = kernels.activation_backward(name, x, y, dy, alpha=alpha)
         expected = reference.activation_backward(name, x, y, dy, alpha)

@@ -6,9 +6,10 @@ import pytest
 from nnframe import kernels
 from nnframe.kernels import reference
 
-EDGES = [-np.inf, -1e30, -1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0, 1e30, np.inf]
+EDGES = [-np.inf, -1e30, -3.0, -1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0, 3.0, 1e30, np.inf]
 ALPHA = {"leaky_relu": 0.25, "elu": 1.5}
-AT_ZERO = {"relu": 0.0, "step": 0.0, "leaky_relu": 0.25, "elu": 1.5, "sigmoid": 0.25, "tanh": 1.0, "softplus": 0.5}
+AT_ZERO = {"relu": 0.0, "step": 0.0, "leaky_relu": 0.25, "elu": 1.5, "sigmoid": 0.25, "tanh": 1.0, "softplus": 0.5,
+           "hardswish": 0.5, "mish": 0.6, "selu": 1.7580993408473768}  # fmt: skip
 NAMES = [*AT_ZERO, "identity", "gelu", "gelu_tanh", "silu"]
 
 

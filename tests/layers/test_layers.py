@@ -16,6 +16,9 @@ ACTIVATIONS = [
     nn.GELU("tanh"),
     nn.SiLU(),
     nn.Softplus(),
+    nn.SELU(),
+    nn.Mish(),
+    nn.Hardswish(),
 ]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 import nnframe as nn
 from nnframe import kernels
-from nnframe.kernels import reference
+from nnframe.kernels import _kernels, reference
 
 
 def parameters(rng, dtype):
@@ -83,19 +83,23 @@ def test_adaptive_rules(simd, dtype, rng, name, weight_decay):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=40 * np.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("rule", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"])
+STATES = {
+    "sgd": "", "momentum": "m", "nesterov": "m", "adagrad": "s", "rmsprop": "s", "adam": "ms", "centered": "ms",
+    "amsgrad": "msk", "nadam": "ms", "radam": "ms", "lion": "m", "rprop": "ms",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", STATES)
 def test_kernel_and_twin_agree_at_any_size(simd, dtype, rng, rule):
     for n in (0, 1, 7, 16, 33, 100000):
         w, g, m = (rng.standard_normal(n).astype(dtype) for _ in range(3))
-        s = rng.uniform(0, 1, n).astype(dtype)
-        constants = {"rate": 0.1, "decay": 0.01, "shrink": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3}
-        twin = [w.copy(), m.copy(), s.copy()]
-        has_m, has_s = rule in ("momentum", "nesterov", "adam"), rule in ("adagrad", "rmsprop", "adam")
-        reference.optimizer_update(
-            rule, twin[0], g, twin[1] if has_m else None, twin[2] if has_s else None, **constants
-        )
-        kernels.optimizer_update(rule, [w], [g], [m], [s], **constants)
-        for actual, expected in zip((w, m, s), twin, strict=True):
+        s, k = (rng.uniform(0, 1, n).astype(dtype) + (rule == "centered") * (m * m + dtype(0.3)) for _ in range(2))
+        constants = {"rate": 0.1, "decay": 0.01, "shrink": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "gain": 0.7}
+        twin = [w.copy(), m.copy(), s.copy(), k.copy()]
+        states = (a if name in STATES[rule] else None for name, a in zip("msk", twin[1:], strict=True))
+        reference.optimizer_update(rule, twin[0], g, *states, **constants)
+        kernels.optimizer_update(rule, [w], [g], [m], [s], [k], **constants)
+        for actual, expected in zip((w, m, s, k), twin, strict=True):
             np.testing.assert_allclose(actual, expected, rtol=0, atol=20 * np.finfo(dtype).eps)
 
 
@@ -229,3 +233,139 @@ def test_momentum_assigned_after_some_steps_is_used():
             optimizer.step()
         values.append(parameter.value[0])
     assert values[0] == values[1]
+
+
+PYTORCH = [
+    *(
+        ("SGD", {"lr": 0.05, "momentum": m, "dampening": d, "weight_decay": w})
+        for m in (0.0, 0.9)
+        for d in (0.0, 0.3)
+        for w in (0.0, 0.1)
+    ),
+    ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
+    *(
+        ("RMSprop", {"lr": 0.02, "alpha": 0.9, "centered": c, "weight_decay": w})
+        for c in (False, True)
+        for w in (0.0, 0.1)
+    ),
+    *(
+        (name, {"lr": 0.02, "betas": b, "amsgrad": a, "weight_decay": w})
+        for name in ("Adam", "AdamW")
+        for b in ((0.9, 0.999), (0.0, 0.5))
+        for a in (False, True)
+        for w in (0.0, 0.1)
+    ),
+    *(
+        ("NAdam", {"lr": 0.02, "betas": b, "weight_decay": w, "decoupled_weight_decay": d, "momentum_decay": m})
+        for b in ((0.9, 0.999), (0.0, 0.5))
+        for w in (0.0, 0.1)
+        for d in (False, True)
+        for m in (4e-3, 0.5)
+    ),
+    *(
+        ("RAdam", {"lr": 0.02, "betas": b, "weight_decay": w, "decoupled_weight_decay": d})
+        for b in ((0.9, 0.999), (0.9, 0.99), (0.0, 0.5))
+        for w in (0.0, 0.1)
+        for d in (False, True)
+    ),
+    *(
+        ("Rprop", {"lr": 0.02, "etas": e, "step_sizes": s})
+        for e in ((0.5, 1.2), (0.3, 2))
+        for s in ((1e-6, 50), (0.01, 0.1))
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), PYTORCH, ids=lambda value: str(value))
+def test_twenty_steps_as_pytorch(rng, request, name, options):
+    torch = pytest.importorskip("torch")
+    made = parameters(rng, np.float64)
+    theirs = [torch.from_numpy(p.value.copy()).requires_grad_() for p in made]
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)  # NAdam keeps its product of momenta in this one
+    request.addfinalizer(lambda: torch.set_default_dtype(before))
+    optimizer, other = getattr(nn, name)(made, **options), getattr(torch.optim, name)(theirs, **options)
+    target = [rng.standard_normal(p.value.shape) for p in made]
+    for step in range(20):
+        for parameter, tensor, t in zip(made, theirs, target, strict=True):
+            noise = 0.3 * rng.standard_normal(t.shape) * (step % 3 == 0)
+            parameter.grad[...] = 2 * (parameter.value - t) + noise
+            tensor.grad = torch.from_numpy(2 * (tensor.detach().numpy() - t) + noise)
+        optimizer.step()
+        other.step()
+        for parameter, tensor in zip(made, theirs, strict=True):
+            np.testing.assert_allclose(parameter.value, tensor.detach().numpy(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_lion(dtype, rng, weight_decay):
+    # PyTorch has none: Chen et al. 2023, algorithm 2, line by line
+    made = parameters(rng, dtype)
+    values = [p.value.astype(np.float64) for p in made]
+    means = [np.zeros_like(v) for v in values]
+    gradients = [[rng.standard_normal(v.shape).astype(dtype) for v in values] for _ in range(20)]
+    for step in gradients:
+        for w, m, g in zip(values, means, step, strict=True):
+            c = 0.8 * m + 0.2 * g
+            w -= 0.05 * (np.sign(c) + weight_decay * w)
+            m[...] = 0.95 * m + 0.05 * g
+    found = run(nn.Lion(made, 0.05, (0.8, 0.95), weight_decay), gradients)
+    for actual, expected in zip(found, values, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=200 * np.finfo(dtype).eps)
+
+
+@pytest.mark.skipif("avx512" not in _kernels.simd_available(), reason="needs AVX-512")
+@pytest.mark.parametrize("rule", STATES)
+def test_avx2_gives_the_bits_of_avx512(dtype, rule):
+    before, found = _kernels.get_simd(), []
+    for isa in ("avx2", "avx512"):
+        _kernels.set_simd(isa)
+        rng = np.random.default_rng(0)
+        w, g, m, s, k = (rng.uniform(0.1, 1, 1003).astype(dtype) * rng.choice([-1, 1], 1003) for _ in range(5))
+        s, k = s * s + m * m, k * k
+        w, g, m, s, k = (np.ascontiguousarray(a, dtype) for a in (w, g, m, s, k))
+        constants = {"rate": 0.1, "decay": 0.01, "shrink": 1e-3, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "gain": 0.7}
+        kernels.optimizer_update(rule, [w], [g], [m], [s], [k], **constants)
+        found.append((w, m, s, k))
+    _kernels.set_simd(before)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("make", [nn.Lion, nn.Rprop, nn.RAdam, nn.NAdam, lambda p: nn.RMSprop(p, centered=True)])
+def test_a_parameter_that_is_not_trainable_stays(rng, make):
+    made = parameters(rng, np.float64)
+    made[0].trainable = False
+    before = [p.value.copy() for p in made]
+    optimizer = make(made)
+    optimizer.step()
+    np.testing.assert_array_equal(made[0].value, before[0])
+    assert (made[1].value != before[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda p: nn.SGD([p], 0.1, 0.9, True, dampening=0.1), ValueError, "nesterov: expected a dampening of 0"),
+        (lambda p: nn.SGD([p], 0.1, 0.9, dampening=-1), ValueError, "dampening: expected a finite number >= 0, got -1"),
+        (lambda p: nn.RMSprop([p], centered=1), TypeError, "centered: expected True or False, got 1"),
+        (lambda p: nn.Adam([p], amsgrad="yes"), TypeError, "amsgrad: expected True or False, got 'yes'"),
+        (lambda p: nn.NAdam([p], momentum_decay=-1), ValueError, "momentum_decay: expected a finite number >= 0"),
+        (lambda p: nn.Rprop([p], etas=(1.2, 0.5)), ValueError, "etas: expected one between 0 and 1, then one above 1"),
+        (lambda p: nn.Rprop([p], etas=0.5), TypeError, "etas: expected two numbers, got 0.5"),
+        (lambda p: nn.Rprop([p], step_sizes=(2, 1)), ValueError, "step_sizes: expected the least, then the largest"),
+        (lambda p: nn.Lion([p], betas=(0.9, 1)), ValueError, r"betas\[1\]: expected a number in \[0, 1\), got 1"),
+    ],
+)
+def test_more_is_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make(nn.Parameter([1.0]))
+
+
+def test_what_was_made_without_a_state_is_refused_later():
+    parameter = nn.Parameter([1.0])
+    for optimizer, name in ((nn.Adam([parameter]), "amsgrad"), (nn.RMSprop([parameter]), "centered")):
+        setattr(optimizer, name, True)
+        with pytest.raises(ValueError, match=f"{name}: expected what the optimizer was made with"):
+            optimizer.step()
+    assert parameter.value[0] == 1

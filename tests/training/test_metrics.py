@@ -62,3 +62,53 @@ def test_only_counted_rows_count():
 def test_what_has_no_accuracy_is_refused(y, t, message):
     with pytest.raises(ValueError, match=message):
         nn.accuracy(y, t)
+
+
+def test_binary_accuracy_of_one_logit_and_of_several_labels():
+    assert nn.binary_accuracy([[-2.0], [3.0], [4.0]], [0, 1, 0]) == pytest.approx(2 / 3)
+    assert nn.binary_accuracy([-2.0, 3.0, 4.0], [False, True, True]) == 1.0
+    assert nn.binary_accuracy([0.2, 0.7], [0, 1], threshold=0.5) == 1.0, "probabilities"
+    y, t = np.array([[1.0, -1, 2], [-1, -1, -1]]), np.array([[1, 0, 0], [0, 0, 0]])
+    assert nn.binary_accuracy(y, t) == pytest.approx(5 / 6)
+    assert nn.binary_accuracy(y, t, exact=True) == 0.5
+    assert nn.binary_accuracy(y, t, counted=[False, True]) == 1.0
+    for args, error, message in (
+        ((y, [1, 0]), ValueError, r"y, t: expected one shape, at least one row, got \(2, 3\) and \(2,\)"),
+        ((y[:0], t[:0]), ValueError, "at least one row"),
+        (([[0.5], [2]], [-1, 1]), ValueError, "t: expected labels 0 and 1, got -1"),
+        (([np.nan], [1]), ValueError, "y: expected numbers, got nan"),
+        ((["a"], [1]), TypeError, "y, t: expected real numbers"),
+    ):
+        with pytest.raises(error, match=message):
+            nn.binary_accuracy(*args)
+
+
+def test_confusion_matrix_and_what_follows_from_it():
+    predicted, t = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 2, 0])
+    table = nn.confusion_matrix(predicted, t)
+    np.testing.assert_array_equal(table, [[1, 0, 1], [1, 1, 0], [0, 0, 2]])
+    np.testing.assert_array_equal(nn.confusion_matrix(np.eye(3)[predicted], np.eye(3)[t]), table)
+    assert nn.confusion_matrix(predicted, t, 4).shape == (4, 4)
+    scores = nn.precision_recall_f1(predicted, t, 4)
+    np.testing.assert_allclose(scores.precision, [1 / 2, 1, 2 / 3, 0])
+    np.testing.assert_allclose(scores.recall, [1 / 2, 1 / 2, 1, 0])
+    np.testing.assert_allclose(scores.f1, [1 / 2, 2 / 3, 4 / 5, 0])
+    with pytest.raises(ValueError, match=r"y, t: expected classes in \[0, 2\), got 2"):
+        nn.confusion_matrix(predicted, t, 2)
+    with pytest.raises(ValueError, match=r"expected classes in \[0, 3\), got -1"):
+        nn.confusion_matrix(predicted, np.where(t == 0, -1, t))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_trainer_measures_one_logit_and_several_labels(rng, several):
+    x = rng.standard_normal((60, 3)).astype(np.float32)
+    t = (x @ rng.standard_normal((3, 2)) > 0).astype(int) if several else (x[:, 0] > 0).astype(int)
+    model = nn.Sequential(nn.Linear(3, 2 if several else 1, rng=0))
+    trainer = nn.Trainer(model, nn.BCEWithLogitsLoss(), nn.Adam(model.parameters(), 0.1), nn.Backprop())
+    history = trainer.fit(x, t, epochs=20, progress=False)
+    found = trainer.evaluate(x, t)["accuracy"]
+    assert found == pytest.approx(nn.binary_accuracy(model(x), t))
+    assert found > 0.9
+    assert 0 < history["accuracy"][0] <= history["accuracy"][-1]
+    soft = nn.Trainer(model, nn.BCEWithLogitsLoss(), nn.SGD(model.parameters(), 0.1))
+    assert soft.evaluate(x, t * 0.9)["accuracy"] is None
