@@ -129,10 +129,11 @@ static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_
     plan->values = at + 2 * FN(whole_lines)(plan->widest * rows);
 }
 
-/* How many tasks share the units of a tile: while they are few, and the pass that each of them repeats is less than
- * half of what it saves. */
+/* How many tasks share the units of a tile: where tasks are fewer than threads might be, and the pass that each of them
+ * repeats is less than half of what it saves. Every unit is one part's, so that the gradients' bits do not depend on
+ * it. */
 static intptr_t FN(parts_of)(const nnf_network *p, intptr_t tasks) {
-    const double over = p->step > 0 ? FN(flops_of_lines)(p) / FN(flops_of_row)(p) : 0;
+    const double over = p->step > 0 && p->threads > 1 ? FN(flops_of_lines)(p) / FN(flops_of_row)(p) : 0;
     intptr_t parts = over > 8 ? 4 : over > 1 ? 2 : 1;
     while (parts > 1 && parts * tasks > NNF_LEAST_UNIT_TASKS)
         parts /= 2;

@@ -512,15 +512,15 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/gradients",
-        "found[id(parameter)] + gradient if id(parameter) in found else gradient",
+        "sums[id(parameter)] + gradient if id(parameter) in sums else gradient",
         "gradient",
         "of a layer that stands twice the last gradient counts alone",
         "tests/gradients/test_forward_only_layers.py -k 'Twice or Tied'",
     ),
     Mutation(
         "nnframe/gradients",
-        "found.get(id(parameter), 0) if parameter.trainable else 0",
-        "found.get(id(parameter), parameter.grad) if parameter.trainable else 0",
+        "sums.get(id(parameter), 0) if parameter.trainable else 0",
+        "sums.get(id(parameter), parameter.grad) if parameter.trainable else 0",
         "a gradient that was not asked for stays what it was",
         "tests/gradients/test_selected_entries.py",
     ),
@@ -664,6 +664,20 @@ MUTATIONS: list[Mutation] = [
         "0)",
         "all curves below a loss that is subtracted are in doubt",
         "tests/gradients/test_what_stays_in_c.py",
+    ),
+    Mutation(
+        "nnframe/gradients/work.py",
+        "if found.left_out is not None:",
+        "if found.left_out is None:",
+        "rows that one call leaves out, as they may reach a kink, are not added",
+        "tests/gradients/test_in_one_call.py -k kink",
+    ),
+    Mutation(
+        "nnframe/gradients/work.py",
+        "share = loss.row_scale(passed.output, passed.labels) / loss.row_scale(part.output, part.labels)",
+        "share = 1.0",
+        "rows that are added count as if there were no others",
+        "tests/gradients/test_in_one_call.py -k kink",
     ),
 ]
 
