@@ -60,19 +60,21 @@ static double FN(largest_of_tile)(intptr_t width, intptr_t n, const T *x) {
     return (double)FN(largest)(lanes, LANES);
 }
 
-/* What is remembered of an activation's input in a tile: for each row the least |x|, which changes must stay below
- * where f has a kink, and then the least x, on which the shape of a GELU depends. */
+/* What is remembered of an activation's input in a tile: for each row how near an x is to a kink, should f have one:
+ * changes must stay below that; and then the least x, on which the shape of a GELU depends. */
 NNF_INLINE T *FN(range_of)(const tile_pass_t *pass, intptr_t i) { return pass->values + pass->plan->range + i * RANGE; }
 
 static void FN(note_range)(const tile_pass_t *pass, intptr_t i, const T *x) {
     const nnf_stage *s = pass->plan->p->stage + i;
     T *range = FN(range_of)(pass, i), lanes[LANES];
     V low = v_set1(0);
+    const V kink = v_set1((T)nnf_shape_of(s->activation, s->alpha, 0).kink_at);
     for (intptr_t r = 0; r < pass->n; r += LANES) {
         V near = v_set1((T)HUGE_VAL), odd = v_set1(0); /* NaN where x is not finite */
         for (intptr_t k = 0; k < s->width; k++) {
             const V v = v_load(x + k * TILE + r);
-            near = v_min(FN(vector_absolute)(v), near), low = v_min(v, low), odd = odd + (v - v);
+            near = v_min(FN(vector_absolute)(FN(vector_absolute)(v) - kink), near), low = v_min(v, low),
+            odd = odd + (v - v);
         }
         v_store(range + r, near + odd);
     }

@@ -164,6 +164,14 @@ def test_rows_that_may_reach_a_kink_are_left_out(simd, dtype, rng, name):
                 assert_close(one, other * dtype((~doubtful).mean()), 10 * tolerance(dtype))
 
 
+def test_kinks_that_are_not_at_0(simd, dtype, rng):
+    made = Made(rng, dtype, (3, 4, 2), "hardswish", 30)
+    for bias, straight in ((3, False), (-3, False), (0, True), (2.9, True)):
+        made.x[7] = 0
+        made.values[1][2] = bias
+        assert (differences(made) is not None) == straight
+
+
 def test_rows_that_count_for_nothing_are_in_no_doubt(simd, dtype, rng):
     made = Made(rng, dtype, (3, 4, 2), "relu", 30, "ignored")
     made.x[1] = 0
