@@ -111,6 +111,28 @@ def test_encoder_layer_like_pytorch(norm_first, activation, bias, causal, rng):
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
+def test_training_follows_pytorch(norm_first, rng):
+    """20 steps of Adam from the same weights."""
+    torch = pytest.importorskip("torch")
+    layer = nn.TransformerEncoderLayer(8, 2, 12, 0.0, norm_first=norm_first, dtype=np.float64, rng=0)
+    theirs = torch.nn.TransformerEncoderLayer(8, 2, 12, 0.0, batch_first=True, norm_first=norm_first).double()
+    loaded(layer, theirs)
+    x, t = rng.standard_normal((6, 5, 8)), rng.standard_normal((6, 5, 8))
+    ours, optimizer = nn.Backprop(), nn.Adam(layer.parameters(), lr=0.01)
+    their_optimizer = torch.optim.Adam(theirs.parameters(), lr=0.01)
+    losses = []
+    for _ in range(20):
+        losses.append(float(ours(layer, nn.MSELoss(), x, t)))
+        optimizer.step()
+        their_optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(theirs(torch.tensor(x)), torch.tensor(t))
+        loss.backward()
+        their_optimizer.step()
+        assert abs(loss.item() - losses[-1]) < 1e-8
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
 def test_padding_goes_through_a_stack_of_encoder_layers(norm_first, rng):
     """Rows padded with zeros give what they give alone, at all their steps, and 0 beyond."""
     options = {"norm_first": norm_first, "mask_zero": True, "dtype": np.float64}
