@@ -40,7 +40,8 @@ def nnframe_step(x: np.ndarray, t: np.ndarray, threads: int) -> Callable[[], Non
     optimizer, loss, strategy = nn.Adam(model.parameters()), nn.CrossEntropyLoss(), nn.Backprop()
 
     def step() -> None:
-        nn.set_num_threads(threads)
+        if nn.get_num_threads() != threads:  # which looks at files
+            nn.set_num_threads(threads)
         strategy(model, loss, x, t)
         optimizer.step()
 

@@ -178,10 +178,13 @@ class NetworkPass(ForwardPass):
     ----------
     left_out : array of int, or None
         Rows that gradients by differences leave out, as a kink may lie within the step; None: none.
+    taken : tuple of arrays
+        x, the output and the labels as C took them, where rows are left out: each position of x is a row of its own.
     """
 
     output: Array = None  # type: ignore[assignment]
     left_out: npt.NDArray[np.intp] | None = None
+    taken: tuple[Array, Array, npt.NDArray[Any]]
     again: ForwardPass | None = None
 
     def __init__(self, model: Any, memory: Memory, x: Any, loss: Any) -> None:
@@ -232,19 +235,34 @@ def gradient_in_one_call(
     network = network_of(model)
     if network is None or not network.differentiable or (step and not network.compiled.differences):
         return None
+    rows, labels = x, t
     if not network.takes(x):
         x = at_the_door(model, x, network.dtype)  # type: ignore[arg-type]
-        if not network.takes(x):
+        rows, labels = _positions(x, t, loss)
+        if not network.takes(rows):
             return None
-    doubtful = np.zeros(len(x), bool) if step else None
-    found = network.gradient(loss, x, t, step=step, doubtful=doubtful)
+    doubtful = np.zeros(len(rows), bool) if step else None
+    found = network.gradient(loss, rows, labels, step=step, doubtful=doubtful)
     if found is None:
         return None
     passed = NetworkPass(model, memory, x, loss)
     passed.value, passed.output, passed.labels = found
     if doubtful is not None and doubtful.any():
-        passed.left_out = np.flatnonzero(doubtful)
+        passed.left_out, passed.taken = np.flatnonzero(doubtful), (rows, passed.output, passed.labels)
+    if rows is not x and rows.ndim != x.ndim:
+        passed.output = passed.output.reshape(*x.shape[:-1], -1)
+        passed.labels = passed.labels.reshape(x.shape[:-1] if passed.labels.ndim == 1 else passed.output.shape)
     return passed
+
+
+def _positions(x: Any, t: npt.ArrayLike, loss: Any) -> tuple[Any, npt.ArrayLike]:
+    """Return x (N, ..., inputs) and its labels, one at each position, as rows; others as they are."""
+    labels = np.asarray(t)
+    if getattr(x, "ndim", 0) < 3 or not x.size or labels.shape[: x.ndim - 1] != x.shape[:-1]:
+        return x, t
+    if labels.ndim > x.ndim or (labels.ndim < x.ndim and (loss.in_network(t) or [""])[0] != "cross_entropy"):
+        return x, t
+    return x.reshape(-1, x.shape[-1]), labels.reshape(-1, *labels.shape[x.ndim - 1 :])
 
 
 def gradient_of_chain(passed: ForwardPass, loss: Any, t: npt.ArrayLike, step: float = 0.0) -> bool:

@@ -97,10 +97,32 @@ class CentralDifference(WorkingStrategy):
         return super(CentralDifference, alike).cost(model, loss, x, t)
 
     def step_in_one_call(self) -> float:
-        """Return the step, where every entry is asked for and curves may be used."""
-        if not self.interpolate or self.only is not None:
+        """Return the step, where curves may be used."""
+        if not self.interpolate:
             return 0.0
         return min(self.step, EXACT_STEP) if self.scaled else self.step
+
+    def everything(self) -> CentralDifference:
+        """Return the same strategy for all entries of all parameters."""
+        if self.only is None:
+            return self
+        found = copy.copy(self)
+        found.only = None
+        return found
+
+    def count_selected(self, model: Layer) -> int:
+        """How many entries are asked for; KeyError or ValueError where they are not the model's."""
+        if isinstance(self.only, Blocks):
+            return min(self.only.size, sum(p.value.size for p in model.parameters() if p.trainable))
+        chosen = choose(self.only, model)
+        return super().count_selected(model) if chosen is None else sum(map(len, chosen.values()))
+
+    def keep_selected(self, passed: ForwardPass) -> None:
+        """Set the gradients of all other entries to 0."""
+        chosen = choose(self.only, passed.model)
+        if chosen is not None:
+            for parameter in passed.parameters:
+                parameter.grad[...] = only_entries(parameter.grad, chosen.get(id(parameter), NONE))
 
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""

@@ -175,6 +175,17 @@ class WorkingStrategy:
         """Return the step of central differences that C may take of a whole network at once; 0: it may not."""
         return 0.0
 
+    def everything(self) -> WorkingStrategy:
+        """Return the same strategy for all entries of all parameters."""
+        return self
+
+    def count_selected(self, model: Layer) -> int:
+        """How many entries are asked for; KeyError or ValueError where they are not the model's."""
+        return sum(parameter.value.size for parameter in model.parameters())
+
+    def keep_selected(self, passed: ForwardPass) -> None:
+        """Set the gradients of all other entries to 0."""
+
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
         raise NotImplementedError(f"{type(self).__name__} has no work")
@@ -216,16 +227,20 @@ class WorkingStrategy:
     ) -> tuple[ForwardPass, list[Work]]:
         """Take a gradient; returns the forward pass and the work that was done."""
         step = self.step_in_one_call()
+        if getattr(self, "only", None) is not None and isinstance(model, Layer):
+            self.count_selected(model)  # refuses what is not the model's before anything is changed
         found = gradient_in_one_call(model, loss, x, t, self.memory, step) if step else None
         if found is not None:
             if found.left_out is not None:
                 self._add_rows(found, found.left_out)
-            _tell_all(found, progress)
+            self.keep_selected(found)
+            self._tell_all(model, progress)
             return found, []
         with Run(True, self.memory, self.step, model) as run:
             passed = run_forward(model, x, run)
             if step and gradient_of_chain(passed, loss, t, step):
-                _tell_all(passed, progress)
+                self.keep_selected(passed)
+                self._tell_all(model, progress)
                 return passed, []
             pieces = self.work(measure(passed, loss, t))
             _run_all(pieces, progress)
@@ -234,14 +249,20 @@ class WorkingStrategy:
                 parameter.grad[...] = sums.get(id(parameter), 0) if parameter.trainable else 0
         return passed, pieces
 
+    def _tell_all(self, model: Layer, progress: Progress | None) -> None:
+        """Report a gradient that was taken in one call."""
+        if progress is not None:
+            total = 2 * self.count_selected(model)
+            progress(total, total)
+
     def _add_rows(self, passed: NetworkPass, rows: npt.NDArray[np.intp]) -> None:
         """Add the gradients of rows that were left out, a loss being the sum of what its rows give."""
-        loss = passed.loss
+        loss, (x, output, labels) = passed.loss, passed.taken
         with Run(True, self.memory, self.step, passed.model) as run:
-            part = measure(run_forward(passed.model, passed.x[rows], run), loss, passed.labels[rows])
-            pieces = self.work(part)
+            part = measure(run_forward(passed.model, x[rows], run), loss, labels[rows])
+            pieces = self.everything().work(part)
             _run_all(pieces, None)
-            share = loss.row_scale(passed.output, passed.labels) / loss.row_scale(part.output, part.labels)
+            share = loss.row_scale(output, labels) / loss.row_scale(part.output, part.labels)
             sums = _sums_of(pieces)
             for parameter in part.parameters:
                 if parameter.trainable and id(parameter) in sums:
@@ -255,7 +276,7 @@ class WorkingStrategy:
         """
         seconds = self._seconds_in_one_call(model, loss, x, t)
         if seconds is not None:
-            return Cost(_evaluations(model), seconds)
+            return Cost(2 * self.count_selected(model), seconds)
         start = time.perf_counter()
         with Run(True, self.memory, self.step, model) as run:
             pieces = self.work(measure(run_forward(model, x, run), loss, t))
@@ -271,7 +292,7 @@ class WorkingStrategy:
         if gradient_in_one_call(private, loss, x, t, self.memory, step) is None:  # finds caches cold, threads asleep
             return None
         start = time.perf_counter()
-        self._take(private, loss, x, t, None)
+        self.everything()._take(private, loss, x, t, None)
         return time.perf_counter() - start
 
     def see_whether_something_passes(self, passed: ForwardPass, pieces: list[Work]) -> None:
@@ -307,18 +328,6 @@ def _sums_of(pieces: list[Work]) -> dict[int, Array]:
         for parameter, gradient in piece.gradients():
             sums[id(parameter)] = sums[id(parameter)] + gradient if id(parameter) in sums else gradient
     return sums
-
-
-def _tell_all(passed: ForwardPass, progress: Progress | None) -> None:
-    """Report a gradient that was taken in one call."""
-    if progress is not None:
-        total = _evaluations(passed.model)
-        progress(total, total)
-
-
-def _evaluations(model: Layer) -> int:
-    """How often the definition evaluates the loss: twice for each entry of each parameter."""
-    return 2 * sum(parameter.value.size for parameter in model.parameters())
 
 
 def _run_all(pieces: list[Work], progress: Progress | None) -> None:

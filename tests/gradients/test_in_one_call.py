@@ -209,7 +209,6 @@ def test_losses_of_others_and_inputs_of_other_shapes(rng, calls):
     loss = nn.MSELoss()
     loss.forward = lambda y, t: 1.0
     assert take(model, loss, x, t)[0] == 1
-    take(model, nn.MSELoss(), x.reshape(4, 5, 7), t.reshape(4, 5, 3))
     assert not calls
     for wrong in (x[:, :6], x[0], x + 1j, "x"):
         with pytest.raises((TypeError, ValueError)):
@@ -415,8 +414,6 @@ def test_what_is_asked_for_otherwise_is_taken_piece_by_piece(rng, calls):
     x, t = data(rng, nn.CrossEntropyLoss())
     for strategy in (
         nn.CentralDifference(interpolate=False),
-        nn.CentralDifference(only="0.weight"),
-        nn.CentralDifference(only=nn.Blocks(10, rng=0)),
         nn.NodePerturbation(),
     ):
         take(nn.Sequential(*parts(np.float64)), nn.CrossEntropyLoss(), x, t, strategy)
@@ -489,3 +486,84 @@ def test_training_by_differences_goes_the_same_way(rng, piece_by_piece):
     found = train()
     piece_by_piece()
     assert_close(found, train(), 1e-10)
+
+
+def test_selected_entries_are_those_of_the_whole_gradient(rng, calls):
+    x, t = data(rng, nn.CrossEntropyLoss())
+    model, loss = nn.Sequential(*parts(np.float64)), nn.CrossEntropyLoss()
+    nn.CentralDifference()(model, loss, x, t)
+    whole = {name: p.grad.copy() for name, p in model.named_parameters()}
+    mask = rng.random(model[0].weight.value.shape) < 0.4
+    nn.CentralDifference(only={"0.weight": mask})(model, loss, x, t)
+    for name, p in model.named_parameters():
+        np.testing.assert_array_equal(p.grad, whole[name] * mask if name == "0.weight" else 0)
+    cyclic = nn.CentralDifference(only=nn.Blocks(50, "cyclic"))
+    total = {name: np.zeros_like(grad) for name, grad in whole.items()}
+    seen = []
+    for _ in range(-(-sum(grad.size for grad in whole.values()) // 50)):
+        cyclic(model, loss, x, t, progress=lambda done, count: seen.append(count))
+        for name, p in model.named_parameters():
+            total[name] = np.where(p.grad != 0, p.grad, total[name])
+    for name, grad in whole.items():
+        np.testing.assert_array_equal(total[name], grad)
+    assert set(seen) == {100}
+    assert len(calls) >= 3
+    assert cyclic.cost(model, loss, x, t).evaluations == 100
+
+
+def test_selected_entries_where_rows_reach_a_kink(rng, calls):
+    x, t = data(rng, nn.CrossEntropyLoss())
+    model = nn.Sequential(
+        nn.Linear(x.shape[1], 6, rng=0, dtype=np.float64), nn.ReLU(), nn.Linear(6, 3, rng=1, dtype=np.float64)
+    )
+    loss, step = nn.CrossEntropyLoss(), 0.02
+    nn.CentralDifference(step, interpolate=False)(model, loss, x, t)
+    expected = model[0].weight.grad.copy()
+    blocks = nn.Blocks(model[0].weight.value.size, "cyclic")  # the first of them is that weight
+    nn.CentralDifference(step, only=blocks)(model, loss, x, t)
+    np.testing.assert_allclose(model[0].weight.grad, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
+    assert not model[2].weight.grad.any()
+    assert blocks.at == blocks.size
+
+
+def test_a_selection_that_is_not_the_models_is_refused_before_anything_is_changed(rng):
+    x, t = data(rng, nn.CrossEntropyLoss())
+    model = nn.Sequential(*parts(np.float64))
+    for p in model.parameters():
+        p.grad[...] = 7
+    with pytest.raises(KeyError, match="only: expected parameters of the model"):
+        nn.CentralDifference(only="nothing")(model, nn.CrossEntropyLoss(), x, t)
+    assert all((p.grad == 7).all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("step", [None, 0.03])
+@pytest.mark.parametrize("kind", ["indices", "soft", "squared"])
+def test_each_position_is_a_row(rng, calls, kind, step):
+    x = rng.standard_normal((20, 5, 7))
+    t = {"indices": rng.integers(0, 3, (20, 5)), "soft": rng.dirichlet(np.ones(3), (20, 5))}.get(
+        kind, rng.standard_normal((20, 5, 3))
+    )
+    loss = nn.MSELoss() if kind == "squared" else nn.CrossEntropyLoss()
+    model = nn.Sequential(nn.Linear(7, 6, rng=0), nn.ReLU(), nn.Linear(6, 3, rng=1)).astype(np.float64)
+    exact = nn.CentralDifference(step, interpolate=False)(model, loss, x, t)
+    expected = [p.grad.copy() for p in model.parameters()]
+    found = nn.CentralDifference(step)(model, loss, x, t)
+    assert found == pytest.approx(float(exact), rel=1e-14)
+    assert found.output.shape == (20, 5, 3)
+    assert found.forward_pass.labels.shape == t.shape
+    assert [link.y.shape for link in found.forward_pass.links][-1] == (20, 5, 3)
+    for p, one in zip(model.parameters(), expected, strict=True):
+        np.testing.assert_allclose(p.grad, one, rtol=0, atol=1e-12 * np.abs(one).max())
+    assert calls or step
+    value = nn.Backprop()(model, loss, x, t)
+    assert value == pytest.approx(float(exact), rel=1e-14)
+    if step is None:
+        for p, one in zip(model.parameters(), expected, strict=True):
+            np.testing.assert_allclose(p.grad, one, rtol=0, atol=1e-11 * np.abs(one).max())
+
+
+def test_labels_of_positions_that_do_not_fit_are_left_to_the_layers(rng):
+    model = nn.Sequential(nn.Linear(7, 1, rng=0)).astype(np.float64)
+    for t in (rng.standard_normal((20, 5)), rng.integers(0, 2, (20, 5))):
+        with pytest.raises(ValueError, match=r"labels: expected the shape of the output \(20, 5, 1\), got \(20, 5\)"):
+            nn.Backprop()(model, nn.MSELoss(), rng.standard_normal((20, 5, 7)), t)
