@@ -13,7 +13,7 @@ import nnframe as nn
 from nnframe.cli.finding import make, short, told
 from nnframe.cli.parsing import Refused
 
-MODELS = ("mlp",)
+MODELS = ("mlp", "lenet")
 CLASSES = 10
 ACTIVATIONS: dict[str, tuple[Callable[[], nn.Layer], Callable[[], nn.initializers.Initializer]]] = {
     "sigmoid": (nn.Sigmoid, nn.Xavier),
@@ -33,9 +33,12 @@ def make_model(side: int, options: argparse.Namespace, rng: np.random.Generator)
     if options.model == "mlp":
         _refuse("a model in a file", options, ["args", "shape"])
         return _mlp(side * side, options, rng), (side * side,)
-    if ":" not in options.model and not options.model.endswith(".py"):
+    if options.model not in MODELS and ":" not in options.model and not options.model.endswith(".py"):
         raise Refused(f"--model: expected {', '.join(MODELS)} or FILE.py:NAME, got {options.model!r}")
     _refuse("mlp", options, given)
+    if options.model == "lenet":
+        _refuse("a model in a file", options, ["args", "shape"])
+        return _lenet(side, options, rng), (1, side, side)
     shape = tuple(options.shape or (side * side,))
     if math.prod(shape) != side * side:
         raise Refused(f"--shape: expected a shape of {side * side} numbers, as an image has, got {shape}")
@@ -56,6 +59,26 @@ def _mlp(inputs: int, options: argparse.Namespace, rng: np.random.Generator) -> 
     for below, above in itertools.pairwise(sizes):
         layers += [nn.Linear(below, above, init=init(), dtype=options.dtype, rng=rng), activation()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], CLASSES, init=nn.Xavier(), dtype=options.dtype, rng=rng))
+
+
+def _lenet(side: int, options: argparse.Namespace, rng: np.random.Generator) -> nn.Sequential:
+    """Make LeNet-5 (LeCun et al. 1998) with ReLU and maxima; small images have 3 x 3 kernels and are padded."""
+    kernel, padding, left = (5, 0, ((side - 4) // 2 - 4) // 2) if side >= 28 else (3, 1, side // 4)
+    given = {"dtype": options.dtype, "rng": rng}
+    return nn.Sequential(
+        nn.Conv2d(1, 6, kernel, padding=padding, **given),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, kernel, padding=padding, **given),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16 * left * left, 120, **given),
+        nn.ReLU(),
+        nn.Linear(120, 84, **given),
+        nn.ReLU(),
+        nn.Linear(84, CLASSES, **given),
+    )
 
 
 def _in_file(shape: tuple[int, ...], options: argparse.Namespace) -> nn.Layer:

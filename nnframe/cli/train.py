@@ -26,6 +26,7 @@ DEFAULTS = {
     "digits": {"epochs": 30, "batch_size": 32, "sgd": 1.0, "adam": 0.02},
     "mnist": {"epochs": 3, "batch_size": 100, "sgd": 1.0, "adam": 0.01},
 }
+LENET_RATES = {"sgd": 0.1, "adam": 0.002}
 GRADIENTS: dict[str, Callable[[], nn.training.Strategy]] = {
     "central": nn.CentralDifference,
     "backprop": nn.Backprop,
@@ -61,7 +62,7 @@ def add_command(commands: Any) -> None:
         "--lr",
         type=rate,
         metavar="X",
-        help="learning rate (default: 1 for sgd; 0.02, with mnist 0.01, for adam)",
+        help="learning rate (default: 1 for sgd; 0.02, with mnist 0.01, for adam; for lenet 0.1 and 0.002)",
     )
     add("--optimizer", choices=("sgd", "adam"), default="adam", help="default: adam")
     add("--seed", type=seed, default=0, metavar="N", help="of weights and mini-batches (default: 0)")
@@ -80,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
     trainer = make_trainer(model, options)
     defaults = DEFAULTS[options.data]
     batch_size = int(options.batch_size or defaults["batch_size"])
-    print(model.summary())
+    print(model.summary(shape))
     print(f"{options.data}: {len(x):,} images to train on, {len(test[0]):,} to test on; gradient {trainer.gradient!r}, "
           f"{type(trainer.optimizer).__name__} lr {trainer.optimizer.lr:g}, batch {batch_size}, seed {options.seed}, "
           f"{nn.config_info()['simd']}, {nn.get_num_threads()} threads")  # fmt: skip
@@ -142,7 +143,8 @@ def make_folder(folder: Path) -> Path:
 def make_trainer(model: nn.Layer, options: argparse.Namespace) -> nn.Trainer:
     """Make what trains the model."""
     rule = nn.SGD if options.optimizer == "sgd" else nn.Adam
-    optimizer = rule(model.parameters(), options.lr or DEFAULTS[options.data][options.optimizer])
+    usual = LENET_RATES if options.model == "lenet" else DEFAULTS[options.data]
+    optimizer = rule(model.parameters(), options.lr or usual[options.optimizer])
     return nn.Trainer(model, nn.CrossEntropyLoss(), optimizer, GRADIENTS[options.gradient]())
 
 

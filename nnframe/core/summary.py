@@ -104,7 +104,8 @@ def _rows_of_input(model: Layer, shape: Any) -> Any:
     if isinstance(shape, tuple) and shape and all(isinstance(one, tuple) for one in shape):
         return tuple(_rows_of_input(model, one) for one in shape)
     if not isinstance(shape, tuple | list) or not all(isinstance(n, int | np.integer) and n >= 0 for n in shape):
-        raise TypeError(f"input_shape: expected a tuple such as (28, 28), the shape of one row, got {shape!r}")
+        got = f"an array of shape {shape.shape}" if isinstance(shape, np.ndarray) else repr(shape)
+        raise TypeError(f"input_shape: expected a tuple such as (28, 28), the shape of one row, got {got}")
     if model.takes_integers:
         return np.zeros((ROWS, *shape), np.int64)
     return np.random.default_rng(0).standard_normal((ROWS, *shape)).astype(model.dtype)

@@ -346,3 +346,13 @@ def test_models_that_are_refused(tmp_path, monkeypatch, capsys, arguments, messa
     (tmp_path / "mine.py").write_text(MODEL)
     assert main(["train", *(f"{tmp_path / 'mine.py'}:net" if one == "FILE" else one for one in arguments)]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_lenet(tmp_path, capsys):
+    arguments = ["--model", "lenet", "--gradient", "backprop", "--epochs", "4", "--out", str(tmp_path)]
+    assert main(["train", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "Conv2d(6, 16, kernel_size=3, padding=1)  (16, 4, 4)" in printed
+    assert float(re.search(r"test accuracy ([0-9.]+)%", printed)[1]) > 90
+    assert main(["train", "--model", "lenet", "--shape", "64"]) == 2
+    assert "--shape: expected with --model of a model in a file only, got --model lenet" in capsys.readouterr().err
