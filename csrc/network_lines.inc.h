@@ -121,6 +121,7 @@ static int FN(stays_straight)(const network_plan_t *plan, const tile_pass_t *pas
         if (!FN(passes)(pass, i, &bound, &most, &reach)) return 0;
         bound = (bound_t){1, 0, {0}};
     }
+    if (p->loss == NNF_LINEAR) return 1;
     bound.shape = nnf_shape_of(NNF_SOFTPLUS, 0, 0);
     FN(come_to)(&bound, &reach);
     if (p->loss == NNF_SQUARED_ERROR) return reach.beyond <= ROUNDING * beside;

@@ -192,6 +192,11 @@ static double FN(loss_of_rows)(const nnf_network *p, intptr_t first, intptr_t ro
         return sum;
     }
     const T *t = (const T *)p->targets + first * width;
+    if (p->loss == NNF_LINEAR) {
+        for (intptr_t i = 0; grad && i < rows * width; i++)
+            grad[i] = t[i] * (T)p->scale;
+        return 0;
+    }
     const T factor = (T)(2 * p->scale);
     for (intptr_t i = 0; i < rows * width; i++) {
         const T residual = y[i] - t[i];

@@ -193,8 +193,9 @@ typedef enum {
  * stage: its x is not read. Its y is NULL, or holds the output of that stage where it is known and need not be
  *   computed: for all stages or for none; the network's own y may then be NULL.
  * cross_entropy: labels, ignored, targets, weights, smoothing and scale count; NULL for another loss.
- * targets, scale: for the squared error, (N, width), contiguous; gradients are those of scale times the loss.
- * total: the loss, not scaled; 0 without one.
+ * targets, scale: for the squared error, (N, width), contiguous; gradients are those of scale times the loss. For a
+ *   linear one r in place of the targets.
+ * total: the loss, not scaled; 0 without one, and for a linear one.
  * step: 0, or h > 0: gradients are those of central differences, (L(w + h) - L(w - h)) / 2h, if bounds show that
  *   all curves are straight to rounding (see nnf_curves); if not, the answer is NNF_NOT_STRAIGHT, y and total hold
  *   anything, and gradients are as they were. Not without a loss, nor where network_memory says 0.

@@ -63,7 +63,7 @@ static double FN(least)(const T *x, intptr_t n) {
 }
 
 /* One for each stage, and one for the loss behind the last: the logarithm of a sum of exponentials bends like softplus,
- * and the other losses by what straight_at_loss says. */
+ * and a square by what straight_at_loss says. */
 static void FN(bounds_of)(const nnf_above *above, bound_t *bounds) {
     bound_t bound = {1, 0, {0}};
     intptr_t width = above->outputs;
@@ -236,6 +236,7 @@ static void FN(straight_at_loss)(const straight_tile_t *tile, double most) {
     const straight_plan_t *plan = tile->plan;
     const bound_t *bound = plan->bounds + plan->above->stages;
     reach_t *reach = tile->reach;
+    if (plan->above->loss == NNF_LINEAR) return; /* an even rest drops out, and nothing bends it */
     FN(come_to)(bound, reach);
     if (plan->above->loss == NNF_CROSS_ENTROPY)
         reach->lost |= !(FN(lost_at)(bound, most * plan->far, reach) <= plan->most_lost);

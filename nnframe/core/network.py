@@ -69,13 +69,15 @@ class Network:
         outputs: list[Array] | None = None,
         step: float = 0.0,
         doubtful: npt.NDArray[np.bool_] | None = None,
+        described: tuple[Any, ...] | None = None,
     ) -> tuple[float, Array, npt.NDArray[Any]] | None:
         """Overwrite the gradient of each parameter; returns the loss, the output and the labels as they were taken.
 
         step : of central differences; 0: backpropagation. doubtful : tells which rows the differences leave out. None
-        where the loss does not take the labels, or C does not have such differences in one call.
+        where the loss does not take the labels, or C does not have such differences in one call. described : what the
+        loss says of itself, where that is known.
         """
-        parameters, described = self.parameters, loss.in_network(t)
+        parameters, described = self.parameters, described or loss.in_network(t)
         if described is None:
             return None
         values, gradients = values_of(parameters), gradients_of(parameters)
@@ -230,14 +232,12 @@ def gradient_in_one_call(
 
     step : as for `Network.gradient`
     """
-    if not isinstance(model, Tree) or not is_known_loss(loss):
-        return None
-    network = network_of(model)
-    if network is None or not network.differentiable or (step and not network.compiled.differences):
+    network = network_in_one_call(model, step) if is_known_loss(loss) else None
+    if network is None:
         return None
     rows, labels = x, t
     if not network.takes(x):
-        x = at_the_door(model, x, network.dtype)  # type: ignore[arg-type]
+        x = at_the_door(model, x, network.dtype)
         rows, labels = _positions(x, t, loss)
         if not network.takes(rows):
             return None
@@ -253,6 +253,14 @@ def gradient_in_one_call(
         passed.output = passed.output.reshape(*x.shape[:-1], -1)
         passed.labels = passed.labels.reshape(x.shape[:-1] if passed.labels.ndim == 1 else passed.output.shape)
     return passed
+
+
+def network_in_one_call(model: Any, step: float) -> Network | None:
+    """Return a model as C takes its gradients, by differences where there is a step; None: it does not."""
+    network = network_of(model) if isinstance(model, Tree) else None
+    if network is None or not network.differentiable or (step and not network.compiled.differences):
+        return None
+    return network
 
 
 def _positions(x: Any, t: npt.ArrayLike, loss: Any) -> tuple[Any, npt.ArrayLike]:

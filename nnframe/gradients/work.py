@@ -15,14 +15,14 @@ from nnframe.core.backward import warn_nothing_passes, warn_parameter_stands_sti
 from nnframe.core.chain import ForwardPass, Link, expanded, run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.local import name_of
-from nnframe.core.network import NetworkPass, gradient_in_one_call, gradient_of_chain
+from nnframe.core.network import NetworkPass, gradient_in_one_call, gradient_of_chain, network_in_one_call
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import CostWarning
-from nnframe.core.run import Run
+from nnframe.core.run import Run, at_the_door
 from nnframe.core.structure import Memory
 from nnframe.gradients.whole import look_at_the_whole
 from nnframe.layers.containers import Joint
-from nnframe.losses.base import Loss, as_labels, value_of
+from nnframe.losses.base import Loss, as_labels, gradient_by_differences, value_of
 
 PORTION_SECONDS = 0.1  # of work between two reports of progress
 SAMPLE_SECONDS = 0.03  # of work from which an estimate is made
@@ -229,7 +229,7 @@ class WorkingStrategy:
         step = self.step_in_one_call()
         if getattr(self, "only", None) is not None and isinstance(model, Layer):
             self.count_selected(model)  # refuses what is not the model's before anything is changed
-        found = gradient_in_one_call(model, loss, x, t, self.memory, step) if step else None
+        found = self._in_one_call(model, loss, x, t, step) if step else None
         if found is not None:
             if found.left_out is not None:
                 self._add_rows(found, found.left_out)
@@ -248,6 +248,33 @@ class WorkingStrategy:
             for parameter in passed.parameters:
                 parameter.grad[...] = sums.get(id(parameter), 0) if parameter.trainable else 0
         return passed, pieces
+
+    def _in_one_call(self, model: Layer, loss: Loss, x: Any, t: npt.ArrayLike, step: float) -> NetworkPass | None:
+        """Take a gradient in one call; None where there is no such way."""
+        if self.scaled and isinstance(loss, Loss) and not loss._traits.stage and loss.is_sum_over_rows:
+            return self._below_own_loss(model, loss, x, t, step)
+        return gradient_in_one_call(model, loss, x, t, self.memory, step)
+
+    def _below_own_loss(self, model: Layer, loss: Loss, x: Any, t: npt.ArrayLike, step: float) -> NetworkPass | None:
+        """Do so below a sum over rows that C does not know, by its gradient with respect to the output: see in_c.py."""
+        network = network_in_one_call(model, step)
+        if network is None:
+            return None
+        x = x if network.takes(x) else at_the_door(model, x, network.dtype)
+        if not network.takes(x):
+            return None
+        passed = NetworkPass(model, self.memory, x, loss)
+        passed.output = network.forward(x)
+        passed.labels = as_labels(loss, passed.output, t)
+        passed.value = value_of(loss, passed.output, passed.labels)
+        slope, doubtful = gradient_by_differences(loss, passed.output, passed.labels, None), np.zeros(len(x), bool)
+        if not np.isfinite(slope).all():
+            return None
+        if network.gradient(loss, x, slope, step=step, doubtful=doubtful, described=("linear", "sum")) is None:
+            return None
+        if doubtful.any():
+            passed.left_out, passed.taken = np.flatnonzero(doubtful), (x, passed.output, passed.labels)
+        return passed
 
     def _tell_all(self, model: Layer, progress: Progress | None) -> None:
         """Report a gradient that was taken in one call."""
@@ -289,7 +316,7 @@ class WorkingStrategy:
         if not step:
             return None
         private = copy.deepcopy(model)
-        if gradient_in_one_call(private, loss, x, t, self.memory, step) is None:  # finds caches cold, threads asleep
+        if self._in_one_call(private, loss, x, t, step) is None:  # finds caches cold, threads asleep
             return None
         start = time.perf_counter()
         self.everything()._take(private, loss, x, t, None)

@@ -153,7 +153,8 @@ cdef class Network:
             Of each linear stage the weight (outputs, inputs), and the bias (outputs,) where it has one.
         gradients : list of arrays or None
             Like `values`, overwritten; None: not wanted. They share no memory with anything else.
-        loss : {"cross_entropy", "squared_error"}
+        loss : {"cross_entropy", "squared_error", "linear"}
+            "linear": the gradients of sum(labels * output); the loss that is returned is 0.
         reduction, weight, label_smoothing, ignore_index
             As for `softmax_cross_entropy`; for the squared error "mean" is that over all entries.
         outputs : list of arrays (N, width), optional
@@ -182,7 +183,7 @@ cdef class Network:
         if step != 0 and (reference is not None or not self.differences):
             return None
         cdef array rows = self.as_rows(x)
-        cdef nnf_loss kind = <nnf_loss>as_choice(loss, "loss", LOSSES)
+        cdef nnf_loss kind = <nnf_loss>as_choice(loss, "loss", CHANGING)
         cdef bint mean = as_choice(reduction, "reduction", REDUCTIONS)
         if not 0 <= step < float("inf"):
             raise ValueError(f"step: expected a finite number of at least 0, got {step!r}")
@@ -394,6 +395,8 @@ cdef class Network:
         if w.c.loss == NNF_CROSS_ENTROPY:
             ignored = None if w.q.ignored == NNF_NONE_IGNORED else w.q.ignored
             losses, dy = reference.softmax_cross_entropy(y, t, weights, w.q.smoothing, ignored)
+        elif w.c.loss == NNF_LINEAR:
+            losses, dy = np.zeros(1), t
         else:
             losses, dy = (y - t).astype(np.float64) ** 2, 2 * (y - t)
         w.total = losses.sum()

@@ -567,3 +567,40 @@ def test_labels_of_positions_that_do_not_fit_are_left_to_the_layers(rng):
     for t in (rng.standard_normal((20, 5)), rng.integers(0, 2, (20, 5))):
         with pytest.raises(ValueError, match=r"labels: expected the shape of the output \(20, 5, 1\), got \(20, 5\)"):
             nn.Backprop()(model, nn.MSELoss(), rng.standard_normal((20, 5, 7)), t)
+
+
+class Quartic(nn.Loss):
+    def rows(self, y, t):
+        return ((y - t) ** 4).sum(axis=1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.ReLU])
+def test_below_a_loss_of_ones_own(rng, calls, dtype, activation):
+    x, t = rng.standard_normal((20, 7)).astype(dtype), rng.standard_normal((20, 3)).astype(dtype)
+    model = nn.Sequential(nn.Linear(7, 6, rng=0), activation(), nn.Linear(6, 3, rng=1)).astype(dtype)
+    for loss in (Quartic(), Quartic("sum")):
+        exact = nn.CentralDifference(1e-5, interpolate=False)(model, loss, x, t)
+        expected = [p.grad.copy() for p in model.parameters()]
+        del calls[:]
+        found = nn.CentralDifference()(model, loss, x, t)
+        assert calls
+        assert found == float(exact)
+        for p, one in zip(model.parameters(), expected, strict=True):
+            bound = 1e-5 if dtype == np.float32 else 1e-8
+            np.testing.assert_allclose(p.grad, one, rtol=0, atol=bound * np.abs(one).max())
+    del calls[:]
+    nn.CentralDifference(1e-5)(model, Quartic(), x, t)  # a step that was given: at its ends, as the definition says
+    assert not calls
+
+
+def test_a_loss_of_ones_own_without_a_finite_gradient_is_left_to_the_layers(rng, calls):
+    class Log(nn.Loss):
+        def rows(self, y, t):
+            with np.errstate(all="ignore"):
+                return np.log(y - y).sum(axis=1)
+
+    model = nn.Sequential(nn.Linear(7, 6, rng=0), nn.Tanh(), nn.Linear(6, 3, rng=1))
+    with np.errstate(all="ignore"):
+        nn.CentralDifference()(model, Log(), rng.standard_normal((4, 7)), np.zeros((4, 3)))
+    assert not calls

@@ -273,7 +273,7 @@ WRONG = [
         ValueError,
         r"gradients\[2\]: expected float64 of shape \(3, 5\), got float32",
     ),
-    ({"loss": "hinge"}, ValueError, "loss: expected 'cross_entropy' or 'squared_error', got 'hinge'"),
+    ({"loss": "hinge"}, ValueError, "loss: expected one of cross_entropy, squared_error, linear, got 'hinge'"),
     ({"reduction": "none"}, ValueError, "reduction: expected 'mean' or 'sum', got 'none'"),
     ({"weight": [1.0, 2.0]}, ValueError, "weight: expected 3 numbers"),
     ({"label_smoothing": 2.0}, ValueError, "label_smoothing: expected a number"),
