@@ -166,8 +166,8 @@ def _network(layers: list[Any], model: Tree, found: Survey) -> Network | None:
 
 def is_known_loss(loss: Any) -> bool:
     """Whether a loss is one of nnframe's own that describes itself."""
-    t = getattr(loss, "_traits", None)
-    return t is not None and t.in_network and not t.own and PASSES_OF_LOSSES.isdisjoint(loss.__dict__)
+    t: Any = getattr(loss, "_traits", None)
+    return getattr(t, "in_network", False) and not t.own and PASSES_OF_LOSSES.isdisjoint(loss.__dict__)
 
 
 # ---- gradients ----
