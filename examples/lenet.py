@@ -30,9 +30,7 @@ class ForwardOnly(nn.Conv2d):
 def lenet(side: int, second: type[nn.Conv2d] = nn.Conv2d, seed: int = 0) -> nn.Sequential:
     """Make LeNet-5 for images of side x side: 5 x 5 kernels as in 1998, or 3 x 3 with padding for small images."""
     rng = np.random.default_rng(seed)
-    kernel, padding = (5, 0) if side >= 28 else (3, 1)
-    left = side if padding else side - 4
-    left = left // 2 if padding else left // 2 - 4
+    kernel, padding, left = (5, 0, ((side - 4) // 2 - 4) // 2) if side >= 28 else (3, 1, side // 4)
     return nn.Sequential(
         nn.Conv2d(1, 6, kernel, padding=padding, rng=rng),
         nn.ReLU(),
@@ -41,7 +39,7 @@ def lenet(side: int, second: type[nn.Conv2d] = nn.Conv2d, seed: int = 0) -> nn.S
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(16 * (left // 2) ** 2, 120, rng=rng),
+        nn.Linear(16 * left * left, 120, rng=rng),
         nn.ReLU(),
         nn.Linear(120, 84, rng=rng),
         nn.ReLU(),

@@ -221,6 +221,11 @@ class NetworkPass(ForwardPass):
             self.again = again
         return self.again
 
+    def leave_out(self, doubtful: npt.NDArray[np.bool_], x: Array) -> None:
+        """Note the rows of x, as C took it, that gradients leave out; output and labels are still as C gave them."""
+        if doubtful.any():
+            self.left_out, self.taken = np.flatnonzero(doubtful), (x, self.output, self.labels)
+
     def observe(self) -> None:
         """Do nothing: none of the layers that C knows keeps anything."""
 
@@ -247,8 +252,8 @@ def gradient_in_one_call(
         return None
     passed = NetworkPass(model, memory, x, loss)
     passed.value, passed.output, passed.labels = found
-    if doubtful is not None and doubtful.any():
-        passed.left_out, passed.taken = np.flatnonzero(doubtful), (rows, passed.output, passed.labels)
+    if doubtful is not None:
+        passed.leave_out(doubtful, rows)
     if rows is not x and rows.ndim != x.ndim:
         passed.output = passed.output.reshape(*x.shape[:-1], -1)
         passed.labels = passed.labels.reshape(x.shape[:-1] if passed.labels.ndim == 1 else passed.output.shape)

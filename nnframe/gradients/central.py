@@ -117,9 +117,15 @@ class CentralDifference(WorkingStrategy):
         chosen = choose(self.only, model)
         return super().count_selected(model) if chosen is None else sum(map(len, chosen.values()))
 
-    def keep_selected(self, passed: ForwardPass) -> None:
-        """Set the gradients of all other entries to 0."""
-        chosen = choose(self.only, passed.model)
+    def known_selection(self, model: Layer) -> Chosen | None:
+        """Return which entries are asked for, where that is the same for each call; None: all, or it is not."""
+        if isinstance(self.only, Blocks) or not isinstance(model, Layer):
+            return None
+        return choose(self.only, model)
+
+    def keep_selected(self, passed: ForwardPass, chosen: Chosen | None) -> None:
+        """Set the gradients of all other entries to 0; chosen is what `known_selection` returned."""
+        chosen = choose(self.only, passed.model) if chosen is None else chosen
         if chosen is not None:
             for parameter in passed.parameters:
                 parameter.grad[...] = only_entries(parameter.grad, chosen.get(id(parameter), NONE))

@@ -20,6 +20,7 @@ from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import CostWarning
 from nnframe.core.run import Run, at_the_door
 from nnframe.core.structure import Memory
+from nnframe.gradients.selection import Chosen
 from nnframe.gradients.whole import look_at_the_whole
 from nnframe.layers.containers import Joint
 from nnframe.losses.base import Loss, as_labels, gradient_by_differences, value_of
@@ -183,8 +184,12 @@ class WorkingStrategy:
         """How many entries are asked for; KeyError or ValueError where they are not the model's."""
         return sum(parameter.value.size for parameter in model.parameters())
 
-    def keep_selected(self, passed: ForwardPass) -> None:
-        """Set the gradients of all other entries to 0."""
+    def known_selection(self, model: Layer) -> Chosen | None:
+        """Return which entries are asked for, where that is the same for each call; None: all, or it is not."""
+        return None
+
+    def keep_selected(self, passed: ForwardPass, chosen: Chosen | None) -> None:
+        """Set the gradients of all other entries to 0; chosen is what `known_selection` returned."""
 
     def work(self, passed: ForwardPass) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
@@ -227,19 +232,18 @@ class WorkingStrategy:
     ) -> tuple[ForwardPass, list[Work]]:
         """Take a gradient; returns the forward pass and the work that was done."""
         step = self.step_in_one_call()
-        if getattr(self, "only", None) is not None and isinstance(model, Layer):
-            self.count_selected(model)  # refuses what is not the model's before anything is changed
+        chosen = self.known_selection(model)  # what is not the model's is refused before anything is changed
         found = self._in_one_call(model, loss, x, t, step) if step else None
         if found is not None:
             if found.left_out is not None:
                 self._add_rows(found, found.left_out)
-            self.keep_selected(found)
+            self.keep_selected(found, chosen)
             self._tell_all(model, progress)
             return found, []
         with Run(True, self.memory, self.step, model) as run:
             passed = run_forward(model, x, run)
             if step and gradient_of_chain(passed, loss, t, step):
-                self.keep_selected(passed)
+                self.keep_selected(passed, chosen)
                 self._tell_all(model, progress)
                 return passed, []
             pieces = self.work(measure(passed, loss, t))
@@ -272,8 +276,7 @@ class WorkingStrategy:
             return None
         if network.gradient(loss, x, slope, step=step, doubtful=doubtful, described=("linear", "sum")) is None:
             return None
-        if doubtful.any():
-            passed.left_out, passed.taken = np.flatnonzero(doubtful), (x, passed.output, passed.labels)
+        passed.leave_out(doubtful, x)
         return passed
 
     def _tell_all(self, model: Layer, progress: Progress | None) -> None:
