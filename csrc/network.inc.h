@@ -7,16 +7,11 @@
  * tiles; each sums its own gradients, and those are added in the order of the tasks.
  *
  * Layers, for wide networks: all rows through one stage after another, (rows, features), each product on all threads.
+ * Central differences of these are taken in one call where no unit is below more than one linear layer: what a unit
+ * does to the loss is then a sum of residuals times weights, as backward has it.
  */
 
 /* ---- layers: all rows through one stage after another ---- */
-
-/* What a layer gave, (N, width). */
-NNF_INLINE T *FN(rows_of)(const network_plan_t *plan, intptr_t s) {
-    if (s < 0) return (T *)plan->p->x;                        /* is only read, */
-    if (plan->p->stage[s].y) return (T *)plan->p->stage[s].y; /* and so is this */
-    return s + 1 == plan->p->stages ? plan->p->y : plan->slot + plan->place[s].y;
-}
 
 static void FN(forward_layer)(const network_plan_t *plan, intptr_t i) {
     const nnf_network *p = plan->p;
@@ -112,11 +107,12 @@ static int FN(asked)(int (*poll)(void), int64_t *polled) {
     return poll();
 }
 
-static int FN(gradient_by_layers)(const network_plan_t *plan, int (*poll)(void)) {
+static int FN(gradient_by_layers)(network_plan_t *plan, int (*poll)(void)) {
     const nnf_network *p = plan->p;
     const intptr_t last = p->stages - 1;
     int64_t polled = poll ? nnf_nanoseconds() : 0;
     int answer = 0;
+    if (p->step > 0 && !FN(may_be_straight)(plan)) return NNF_NOT_STRAIGHT;
     T *dz = plan->slot + plan->values - 2 * p->rows * plan->widest, *other = dz + p->rows * plan->widest;
     for (intptr_t i = 0; i <= last && !answer; i++) {
         if (!p->stage[i].y) FN(forward_layer)(plan, i);
@@ -126,6 +122,7 @@ static int FN(gradient_by_layers)(const network_plan_t *plan, int (*poll)(void))
     if (answer || p->loss == NNF_NO_LOSS) return answer;
     *p->total =
         FN(loss_of_rows)(p, 0, p->rows, FN(rows_of)(plan, last), plan->lowest <= last ? dz : NULL, plan->losses);
+    if (p->step > 0 && !(isfinite(*p->total) && FN(rows_are_straight)(plan, dz))) return NNF_NOT_STRAIGHT;
     for (intptr_t i = last; i >= plan->lowest && !answer; i--) {
         T *const below = FN(backward_layer)(plan, i, dz, other);
         if (below == other) other = dz, dz = below;
@@ -139,7 +136,7 @@ static int FN(gradient_by_layers)(const network_plan_t *plan, int (*poll)(void))
 static size_t FN(network_memory)(const nnf_network *p) {
     network_plan_t plan;
     const size_t size = FN(make_plan)(&plan, p, NULL);
-    return p->step > 0 && !plan.rows_a_task ? 0 : size;
+    return p->step > 0 && !plan.rows_a_task && FN(linear_stages)(p) > 2 ? 0 : size;
 }
 
 static int FN(network)(const nnf_network *p, void *memory, int (*poll)(void)) {

@@ -9,8 +9,6 @@
 #undef LOGICAL
 #define LOGICAL ((intptr_t)(64 / sizeof(T)))
 #define TILE    (NNF_TILE_LANES * LOGICAL) /* rows */
-#undef RANGE
-#define RANGE (TILE + LOGICAL) /* see range_of in network_lines.inc.h */
 
 /* Where a stage keeps what, counted in elements from the start of an array. */
 typedef struct {
@@ -29,7 +27,8 @@ typedef struct {
     intptr_t widest;               /* of the input and all stages */
     intptr_t tasks, rows_a_task;   /* tiles */
     intptr_t parts;                /* differences: so many tasks share a tile's units, each with a pass of its own */
-    intptr_t range, most_lines;    /* differences: where a slot notes ranges; lines of a buffer there */
+    intptr_t range, range_rows;    /* differences: where a slot notes ranges, of so many rows; */
+    intptr_t most_lines;           /*              lines of a buffer there */
     _Atomic int *bent;             /* differences: set where a curve is not known to be straight */
     T *copies;                     /* (parts - 1, N, width of the last stage): the output for all parts but the first */
     intptr_t values, sums, lanes;  /* elements of a slot, of the sums of a task, of the sums of lanes of a slot */
@@ -73,6 +72,13 @@ static intptr_t FN(weights_of)(const nnf_network *p) {
     return weights;
 }
 
+static intptr_t FN(linear_stages)(const nnf_network *p) {
+    intptr_t count = 0;
+    for (intptr_t i = 0; i < p->stages; i++)
+        count += p->stage[i].weight != NULL;
+    return count;
+}
+
 /* A product with inputs for columns needs as many as a vector has lanes to be worth it, and some outputs to be worth
  * the transposition of its inputs, which those of the lowest stage do not need. */
 NNF_INLINE int FN(sums_in_lanes)(intptr_t stage, intptr_t inputs, intptr_t width) {
@@ -99,7 +105,7 @@ static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_
             place.slope = at;
             at += s->width * rows;
         }
-        if (s->weight && p->step > 0 && i + 1 < p->stages) { /* the activation's above; of ones where there is none */
+        if (s->weight && tiles && p->step > 0 && i + 1 < p->stages) { /* the activation's above; of ones where there is none */
             place.slope = at;
             at += p->stage[i + 1].weight ? s->width * rows : 0;
         }
@@ -123,8 +129,9 @@ static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_
         if (places) places[i] = place;
     }
     if (p->step > 0) {
-        plan->range = at;
-        at += (p->stages + 1) * RANGE + plan->most_lines * (4 * rows + plan->most_lines + 1);
+        plan->range = at, plan->range_rows = FN(whole_lines)(rows);
+        at += (p->stages + 1) * (plan->range_rows + LOGICAL);
+        at += tiles ? plan->most_lines * (4 * rows + plan->most_lines + 1) : 0;
     }
     plan->values = at + 2 * FN(whole_lines)(plan->widest * rows);
 }
@@ -171,6 +178,13 @@ static size_t FN(make_plan)(network_plan_t *plan, const nnf_network *p, char *me
     NNF_TAKE(sum, T, plan->tasks * plan->sums);
 #undef NNF_TAKE
     return size;
+}
+
+/* What a layer gave, (N, width). */
+NNF_INLINE T *FN(rows_of)(const network_plan_t *plan, intptr_t s) {
+    if (s < 0) return (T *)plan->p->x;                        /* is only read, */
+    if (plan->p->stage[s].y) return (T *)plan->p->stage[s].y; /* and so is this */
+    return s + 1 == plan->p->stages ? plan->p->y : plan->slot + plan->place[s].y;
 }
 
 /* ---- the loss of some rows ---- */
