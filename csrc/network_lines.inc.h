@@ -246,9 +246,8 @@ static int FN(is_straight)(const tile_pass_t *pass, const T *residual, intptr_t 
     for (intptr_t i = p->stages - 1; i >= plan->lowest; i--) {
         const place_t *place = plan->place + i;
         if (place->weight < 0 && place->bias < 0) continue;
-        const double x = plan->rows_a_task
-                             ? FN(largest_of_tile)(place->inputs, pass->n, FN(output_of)(pass, i - 1))
-                             : FN(largest_in)(FN(rows_of)(plan, i - 1), pass->rows * place->inputs);
+        const double x = plan->rows_a_task ? FN(largest_of_tile)(place->inputs, pass->n, FN(output_of)(pass, i - 1))
+                                           : FN(largest_in)(FN(rows_of)(plan, i - 1), pass->rows * place->inputs);
         const double most = p->step * (place->bias >= 0 && x < 1 ? 1 : x);
         if (!FN(stays_straight)(plan, pass, i, most, beside)) return 0;
     }

@@ -112,6 +112,57 @@ def test_some_gradients(simd, dtype, rng):
             assert one is None or np.array_equal(one, expected)
 
 
+@pytest.mark.parametrize("step", [0.0, STEP])
+@pytest.mark.parametrize("widths", [(4, 9, 6, 4), (150, 120, 3), BROAD])
+def test_chosen_entries(simd, dtype, rng, widths, step):
+    """They have the gradients that they have among all; all others are 0."""
+    made = Made(rng, dtype, widths, "tanh", 70)
+    everything = made.gradient(step=step)
+    for share in (0.0, 0.004, 0.3, 1.0):
+        entries = [np.flatnonzero(rng.random(v.size) < share) for v in made.values]
+        found = made.gradient(step=step, entries=entries)
+        for one, other in zip(found[:2], everything[:2], strict=True):
+            np.testing.assert_array_equal(one, other)
+        for one, whole, some in zip(found[2:], everything[2:], entries, strict=True):
+            expected = np.zeros_like(whole)
+            expected.flat[some] = whole.flat[some]
+            assert_close(one, expected, tolerance(dtype), f"share {share}")
+            assert np.count_nonzero(one) == len(some)
+
+
+def test_chosen_entries_of_some_arrays_and_of_gradients_in_another_order(simd, dtype, rng):
+    made = Made(rng, dtype, (150, 120, 3), "tanh", 70)
+    everything = made.gradient(step=STEP)
+    few, none = np.array([3, 170, 17999]), np.zeros(0, np.intp)
+    for chosen, wanted in (([few, none, none], 0), ([none, few[:1], none], 1), ([none, none, few[:2]], 2)):
+        gradients = [np.full_like(v, 7, order="F") for v in made.values]
+        made.gradient(step=STEP, entries=chosen, gradients=gradients)
+        for k, gradient in enumerate(gradients):
+            expected = np.zeros_like(made.values[k])
+            expected.flat[chosen[k]] = everything[2 + k].flat[chosen[k]]
+            assert_close(gradient, expected, tolerance(dtype), f"array {k}")
+            assert gradient.any() == (k == wanted)
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([[0], [0]], r"entries: expected 3 arrays, got 2"),
+        ([[1, 1], [0], [0]], r"entries\[0\]: expected ascending numbers in \[0, 18000\), got 1 at position 1"),
+        ([[0], [120], [0]], r"entries\[1\]: expected ascending numbers in \[0, 120\), got 120 at position 0"),
+        ([[0], [0], [-1]], r"entries\[2\]: expected ascending numbers in \[0, 360\), got -1 at position 0"),
+        ([[0.0], [0], [0]], r"entries\[0\]: expected int64 of shape \(n,\), got float64 of shape \(1,\)"),
+        ([[[0]], [0], [0]], r"entries\[0\]: expected int64 of shape \(n,\), got int64 of shape \(1, 1\)"),
+    ],
+)
+def test_entries_that_are_none(rng, entries, words):
+    made = Made(rng, np.float64, (150, 120, 3), "tanh", 5)
+    gradients = [np.full_like(v, 7) for v in made.values]
+    with pytest.raises(ValueError, match=words):
+        made.gradient(step=STEP, gradients=gradients, entries=[np.array(some) for some in entries])
+    assert all((g == 7).all() for g in gradients)
+
+
 # ---- where curves are not known to be straight ----
 
 
