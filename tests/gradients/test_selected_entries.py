@@ -110,9 +110,8 @@ def test_random_blocks_are_sets_of_that_size_each_entry_as_often_as_any_other(si
     blocks, counts, times = nn.Blocks(size, rng=0), np.zeros(785), 2000
     for _ in range(times):
         found = blocks.entries(parameters)
-        block = np.concatenate(
-            [found.get(id(p), np.zeros(0)) + start for p, start in zip(parameters, (0, 760), strict=True)]
-        )
+        first, second = [found.get(id(p), np.zeros(0, int)) for p in parameters]
+        block = np.concatenate([first, second + 760])
         assert len(block) == size
         assert (np.diff(block) > 0).all()
         counts[block] += 1
