@@ -30,8 +30,8 @@ class Adam(Optimizer):
         amsgrad: bool = False,
     ) -> None:
         super().__init__(parameters, lr, weight_decay)
-        self.betas = _as_betas(betas)
-        self.eps = in_range("eps", eps)
+        self.betas = betas if callable(betas) else _as_betas(betas)
+        self.eps = self.constant("eps", eps)
         self.steps = 0
         self.means = self.state()
         self.squares = self.state()
@@ -96,7 +96,7 @@ class NAdam(Adam):
         decoupled_weight_decay: bool = False,
     ) -> None:
         super().__init__(parameters, lr, betas, eps, weight_decay)
-        self.momentum_decay = in_range("momentum_decay", momentum_decay)
+        self.momentum_decay = self.constant("momentum_decay", momentum_decay)
         self.decoupled_weight_decay = as_flag("decoupled_weight_decay", decoupled_weight_decay)
         self.product = 1.0  # of u_1 to u_t
 
@@ -169,7 +169,7 @@ class Lion(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(parameters, lr, weight_decay)
-        self.betas = _as_betas(betas)
+        self.betas = betas if callable(betas) else _as_betas(betas)
         self.means = self.state()
 
     def check_settings(self) -> None:

@@ -18,7 +18,7 @@ class AdaGrad(Optimizer):
         self, parameters: Iterable[Parameter], lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0
     ) -> None:
         super().__init__(parameters, lr, weight_decay)
-        self.eps = in_range("eps", eps)
+        self.eps = self.constant("eps", eps)
         self.squares = self.state()
 
     def update(self) -> None:
@@ -41,8 +41,8 @@ class RMSprop(Optimizer):
         centered: bool = False,
     ) -> None:
         super().__init__(parameters, lr, weight_decay)
-        self.alpha = in_range("alpha", alpha, below=1.0)
-        self.eps = in_range("eps", eps)
+        self.alpha = self.constant("alpha", alpha, below=1.0)
+        self.eps = self.constant("eps", eps)
         self.centered = as_flag("centered", centered)
         self.means = self.state() if centered else []
         self.squares = self.state()

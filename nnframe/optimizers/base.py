@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +15,20 @@ from nnframe._checks import in_range
 from nnframe.core.parameter import Array, Parameter
 from nnframe.kernels._kernels import are_trainable, gradients_of, values_of
 
+_NO_STATE = frozenset({"parameters", "schedules", "_assigned", "_groups"})
 SETTINGS = frozenset(
     {"lr", "weight_decay", "momentum", "alpha", "eps", "betas", "dampening", "momentum_decay", "etas", "step_sizes"}
 )
 
 
+Schedule = Callable[[int], Any]  # what a constant is at a training step, counted from 0
+
+
 class Optimizer:
     """What optimizers share: the parameters, and the checks before a step.
+
+    Every constant may be a schedule, a function of the training step: see `nnframe.optimizers.schedules`. Before each
+    step it takes the value of that step, which the attribute then shows. Assigning a number ends the schedule.
 
     Parameters
     ----------
@@ -28,6 +38,13 @@ class Optimizer:
         Learning rate, finite and not negative.
     weight_decay : float
         Adds weight_decay * value to each gradient (L2 regularisation).
+
+    Attributes
+    ----------
+    taken : int
+        Training steps that have been taken.
+    schedules : mapping
+        The schedules, by the names of the constants.
     """
 
     def __init__(self, parameters: Iterable[Parameter], lr: float, weight_decay: float) -> None:
@@ -39,8 +56,9 @@ class Optimizer:
                 raise TypeError(f"parameters: expected Parameter objects, got {type(parameter).__name__}")
         if len({id(parameter) for parameter in self.parameters}) < len(self.parameters):
             raise ValueError("parameters: expected each Parameter once, got one of them twice")
-        self.lr = in_range("lr", lr)
-        self.weight_decay = in_range("weight_decay", weight_decay)
+        self.taken = 0
+        self.lr = self.constant("lr", lr)
+        self.weight_decay = self.constant("weight_decay", weight_decay)
 
     def zero_grad(self) -> None:
         """Set every gradient to zero. The gradient strategies overwrite gradients by themselves."""
@@ -49,17 +67,63 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every trainable parameter by its gradient; nothing is changed when something does not fit."""
-        if self._assigned:
+        self.prepare()
+        self.update()
+        object.__setattr__(self, "taken", self.taken + 1)
+
+    def prepare(self) -> None:
+        """Bring scheduled constants to the value of this step, and refuse constants that do not fit."""
+        for name, schedule in self.schedules.items():
+            object.__setattr__(self, name, schedule(self.taken))
+        if self._assigned or self.schedules:
             self.check_settings()
             self._assigned = False
-        self.update()
 
     _assigned = True  # whether a setting has been assigned since they were checked
+    taken = 0
+    schedules: Mapping[str, Schedule] = MappingProxyType({})
 
-    def __setattr__(self, name: str, value: object) -> None:
-        object.__setattr__(self, name, value)
+    def __setattr__(self, name: str, value: Any) -> None:
         if name in SETTINGS:
+            others = {key: one for key, one in self.schedules.items() if key != name}
+            object.__setattr__(self, "schedules", others | ({name: value} if callable(value) else {}))
             object.__setattr__(self, "_assigned", True)
+            value = value(self.taken) if callable(value) else value
+        object.__setattr__(self, name, value)
+
+    @staticmethod
+    def constant(name: str, value: Any, below: float = math.inf) -> Any:
+        """Return a constant in [0, below) as a float, and a schedule as it is."""
+        return value if callable(value) else in_range(name, value, below)
+
+    @property
+    def groups(self) -> list[Optimizer]:
+        """The optimizers that this one is made of: itself."""
+        return [self]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next step depends on besides parameters and gradients: numbers and arrays.
+
+        Of a schedule, the value that it has now; the function itself is no part of the state.
+        """
+        return {name: copy.deepcopy(value) for name, value in vars(self).items() if name not in _NO_STATE}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned; nothing is changed unless it fits.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            Another optimizer's state, or arrays of other shapes or dtypes.
+        """
+        own = self.state_dict()
+        if own.keys() != state.keys():
+            raise KeyError(f"optimizer: expected the state {', '.join(own)}, got {', '.join(state)}")
+        for name, value in own.items():
+            _check_like(name, state[name], value, self.parameters)
+        for name, value in state.items():
+            object.__setattr__(self, name, copy.deepcopy(value))
+        object.__setattr__(self, "_assigned", True)
 
     def check_settings(self) -> None:
         """Refuse settings that do not fit: they may be assigned between steps."""
@@ -104,3 +168,16 @@ class Optimizer:
             rate=rate,
             **constants,
         )
+
+
+def _check_like(name: str, given: Any, own: Any, parameters: list[Parameter]) -> None:
+    """Refuse what cannot stand in the place of `own`: a number, or what a rule remembers of each parameter."""
+    arrays = isinstance(own, list)
+    if arrays != isinstance(given, list):
+        raise TypeError(f"optimizer.{name}: expected {type(own).__name__}, got {type(given).__name__}")
+    if not arrays or not given:
+        return
+    found = [(np.shape(one), getattr(one, "dtype", None)) for one in given]
+    expected = [(p.value.shape, p.value.dtype) for p in parameters]
+    if found != expected:
+        raise ValueError(f"optimizer.{name}: expected arrays of shapes and dtypes {expected}, got {found}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nnframe._checks import in_range
 from nnframe.core.parameter import Parameter
 from nnframe.optimizers.base import Optimizer
 
@@ -13,7 +12,7 @@ class SGD(Optimizer):
     """Stochastic gradient descent: v = momentum v + (1 - dampening) g, value -= lr v.
 
     With `nesterov`, value -= lr (g + momentum v). As in PyTorch, the first v is g itself, whatever the dampening is.
-    `lr` may be changed between steps.
+    Every constant may be changed between steps.
     """
 
     def __init__(
@@ -26,16 +25,15 @@ class SGD(Optimizer):
         dampening: float = 0.0,
     ) -> None:
         super().__init__(parameters, lr, weight_decay)
-        self.momentum = in_range("momentum", momentum, below=1.0)
+        self.momentum = self.constant("momentum", momentum, below=1.0)
         if nesterov and not momentum:
             raise ValueError("nesterov: expected a momentum above 0 with it, got 0")
-        self.dampening = in_range("dampening", dampening)
+        self.dampening = self.constant("dampening", dampening)
         if nesterov and dampening:
             raise ValueError(f"nesterov: expected a dampening of 0 with it, got {dampening!r}")
         self.nesterov = nesterov
         self.velocities = self.state() if momentum else []
-
-    _moving = False  # whether the velocities hold a gradient
+        self._moving = False  # whether the velocities hold a gradient
 
     def check_settings(self) -> None:
         super().check_settings()
