@@ -119,8 +119,18 @@ from nnframe.losses import (
 )
 from nnframe.numerical import central_difference as _central_difference
 from nnframe.numerical import numerical_gradient, numerical_hessian, numerical_jacobian
-from nnframe.optimizers import SGD, AdaGrad, Adam, AdamW, Lion, NAdam, Optimizer, RAdam, RMSprop, Rprop
-from nnframe.training import History, Trainer, accuracy, binary_accuracy, confusion_matrix, precision_recall_f1
+from nnframe.optimizers import SGD, AdaGrad, Adam, AdamW, Groups, Lion, NAdam, Optimizer, RAdam, RMSprop, Rprop
+from nnframe.training import (
+    Callback,
+    EarlyStopping,
+    History,
+    ModelCheckpoint,
+    Trainer,
+    accuracy,
+    binary_accuracy,
+    confusion_matrix,
+    precision_recall_f1,
+)
 
 if _typing.TYPE_CHECKING:
     from nnframe.gradients.check import Check, GradientError, Report, check_gradients
@@ -173,6 +183,7 @@ __all__ = [
     "Blocks",
     "Branches",
     "Buffer",
+    "Callback",
     "CentralDifference",
     "Check",
     "Cost",
@@ -181,9 +192,11 @@ __all__ = [
     "DataLoader",
     "Dropout",
     "Dropout2d",
+    "EarlyStopping",
     "Embedding",
     "GradientError",
     "GroupNorm",
+    "Groups",
     "Hardswish",
     "He",
     "HingeEmbeddingLoss",
@@ -204,6 +217,7 @@ __all__ = [
     "MSELoss",
     "Measured",
     "Mish",
+    "ModelCheckpoint",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "MultiheadAttention",

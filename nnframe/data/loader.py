@@ -121,12 +121,18 @@ class DataLoader:
         return -(-len(self.t) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.batches(self.order())
+
+    def order(self) -> npt.NDArray[np.intp]:
+        """Draw the rows of an epoch, one mini-batch after another."""
         rows = len(self.t)
         if self.replacement:
-            order = self.rng.integers(rows, size=len(self) * self.batch_size)
-        else:
-            order = self.rng.permutation(rows) if self.shuffle else np.arange(rows)
-        for first in range(0, len(order), self.batch_size):
+            return self.rng.integers(rows, size=len(self) * self.batch_size)
+        return self.rng.permutation(rows) if self.shuffle else np.arange(rows)
+
+    def batches(self, order: npt.NDArray[np.intp], skip: int = 0) -> Iterator[Batch]:
+        """Yield the mini-batches of an order, without the first `skip`."""
+        for first in range(skip * self.batch_size, len(order), self.batch_size):
             batch = order[first : first + self.batch_size]
             yield take(self.x, batch), self.t[batch]
 

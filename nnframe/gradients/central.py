@@ -216,6 +216,15 @@ class CentralDifference(WorkingStrategy):
             return StackedCurves(place, passed, self.step_for(place, has_exact_differences(passed.loss)), selected)
         return None
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next gradient depends on: the state of `Blocks`."""
+        return self.only.state_dict() if isinstance(self.only, Blocks) else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        if isinstance(self.only, Blocks):
+            self.only.load_state_dict(state)
+
     def __repr__(self) -> str:
         parts = [] if self.scaled else [f"step={self.step:g}"]
         if not self.interpolate:

@@ -71,6 +71,15 @@ class Blocks:
         """Let the last block be the next one again, where it did not have its turn."""
         self.at = self.before
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next blocks depend on."""
+        return {"rng": self.rng.bit_generator.state, "at": self.at, "before": self.before}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.rng.bit_generator.state = state["rng"]
+        self.at, self.before = state["at"], state["before"]
+
     def __repr__(self) -> str:
         return f"Blocks({self.size}, {self.order!r})"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -109,6 +109,14 @@ class SPSA:
                 bits = np.frombuffer(rng.bytes(-(-math.prod(shape) // 8)), np.uint8)
                 signs = np.unpackbits(bits, count=math.prod(shape)).astype(dtype)
                 yield (2 * signs - 1).reshape(shape)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next directions depend on."""
+        return {"rng": self.rng.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.rng.bit_generator.state = state["rng"]
 
     def cost(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> Cost:
         """Return what a call with these arguments costs, the time from one evaluation of the loss."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from nnframe.optimizers.base import SETTINGS, Optimizer
@@ -46,7 +47,7 @@ class Groups(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         return {str(i): one.state_dict() for i, one in enumerate(self._groups)}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.keys() != self.state_dict().keys():
             raise ValueError(f"state: expected that of {len(self._groups)} groups, got {', '.join(state)}")
         before = self.state_dict()

@@ -31,12 +31,15 @@ class History:
         The names of the columns: these six, then others in the order in which they came.
     interrupted : bool
         Whether Ctrl-C ended the training.
+    stopped : str, optional
+        Why a callback ended the training.
     """
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
         self.columns: tuple[str, ...] = COLUMNS
         self.interrupted = False
+        self.stopped: str | None = None
 
     def append(self, **row: Any) -> None:
         """Add an epoch, with any columns: `history.append(loss=0.3, f1=0.9)`.
@@ -61,6 +64,15 @@ class History:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole table."""
+        rows = [{name: _plain(value) for name, value in row.items()} for row in self.rows]
+        return {"columns": self.columns, "rows": rows, "stopped": self.stopped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Become the table that `state_dict` returned."""
+        self.columns, self.rows, self.stopped = state["columns"], state["rows"], state["stopped"]
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the table as comma-separated values, with a header; the file is replaced as a whole."""
         write_atomically(path, self.to_bytes())
@@ -83,6 +95,8 @@ class History:
 
     def __repr__(self) -> str:
         lines = [header(self.columns), *map(format_row, self.rows)]
+        if self.stopped:
+            lines.append(f"stopped: {self.stopped}")
         return "\n".join(lines) + ("\ninterrupted" if self.interrupted else "")
 
 

@@ -15,7 +15,7 @@ LONG_GRADIENT = 1.0  # seconds from which on a gradient has a progress bar of it
 class Report:
     """The progress bar of an epoch, and the table."""
 
-    def __init__(self, show: bool, steps: int) -> None:
+    def __init__(self, show: bool, steps: int | None) -> None:
         self.show = show
         self.live = show and sys.stderr is not None and sys.stderr.isatty()  # only then tqdm draws anything
         self.steps = steps
@@ -26,14 +26,15 @@ class Report:
         if show:
             print(header(), flush=True)
 
-    def begin(self, epoch: int) -> None:
-        """Begin an epoch."""
+    def begin(self, epoch: int, done: int) -> None:
+        """Begin an epoch of which some steps are done."""
         if self.live:
             from tqdm import tqdm
 
             # On stderr, and gone when the epoch is over: what stays is the table on stdout.
             cost = "" if self.cost is None else f" (gradient: {self.cost})"
-            self.bar = tqdm(total=self.steps, desc=f"epoch {epoch}{cost}", unit="step", leave=False, dynamic_ncols=True)
+            options = {"unit": "step", "leave": False, "dynamic_ncols": True}
+            self.bar = tqdm(total=self.steps, initial=done, desc=f"epoch {epoch}{cost}", **options)
 
     @property
     def wants_cost(self) -> bool:
@@ -74,6 +75,13 @@ class Report:
         self.close()
         if self.show:
             print(format_row(history.rows[-1]), flush=True)
+
+    def end(self, history: History) -> None:
+        """Say why training ended early."""
+        if self.show and history.interrupted:
+            print(f"interrupted in epoch {len(history) + 1}; the parameters are those of the last whole step")
+        elif self.show and history.stopped:
+            print(f"stopped: {history.stopped}")
 
     def close(self) -> None:
         """Take the bars away."""

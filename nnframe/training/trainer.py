@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnframe import kernels
 from nnframe._checks import as_count
-from nnframe.core.chain import ForwardPass, run_forward
+from nnframe.core.chain import run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array
 from nnframe.core.run import Run, rows_of
@@ -21,10 +20,13 @@ from nnframe.gradients import CentralDifference, Measured
 from nnframe.gradients.work import WorkingStrategy
 from nnframe.losses.base import Loss, as_float, as_labels, value_of
 from nnframe.optimizers import Optimizer
+from nnframe.training.callbacks import Callback, in_order
+from nnframe.training.checkpoint import read, write
+from nnframe.training.fitting import Fit, found_state
 from nnframe.training.history import History
 from nnframe.training.interrupts import DeferredInterrupt
-from nnframe.training.metrics import accuracy
 from nnframe.training.progress import Report
+from nnframe.training.sums import rows_right
 
 Strategy = Callable[..., float]
 Inputs = Any  # an array, or a tuple of arrays of equally many rows
@@ -66,6 +68,8 @@ class Trainer:
         self.gradient: Strategy = CentralDifference() if gradient is None else gradient
         self._refuse_strange_parameters()
         self._all_trained = not self._untrained()
+        self._fit: Fit | None = None
+        self._resumed: dict[str, Any] | None = None
 
     def fit(
         self,
@@ -79,6 +83,8 @@ class Trainer:
         replacement: bool = False,
         rng: np.random.Generator | int | None = None,
         progress: bool = True,
+        callbacks: Callback | Iterable[Callback] | None = None,
+        resume: str | os.PathLike[str] | bool = False,
     ) -> History:
         """Train on (x, t) for some epochs; a further call goes on from there.
 
@@ -97,11 +103,17 @@ class Trainer:
             How mini-batches are drawn; see `DataLoader`.
         progress : bool
             Whether to show a progress bar and print a line for each epoch.
+        callbacks : Callback, or several
+            See `nnframe.training.callbacks`.
+        resume : path or bool
+            A file that `save` or a `ModelCheckpoint` wrote, from which to go on; True: that of the `ModelCheckpoint`
+            among the callbacks, if it is there.
 
         Raises
         ------
         FloatingPointError
-            The loss or a gradient is no finite number; the parameters are those from before that step.
+            The loss or a gradient is no finite number: the error names the layer or parameter; the parameters are those
+            from before that step.
         TypeError, ValueError
             An argument that does not fit; nothing has been changed.
         """
@@ -111,52 +123,86 @@ class Trainer:
         inputs, labels = self._checked(x, t, "x, t", batch_size)
         validation = self._checked_validation(validation_data, batch_size)
         loader = DataLoader(inputs, labels, batch_size, shuffle=shuffle, replacement=replacement, rng=rng)
-        history = History()
-        report = Report(progress, len(loader))
+        fit = Fit(self, loader, epochs, validation, in_order(callbacks))
+        state = found_state(resume, fit.callbacks)
+        place = self._resumed if state is None else state["fit"]
+        if place is not None:
+            fit.refuse_other(place)
+            if state is not None:
+                self.load_state_dict(state)
+            fit.load_state_dict(place)
+        self._fit, self._resumed = fit, None
+        return fit.run(Report(progress, fit.steps))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything that goes on to the bit from here: see `resume`.
+
+        Weights, buffers, the states of the optimizer and the gradient strategy, and of the last `fit`, whether it ended
+        by itself or by Ctrl-C: the place in the epoch, the order of its rows, random states, callbacks, the history.
+        One file, safetensors with JSON in its header; nothing in it runs. It is replaced as a whole.
+
+        Raises
+        ------
+        OSError
+            The file cannot be written.
+        TypeError
+            A state is neither number, text nor array.
+        """
+        write(path, self.state_dict())
+
+    def resume(self, path: str | os.PathLike[str]) -> None:
+        """Go back to what `save`, or a `ModelCheckpoint`, wrote: the next `fit` goes on from there.
+
+        With the model, loss, optimizer, strategy, data and arguments of the run that was saved, that `fit` ends with
+        the bits of a run that was never stopped, whatever the number of threads. Its `epochs` counts those that are
+        done.
+
+        Raises
+        ------
+        OSError
+            There is no such file.
+        ValueError
+            It is damaged, or its state is not one of this model, optimizer or strategy; nothing has been changed.
+        """
+        state = read(path)
+        self.load_state_dict(state)
+        self._resumed = state["fit"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `save` writes, as a dict."""
+        strategy: Any = self.gradient
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "gradient": strategy.state_dict() if hasattr(strategy, "state_dict") else {},
+            "names": [type(self.optimizer).__name__, _name(strategy), repr(self.loss)],
+            "fit": None if self._fit is None else self._fit.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Set the model, the optimizer and the strategy from what `state_dict` returned; nothing if it is another's."""
+        strategy: Any = self.gradient
+        names = [type(self.optimizer).__name__, _name(strategy), repr(self.loss)]
+        if state["names"] != names:
+            raise ValueError(f"expected a run of {', '.join(names)}, got one of {', '.join(state['names'])}")
+        own, given = self.model.state_dict(), state["model"]
+        for name in own.keys() & given.keys():
+            if own[name].dtype != given[name].dtype:
+                raise ValueError(f"{name}: expected {own[name].dtype}, got {given[name].dtype}")
+        optimizer = self.optimizer.state_dict()
         with DeferredInterrupt() as interrupt:
+            interrupt.hold()
             try:
-                for epoch in range(1, epochs + 1):
-                    history.append(**self._epoch(epoch, loader, validation, interrupt, report))
-                    report.epoch(history)
-            except KeyboardInterrupt:
-                history.interrupted = True
-            finally:
-                report.close()
-        if history.interrupted and progress:
-            print(f"interrupted in epoch {len(history) + 1}; the parameters are those of the last whole step")
-        return history
+                self.optimizer.load_state_dict(state["optimizer"])
+                self.model.load_state_dict(given)
+                if state["gradient"]:
+                    strategy.load_state_dict(state["gradient"])
+            except BaseException:
+                self.optimizer.load_state_dict(optimizer)
+                raise
+            interrupt.release()
 
-    def _epoch(
-        self,
-        epoch: int,
-        loader: DataLoader,
-        validation: tuple[Inputs, npt.NDArray[Any]] | None,
-        interrupt: DeferredInterrupt,
-        report: Report,
-    ) -> dict[str, Any]:
-        start = time.perf_counter()
-        sums = _Sums(self.loss)
-        report.begin(epoch)
-        for step, (x, t) in enumerate(loader, 1):
-            measured = self._take_gradient(x, t, report)
-            passed = measured.forward_pass
-            divisor = sums.divisor_of(passed)
-            if divisor != 0:
-                self._refuse_non_finite(measured, epoch, step)
-                interrupt.hold()
-                self.optimizer.step()
-                passed.observe()
-                interrupt.release()
-            sums.add(passed, float(measured), divisor)
-            report.step(sums.means())
-        means = sums.means()
-        row = {"epoch": epoch, **{name: None if math.isnan(value) else value for name, value in means.items()}}
-        if validation is not None:
-            found = self.evaluate(*validation)
-            row |= {f"val_{name}": value for name, value in found.items()}
-        return row | {"seconds": time.perf_counter() - start}
-
-    def _take_gradient(self, x: Inputs, t: npt.NDArray[Any], report: Report) -> Measured:
+    def take_gradient(self, x: Inputs, t: npt.NDArray[Any], report: Report) -> Measured:
         """Take a gradient; where a strategy returns a plain number, the forward pass is made up for."""
         strategy: Any = self.gradient
         if report.wants_cost and hasattr(strategy, "cost"):
@@ -173,15 +219,6 @@ class Trainer:
         passed.loss, passed.labels = self.loss, self.loss.prepare(passed.output, t)
         passed.value = as_float(found, self.loss)
         return Measured(passed)
-
-    def _refuse_non_finite(self, loss: float, epoch: int, step: int) -> None:
-        if math.isfinite(loss) and all(kernels.all_finite(p.grad) for p in self.optimizer.parameters):
-            return
-        what = "gradient" if math.isfinite(loss) else f"loss ({float(loss)})"
-        raise FloatingPointError(
-            f"epoch {epoch}, step {step}: expected a finite loss and gradient, got a {what} that is not; the "
-            f"parameters are those from before this step. A smaller learning rate than {self.optimizer.lr:g} may help."
-        )
 
     def evaluate(self, x: Any, t: npt.ArrayLike, *, batch_size: int = 1000) -> dict[str, float | None]:
         """Measure the model on (x, t): {"loss": ..., "accuracy": ...}, accuracy None where labels are no classes.
@@ -286,58 +323,6 @@ class Trainer:
         return f"Trainer({self.model!r}, {self.loss!r}, {type(self.optimizer).__name__}, {self.gradient!r})"
 
 
-class _Sums:
-    """What adds up over the mini-batches of an epoch."""
-
-    def __init__(self, loss: Loss) -> None:
-        self.loss = loss
-        self.total = self.divisor = self.right = self.counted = 0.0
-
-    def divisor_of(self, passed: ForwardPass) -> float:
-        """Return what a mini-batch's mean was divided by; 1 for a sum."""
-        if self.loss.reduction == "sum":
-            return 1.0
-        if self.loss.is_sum_over_rows:
-            return self.loss.total_divisor(passed.output, passed.labels)
-        return float(len(passed.output))
-
-    def add(self, passed: ForwardPass, loss: float, divisor: float) -> None:
-        """Add a mini-batch."""
-        if divisor:
-            self.total += loss * divisor
-            self.divisor += divisor
-        right, counted = rows_right(self.loss, passed.output, passed.labels)
-        self.right += right
-        self.counted += counted
-
-    def means(self) -> dict[str, float]:
-        """Loss and accuracy so far; the loss itself where it is a sum."""
-        if self.loss.reduction == "sum" and self.loss.is_sum_over_rows:
-            loss = self.total
-        else:
-            loss = self.total / self.divisor if self.divisor else math.nan
-        return {"loss": loss, "accuracy": self.right / self.counted if self.counted else math.nan}
-
-
-def rows_right(loss: Loss, y: Array, t: npt.NDArray[Any]) -> tuple[float, float]:
-    """How many rows, or positions in them, have the right class, and of how many; NaN where labels are no classes."""
-    shares = loss.right(y, t) if len(y) else None
-    if shares is not None:
-        return float(shares.sum()), float(len(y))
-    classes = t.shape == y.shape[:-1] and t.dtype.kind in "iu"
-    if y.ndim < 2 or y.shape[-1] < 2 or not (classes or (t.shape == y.shape and _is_one_hot(t))):
-        return math.nan, float(len(y))
-    counted = loss.counted(t)
-    if counted is not None and not counted.all():
-        y, t = y[counted], t[counted]
-    rows = math.prod(y.shape[:-1])
-    return (accuracy(y, t) * rows if rows else 0.0), float(rows)
-
-
-def _is_one_hot(t: npt.NDArray[Any]) -> bool:
-    return t.shape[-1] > 1 and bool(((t == 0) | (t == 1)).all() and (t.sum(axis=-1) == 1).all())
-
-
 def _refuse_numbers(a: npt.NDArray[Any], name: str, which: str, most: np.float64, kinds: str | None = "biuf") -> None:
     """Refuse what is no number, not finite, or above `most`; looks at some rows at a time."""
     if kinds is not None and a.dtype.kind not in kinds:
@@ -358,3 +343,7 @@ def _part(x: Inputs, rows: slice) -> Inputs:
 
 def _slices(rows: int, size: int) -> Iterator[slice]:
     return (slice(first, first + size) for first in range(0, rows, size))
+
+
+def _name(strategy: Any) -> str:
+    return getattr(strategy, "__name__", type(strategy).__name__)

@@ -1,0 +1,236 @@
+"""One call of `Trainer.fit`: where it is, and the loop."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from nnframe.data.loader import DataLoader
+from nnframe.training.callbacks import Callback, ModelCheckpoint
+from nnframe.training.checkpoint import read
+from nnframe.training.finite import describe_non_finite
+from nnframe.training.history import History
+from nnframe.training.interrupts import DeferredInterrupt
+from nnframe.training.progress import Report
+from nnframe.training.sums import Sums
+
+if TYPE_CHECKING:
+    from nnframe.training.trainer import Trainer
+
+HOOKS = ("fit_begin", "epoch_begin", "gradient", "step_end", "epoch_end", "fit_end")
+
+
+class Fit:
+    """A training run, as callbacks see it.
+
+    Attributes
+    ----------
+    trainer, model, optimizer, callbacks, history
+    epochs, steps : int
+        How many there are to be; of steps, in an epoch, None where that is not known.
+    epoch, step, taken : int
+        Epochs that are over; training steps of this epoch that are over; those of all epochs.
+    value, forward_pass
+        The loss of the last mini-batch, and the run of the model that it comes from.
+    stopped : str, optional
+        Why `stop` was called.
+    resumed, finished : bool
+        Whether it goes on from a file; whether it ended neither by Ctrl-C nor by an error.
+    """
+
+    value = math.nan
+    forward_pass: Any = None
+    resumed = finished = False
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        loader: DataLoader,
+        epochs: int,
+        validation: tuple[Any, Any] | None,
+        callbacks: list[Callback],
+    ) -> None:
+        self.trainer, self.model, self.optimizer = trainer, trainer.model, trainer.optimizer
+        self.loader, self.epochs, self.validation, self.callbacks = loader, epochs, validation, callbacks
+        self.steps = len(loader)
+        self.history, self.sums = History(), Sums(trainer.loss)
+        self.epoch = self.step = self.taken = 0
+        self.stopped: str | None = None
+        self.seconds = 0.0  # that this epoch took before the run was resumed
+        self.began: Any = None  # random state before the order of this epoch was drawn
+        self.before: dict[str, Any] | None = None  # state of the strategy before the step that is being taken
+        self.hooks = {
+            name: [getattr(one, f"on_{name}") for one in callbacks if _overrides(one, f"on_{name}")] for name in HOOKS
+        }
+
+    def stop(self, reason: str) -> None:
+        """End training here."""
+        self.stopped = self.history.stopped = reason
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state of the run; see `Trainer.save`."""
+        self.trainer.save(path)
+
+    def run(self, report: Report) -> History:
+        """Train until all epochs are over, a callback stops it, or Ctrl-C comes."""
+        try:
+            with DeferredInterrupt() as interrupt:
+                try:
+                    self._tell("fit_begin")
+                    while self.epoch < self.epochs and not self.stopped:
+                        self._run_epoch(interrupt, report)
+                    self.finished = True
+                except KeyboardInterrupt:
+                    self.history.interrupted = True
+        finally:
+            report.close()
+            if self.before:  # a step that was not taken has drawn nothing
+                self.trainer.gradient.load_state_dict(self.before)  # type: ignore[attr-defined]
+            self._tell("fit_end")
+        report.end(self.history)
+        return self.history
+
+    def _run_epoch(self, interrupt: DeferredInterrupt, report: Report) -> None:
+        self.start = time.perf_counter() - self.seconds
+        interrupt.hold()
+        if self.began is None:
+            self._tell("epoch_begin")
+        batches = self._batches()
+        interrupt.release()
+        report.begin(self.epoch + 1, self.step)
+        for x, t in batches:
+            self._take_step(x, t, interrupt, report)
+            if self.stopped:
+                return
+            report.step(self.sums.means())
+        row = self.sums.means() | self._validate()
+        row = {name: None if value is None or math.isnan(value) else value for name, value in row.items()}
+        interrupt.hold()
+        self.history.append(epoch=self.epoch + 1, **row, seconds=time.perf_counter() - self.start)
+        self.epoch, self.step, self.seconds, self.sums = self.epoch + 1, 0, 0.0, Sums(self.trainer.loss)
+        self.began = None
+        self._tell("epoch_end")
+        report.epoch(self.history)
+        interrupt.release()
+
+    def _batches(self) -> Iterator[Any]:
+        """Yield the mini-batches that are left of this epoch, in the order that it had before it was resumed."""
+        generator = self.loader.rng.bit_generator
+        if self.began is None:
+            self.began = generator.state
+            return self.loader.batches(self.loader.order())
+        now, generator.state = generator.state, self.began
+        order = self.loader.order()
+        generator.state = now
+        return self.loader.batches(order, self.step)
+
+    def _take_step(self, x: Any, t: Any, interrupt: DeferredInterrupt, report: Report) -> None:
+        self.before = self._strategy_state()
+        measured = self.trainer.take_gradient(x, t, report)
+        passed = measured.forward_pass
+        self.value, self.forward_pass = float(measured), passed
+        divisor = self.sums.divisor_of(passed)
+        if divisor != 0:
+            self._tell("gradient")
+            if self.stopped:
+                return
+            self._refuse_non_finite()
+        interrupt.hold()
+        if divisor != 0:
+            self.optimizer.step()
+            passed.observe()
+        self.sums.add(passed, self.value, divisor)
+        self.step, self.taken, self.before = self.step + 1, self.taken + 1, None
+        self._tell("step_end")
+        interrupt.release()
+
+    def _strategy_state(self) -> dict[str, Any] | None:
+        ask = getattr(self.trainer.gradient, "state_dict", None)
+        return None if ask is None else ask()
+
+    def _validate(self) -> dict[str, float | None]:
+        if self.validation is None:
+            return {}
+        return {f"val_{name}": value for name, value in self.trainer.evaluate(*self.validation).items()}
+
+    def _tell(self, hook: str) -> None:
+        for told in self.hooks[hook]:
+            told(self)
+
+    def _refuse_non_finite(self) -> None:
+        what = describe_non_finite(self)
+        if what is not None:
+            raise FloatingPointError(
+                f"epoch {self.epoch + 1}, step {self.step + 1}: expected a finite loss and gradient, but {what}; the "
+                f"parameters are those from before this step. A smaller learning rate than "
+                f"{self.optimizer.groups[0].lr:g} may help."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the run is."""
+        return {
+            "data": self._data(),
+            "place": [self.epoch, self.step, self.taken],
+            "seconds": time.perf_counter() - self.start if self.step else 0.0,
+            "sums": self.sums.state_dict(),
+            "history": self.history.state_dict(),
+            "began": self.began,
+            "rng": self.loader.rng.bit_generator.state,
+            "callbacks": [[type(one).__name__, one.state_dict()] for one in self.callbacks],
+        }
+
+    def refuse_other(self, state: dict[str, Any]) -> None:
+        """Refuse, by a ValueError, the state of a run whose data, arguments or callbacks are others."""
+        expected, given = [type(one).__name__ for one in self.callbacks], [name for name, _ in state["callbacks"]]
+        if expected != given:
+            raise ValueError(f"callbacks: expected those of the run that was saved, {given}, got {expected}")
+        if state["data"] != self._data():
+            raise ValueError(f"fit: expected data and arguments as of the run that was saved, {state['data']}, got "
+                             f"{self._data()}")  # fmt: skip
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from where `state_dict` was called."""
+        self.resumed = True
+        self.epoch, self.step, self.taken = state["place"]
+        self.seconds, self.began = state["seconds"], state["began"]
+        self.sums.load_state_dict(state["sums"])
+        self.history.load_state_dict(state["history"])
+        self.stopped = self.history.stopped
+        self.loader.rng.bit_generator.state = state["rng"]
+        for one, (_, own) in zip(self.callbacks, state["callbacks"], strict=True):
+            one.load_state_dict(own)
+
+    def _data(self) -> dict[str, Any]:
+        """Return what must be the same when a run goes on."""
+        loader = self.loader
+        return {
+            "rows": len(loader.t),
+            "batch_size": loader.batch_size,
+            "shuffle": loader.shuffle,
+            "replacement": loader.replacement,
+            "generator": type(loader.rng.bit_generator).__name__,
+        }
+
+
+def found_state(resume: str | os.PathLike[str] | bool, callbacks: list[Callback]) -> dict[str, Any] | None:
+    """Return the state that `fit(resume=)` asks for; None: training begins."""
+    if resume is False:
+        return None
+    if resume is True:
+        files = [one.filepath for one in callbacks if isinstance(one, ModelCheckpoint)]
+        if len(files) != 1:
+            raise ValueError(f"resume: expected a path, or True with one ModelCheckpoint, got True with {len(files)}")
+        if not files[0].exists():
+            return None
+        resume = files[0]
+    state = read(resume)
+    if state["fit"] is None:
+        raise ValueError(f"resume: expected a file of a run that began, got {os.fspath(resume)!r} from before a fit")
+    return state
+
+
+def _overrides(callback: Callback, name: str) -> bool:
+    return getattr(type(callback), name) is not getattr(Callback, name) or name in vars(callback)
