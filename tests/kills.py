@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import signal
@@ -108,7 +109,9 @@ def run(name, folder, place="", skip=0):
     for row in state["fit"]["history"]["rows"]:
         row["seconds"] = 0.0
     state["fit"]["seconds"] = 0.0
-    return checkpoint.to_bytes(state)
+    arrays = {}
+    tree = checkpoint.pack(state, "state", arrays)
+    return json.dumps([tree, [(name, str(a.dtype), a.tobytes().hex()) for name, a in arrays.items()]]).encode()
 
 
 def told(callback, name, place, dying):

@@ -186,7 +186,7 @@ class Trainer:
         if state["names"] != names:
             raise ValueError(f"expected a run of {', '.join(names)}, got one of {', '.join(state['names'])}")
         own, given = self.model.state_dict(), state["model"]
-        for name in own.keys() & given.keys():
+        for name in (name for name in own if name in given):
             if own[name].dtype != given[name].dtype:
                 raise ValueError(f"{name}: expected {own[name].dtype}, got {given[name].dtype}")
         optimizer = self.optimizer.state_dict()
