@@ -11,7 +11,8 @@ import numpy as np
 
 from nnframe._checks import as_count, as_flag, in_range
 from nnframe._files import as_path, replaceable
-from nnframe.training.finite import describe_non_finite
+from nnframe.training.checkpoint import Writer
+from nnframe.training.finite import describe_non_finite, describe_non_finite_values
 
 if TYPE_CHECKING:
     from nnframe.training.fitting import Fit
@@ -164,7 +165,8 @@ class EarlyStopping(Monitor):
 class ModelCheckpoint(Monitor):
     """Writes the whole state of the run to one file, from which `fit(resume=)` and `Trainer.resume` go on to the bit.
 
-    The file is replaced as a whole: wherever the process is killed, the last state is there.
+    The file is replaced as a whole: wherever the process is killed, the last state is there. It is written while training
+    goes on; a file that cannot be written is an error at the next one, or at the end.
 
     Parameters
     ----------
@@ -194,6 +196,7 @@ class ModelCheckpoint(Monitor):
         self.save_freq = save_freq if save_freq == "epoch" else as_count("save_freq", save_freq)  # type: ignore[arg-type]
         if self.save_best_only and save_freq != "epoch":
             raise ValueError(f"save_freq: expected 'epoch' with save_best_only, got {save_freq!r}")
+        self.writer = Writer()
 
     def on_fit_begin(self, fit: Fit) -> None:
         super().on_fit_begin(fit)
@@ -201,11 +204,14 @@ class ModelCheckpoint(Monitor):
 
     def on_step_end(self, fit: Fit) -> None:
         if self.save_freq != "epoch" and fit.taken % self.save_freq == 0:  # type: ignore[operator]
-            fit.save(self.filepath)
+            self.writer.write(self.filepath, fit.to_bytes())
 
     def on_epoch_end(self, fit: Fit) -> None:
         if self.save_freq == "epoch" and (not self.save_best_only or self.is_better(fit)):
-            fit.save(self.filepath)
+            self.writer.write(self.filepath, fit.to_bytes())
+
+    def on_fit_end(self, fit: Fit) -> None:
+        self.writer.wait()
 
 
 class ClipGradients(Callback):
@@ -374,7 +380,12 @@ class StopOnDivergence(Callback):
         fit.stop(f"epoch {fit.epoch + 1}, step {fit.step + 1}: {what}; the weights are those of epoch {fit.epoch}")
 
     def on_epoch_end(self, fit: Fit) -> None:
-        self.weights = fit.model.state_dict()
+        what = describe_non_finite_values(fit)
+        if what is None:
+            self.weights = fit.model.state_dict()
+            return
+        fit.model.load_state_dict(self.weights)
+        fit.stop(f"epoch {fit.epoch}, its last step: {what}; the weights are those of epoch {fit.epoch - 1}")
 
 
 class CSVLogger(Callback):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,35 @@ def to_bytes(state: dict[str, Any]) -> bytes:
 def write(path: str | os.PathLike[str], state: dict[str, Any]) -> None:
     """Write `state`: beside, flushed, renamed; the file that was there stays until the new one is whole."""
     write_atomically(path, to_bytes(state))
+
+
+class Writer:
+    """Writes files as a whole, one after another, while the caller goes on: flushing to a disk takes milliseconds."""
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+        self.error: BaseException | None = None
+
+    def write(self, path: str | os.PathLike[str], content: bytes) -> None:
+        """Begin to write, once the file before is on the disk; raise what went wrong with that one."""
+        self.wait()
+        self.thread = threading.Thread(target=self._write, args=(path, content), name="nnframe checkpoint")
+        self.thread.start()
+
+    def wait(self) -> None:
+        """Wait until the file is on the disk; raise what went wrong."""
+        if self.thread is not None:
+            self.thread.join()
+            self.thread = None
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+    def _write(self, path: str | os.PathLike[str], content: bytes) -> None:
+        try:
+            write_atomically(path, content)
+        except BaseException as error:
+            self.error = error
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:

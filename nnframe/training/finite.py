@@ -18,14 +18,20 @@ def describe_non_finite(fit: Fit) -> str | None:
     finite = math.isfinite(fit.value)
     if finite and all(kernels.all_finite(p.grad) for p in fit.optimizer.parameters):
         return None
+    values = describe_non_finite_values(fit)
+    if values is not None:
+        return values
     names = {id(p): name for name, p in fit.model.named_parameters()}
-    values = [names[id(p)] for p in fit.optimizer.parameters if not kernels.all_finite(p.value)]
-    if values:
-        return f"the value of {', '.join(values)} is not finite"
     if not finite:
         return f"the loss is {fit.value}{_first_layer(fit.forward_pass)}"
     bad = [names[id(p)] for p in fit.optimizer.parameters if not kernels.all_finite(p.grad)]
     return f"the gradient of {', '.join(bad)} is not finite"
+
+
+def describe_non_finite_values(fit: Fit) -> str | None:
+    """Say which parameters are not finite; None where all are."""
+    bad = [name for name, p in fit.model.named_parameters() if not kernels.all_finite(p.value)]
+    return f"the value of {', '.join(bad)} is not finite" if bad else None
 
 
 def _first_layer(passed: ForwardPass) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from nnframe.data.loader import DataLoader
 from nnframe.training.callbacks import Callback, ModelCheckpoint
-from nnframe.training.checkpoint import read
+from nnframe.training.checkpoint import read, to_bytes
 from nnframe.training.finite import describe_non_finite
 from nnframe.training.history import History
 from nnframe.training.interrupts import DeferredInterrupt
@@ -70,9 +70,9 @@ class Fit:
         """End training here."""
         self.stopped = self.history.stopped = reason
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state of the run; see `Trainer.save`."""
-        self.trainer.save(path)
+    def to_bytes(self) -> bytes:
+        """Return the content of the file that `Trainer.save` would write now."""
+        return to_bytes(self.trainer.state_dict())
 
     def run(self, report: Report) -> History:
         """Train until all epochs are over, a callback stops it, or Ctrl-C comes."""
