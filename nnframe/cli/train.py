@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from nnframe.io.weights import to_bytes
 from nnframe.training.interrupts import DeferredInterrupt
 
 RESULTS = ("model.safetensors", "history.csv", "history.png")
+CHECKPOINT = "checkpoint.safetensors"  # there while a run is not over
 
 # What each data set is trained with unless the user says otherwise.
 DEFAULTS = {
@@ -40,7 +42,8 @@ def add_command(commands: Any) -> None:
         "train",
         help="train a classifier on real images",
         description="Train a network on handwritten digits, by central differences unless told otherwise. "
-        "Writes model.safetensors, history.csv and, with matplotlib, history.png.",
+        "Writes model.safetensors, history.csv and, with matplotlib, history.png. After each epoch, and where it is "
+        f"stopped, it writes {CHECKPOINT}, from which --resume goes on.",
     )
     train.set_defaults(run=run)
     add = train.add_argument
@@ -68,6 +71,11 @@ def add_command(commands: Any) -> None:
     add("--seed", type=seed, default=0, metavar="N", help="of weights and mini-batches (default: 0)")
     add("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
     add("--data-folder", metavar="DIR", help="where MNIST's four IDX files are (default: $NNFRAME_DATA)")
+    add(
+        "--resume",
+        action="store_true",
+        help="go on, to the bit, with a run of these arguments that was stopped or killed",
+    )
     add("--out", metavar="DIR", help="where to write (default: nnframe-digits or nnframe-mnist)")
 
 
@@ -89,6 +97,9 @@ def run(options: argparse.Namespace) -> int:
         some = slice(0, batch_size)
         print(f"one gradient: {trainer.gradient.cost(model, trainer.loss, x[some], t[some])}")
     print()
+    checkpoint = out / CHECKPOINT
+    if options.resume and not checkpoint.exists():
+        raise Refused(f"--resume: expected {checkpoint}, which a run writes after each epoch, got none")
     try:
         history = trainer.fit(
             x,
@@ -97,24 +108,47 @@ def run(options: argparse.Namespace) -> int:
             batch_size=batch_size,
             validation_data=test,
             rng=rng,
+            callbacks=Checkpoint(checkpoint),
+            resume=checkpoint if options.resume else False,
         )
-    except FloatingPointError as error:
+    except (FloatingPointError, ValueError) as error:
         raise Refused(error) from error
     with DeferredInterrupt() as interrupt:
         interrupt.hold()  # a second Ctrl-C waits until the results are written
-        finish(model, history, out)
+        finish(trainer, history, out)
         interrupt.release()
     return INTERRUPTED if history.interrupted else 0
 
 
-def finish(model: nn.Layer, history: nn.History, out: Path) -> None:
+class Checkpoint(nn.ModelCheckpoint):
+    """One that cannot be written is told, and is no reason to lose the rest."""
+
+    def on_epoch_end(self, fit: nn.training.Fit) -> None:
+        self._told(super().on_epoch_end, fit)
+
+    def on_fit_end(self, fit: nn.training.Fit) -> None:
+        self._told(super().on_fit_end, fit)
+
+    def _told(self, method: Callable[[nn.training.Fit], None], fit: nn.training.Fit) -> None:
+        try:
+            method(fit)
+        except OSError as error:
+            print(f"nnframe: {self.filepath} is not written: {_reason(error)}", file=sys.stderr)
+
+
+def finish(trainer: nn.Trainer, history: nn.History, out: Path) -> None:
     """Report how good the model is, and write what there is."""
     if not len(history):
         print(f"no epoch is complete: nothing is written to {out}")
         return
     last = history.rows[-1]
     print(f"\ntest accuracy {last['val_accuracy']:.2%} after {sum(history['seconds']):.1f} s of training")
-    write_results(model, history, out)
+    write_results(trainer.model, history, out)
+    if history.interrupted:
+        trainer.save(out / CHECKPOINT)
+        print(f"with --resume it goes on from {out / CHECKPOINT}")
+    else:
+        (out / CHECKPOINT).unlink(missing_ok=True)
 
 
 def load_data(options: argparse.Namespace) -> tuple[Pair, Pair]:
@@ -133,7 +167,7 @@ def make_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-        for name in RESULTS:
+        for name in (*RESULTS, CHECKPOINT):
             replaceable(folder / name)
     except OSError as error:
         raise Refused(f"--out {folder}: cannot be written to: {_reason(error)}") from error

@@ -165,8 +165,8 @@ class EarlyStopping(Monitor):
 class ModelCheckpoint(Monitor):
     """Writes the whole state of the run to one file, from which `fit(resume=)` and `Trainer.resume` go on to the bit.
 
-    The file is replaced as a whole: wherever the process is killed, the last state is there. It is written while training
-    goes on; a file that cannot be written is an error at the next one, or at the end.
+    The file is replaced as a whole: wherever the process is killed, the last state is there. It is written while
+    training goes on; a file that cannot be written is an error at the next one, or at the end.
 
     Parameters
     ----------

@@ -162,8 +162,34 @@ def test_what_a_signal_cuts_short_is_written(earlier, capsys, monkeypatch, numbe
     assert f"to {earlier}, in place of an earlier run's model.safetensors, history.csv, history.png" in out
     assert len((earlier / "history.csv").read_text().splitlines()) == 3, "a head and two whole epochs"
     found = contents(earlier)
-    assert set(found) <= set(RESULTS), "nothing else is left there"
+    assert set(found) <= {*RESULTS, "checkpoint.safetensors"}, "nothing else is left there"
     assert b"earlier" not in found.values(), "a file of the earlier run among those of this one"
+
+
+@pytest.mark.parametrize("at", [STEPS + 1, 2 * STEPS + 3])
+def test_a_run_that_was_stopped_goes_on_to_the_bit(tmp_path, capsys, monkeypatch, at):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options = ["train", "--epochs", "3", "--gradient", "central", "--out"]
+    for folder, number, status in ((whole, -1, 0), (stopped, at, 130)):
+        monkeypatch.setitem(train.GRADIENTS, "central", lambda number=number: Signalling(signal.SIGINT, number))
+        assert main([*options, str(folder)]) == status
+    assert "with --resume it goes on from" in capsys.readouterr().out
+    monkeypatch.setitem(train.GRADIENTS, "central", lambda: Signalling(signal.SIGINT, -1))
+    assert main([*options, str(stopped), "--resume"]) == 0
+    assert set(contents(stopped)) == set(contents(whole)), "the checkpoint goes when the run is over"
+    assert contents(stopped)["model.safetensors"] == contents(whole)["model.safetensors"]
+
+
+def test_there_must_be_something_to_go_on_from(tmp_path, capsys):
+    assert main(["train", "--resume", "--out", str(tmp_path)]) == 2
+    assert re.search(r"--resume: expected .*checkpoint\.safetensors, .* got none", capsys.readouterr().err)
+
+
+def test_other_arguments_are_no_way_to_go_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(train.GRADIENTS, "central", lambda: Signalling(signal.SIGINT, STEPS + 1))
+    assert main(["train", "--out", str(tmp_path)]) == 130
+    assert main(["train", "--resume", "--batch-size", "16", "--out", str(tmp_path)]) == 2
+    assert "expected" in capsys.readouterr().err
 
 
 def test_a_signal_while_results_are_written_waits(tmp_path, monkeypatch):
@@ -225,7 +251,7 @@ def test_results_that_find_no_place_are_written_elsewhere(tmp_path, capsys, monk
     assert main(["train", "--epochs", "1", "--out", str(tmp_path / "out")]) == 2
     assert f"No space left on device; the results are in {refuge}" in capsys.readouterr().err
     assert {"history.csv", "model.safetensors"} <= set(contents(refuge))
-    assert contents(tmp_path / "out") == {}
+    assert set(contents(tmp_path / "out")) == {"checkpoint.safetensors"}
 
 
 def test_a_folder_that_has_gone_meanwhile_is_made_again(tmp_path, monkeypatch):

@@ -272,7 +272,9 @@ def test_tensorboard_gets_the_columns_and_the_rate(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=SummaryWriter))
     history = fit(make(), training.TensorBoard(tmp_path), epochs=2)
-    assert [one for one in told if one[0] == "val_loss"] == [("val_loss", history["val_loss"][i], i + 1) for i in (0, 1)]
+    assert [one for one in told if one[0] == "val_loss"] == [
+        ("val_loss", history["val_loss"][i], i + 1) for i in (0, 1)
+    ]
     assert ("lr", 0.1, 2) in told
     assert told[-2:] == ["flush", "close"]
 

@@ -190,7 +190,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(digits):
     trainer = make(gradient=Exploding(), lr=0.25)
     before = trainer.model.state_dict()
     with pytest.raises(
-        FloatingPointError, match=r"epoch 1, step 1: .* but the gradient of 0.weight is not finite; .* than 0\.25 may help"
+        FloatingPointError,
+        match=r"epoch 1, step 1: .* but the gradient of 0.weight is not finite; .* than 0\.25 may help",
     ):
         trainer.fit(x, t, progress=False)
     for name, value in trainer.model.state_dict().items():
