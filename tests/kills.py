@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
@@ -171,6 +172,8 @@ def in_process(name, folder, place, skip, threads, delay):
             nn.set_num_threads(threads)
             (folder / "end").write_bytes(run(name, folder, place, skip))
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     if delay is not None:

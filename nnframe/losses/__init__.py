@@ -5,6 +5,7 @@ from nnframe.losses.binary import BCEWithLogitsLoss, MultiLabelSoftMarginLoss
 from nnframe.losses.cross_entropy import CrossEntropyLoss
 from nnframe.losses.hinge import HingeEmbeddingLoss, MultiMarginLoss
 from nnframe.losses.likelihood import KLDivLoss, NLLLoss
+from nnframe.losses.metric import MetricLoss
 from nnframe.losses.regression import HuberLoss, L1Loss, SmoothL1Loss
 from nnframe.losses.squared_error import MSELoss
 
@@ -17,6 +18,7 @@ __all__ = [
     "L1Loss",
     "Loss",
     "MSELoss",
+    "MetricLoss",
     "MultiLabelSoftMarginLoss",
     "MultiMarginLoss",
     "NLLLoss",

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from nnframe.data.loader import DataLoader
+from nnframe.losses.base import Loss
 from nnframe.training.callbacks import Callback, ModelCheckpoint
 from nnframe.training.checkpoint import read, to_bytes
 from nnframe.training.finite import describe_non_finite
 from nnframe.training.history import History
 from nnframe.training.interrupts import DeferredInterrupt
 from nnframe.training.progress import Report
+from nnframe.training.sources import Rows, Stream
 from nnframe.training.sums import Sums
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Fit:
 
     Attributes
     ----------
-    trainer, model, optimizer, callbacks, history
+    trainer, model, loss, optimizer, callbacks, history
     epochs, steps : int
         How many there are to be; of steps, in an epoch, None where that is not known.
     epoch, step, taken : int
@@ -48,19 +48,20 @@ class Fit:
     def __init__(
         self,
         trainer: Trainer,
-        loader: DataLoader,
+        loss: Loss,
+        source: Rows | Stream,
         epochs: int,
         validation: tuple[Any, Any] | None,
         callbacks: list[Callback],
     ) -> None:
         self.trainer, self.model, self.optimizer = trainer, trainer.model, trainer.optimizer
-        self.loader, self.epochs, self.validation, self.callbacks = loader, epochs, validation, callbacks
-        self.steps = len(loader)
-        self.history, self.sums = History(), Sums(trainer.loss)
+        self.loss, self.source, self.steps = loss, source, source.steps
+        self.epochs, self.validation, self.callbacks = epochs, validation, callbacks
+        self.history, self.sums = History(), Sums(loss)
         self.epoch = self.step = self.taken = 0
         self.stopped: str | None = None
         self.seconds = 0.0  # that this epoch took before the run was resumed
-        self.began: Any = None  # random state before the order of this epoch was drawn
+        self.open = False  # whether an epoch has begun and is not over
         self.before: dict[str, Any] | None = None  # state of the strategy before the step that is being taken
         self.hooks = {
             name: [getattr(one, f"on_{name}") for one in callbacks if _overrides(one, f"on_{name}")] for name in HOOKS
@@ -96,9 +97,9 @@ class Fit:
     def _run_epoch(self, interrupt: DeferredInterrupt, report: Report) -> None:
         self.start = time.perf_counter() - self.seconds
         interrupt.hold()
-        if self.began is None:
+        if not self.open:
             self._tell("epoch_begin")
-        batches = self._batches()
+        batches, self.open = self.source.batches(self.step, self.taken), True
         interrupt.release()
         report.begin(self.epoch + 1, self.step)
         for x, t in batches:
@@ -110,26 +111,16 @@ class Fit:
         row = {name: None if value is None or math.isnan(value) else value for name, value in row.items()}
         interrupt.hold()
         self.history.append(epoch=self.epoch + 1, **row, seconds=time.perf_counter() - self.start)
-        self.epoch, self.step, self.seconds, self.sums = self.epoch + 1, 0, 0.0, Sums(self.trainer.loss)
-        self.began = None
+        self.epoch, self.step, self.seconds, self.sums = self.epoch + 1, 0, 0.0, Sums(self.loss)
+        self.source.end_epoch()
+        self.open = False
         self._tell("epoch_end")
         report.epoch(self.history)
         interrupt.release()
 
-    def _batches(self) -> Iterator[Any]:
-        """Yield the mini-batches that are left of this epoch, in the order that it had before it was resumed."""
-        generator = self.loader.rng.bit_generator
-        if self.began is None:
-            self.began = generator.state
-            return self.loader.batches(self.loader.order())
-        now, generator.state = generator.state, self.began
-        order = self.loader.order()
-        generator.state = now
-        return self.loader.batches(order, self.step)
-
     def _take_step(self, x: Any, t: Any, interrupt: DeferredInterrupt, report: Report) -> None:
         self.before = self._strategy_state()
-        measured = self.trainer.take_gradient(x, t, report)
+        measured = self.trainer.take_gradient(self.loss, x, t, report)
         passed = measured.forward_pass
         self.value, self.forward_pass = float(measured), passed
         divisor = self.sums.divisor_of(passed)
@@ -172,13 +163,12 @@ class Fit:
     def state_dict(self) -> dict[str, Any]:
         """Return where the run is."""
         return {
-            "data": self._data(),
-            "place": [self.epoch, self.step, self.taken],
+            "data": self.source.facts,
+            "source": self.source.state_dict(),
+            "place": [self.epoch, self.step, self.taken, self.open],
             "seconds": time.perf_counter() - self.start if self.step else 0.0,
             "sums": self.sums.state_dict(),
             "history": self.history.state_dict(),
-            "began": self.began,
-            "rng": self.loader.rng.bit_generator.state,
             "callbacks": [[type(one).__name__, one.state_dict()] for one in self.callbacks],
         }
 
@@ -187,32 +177,21 @@ class Fit:
         expected, given = [type(one).__name__ for one in self.callbacks], [name for name, _ in state["callbacks"]]
         if expected != given:
             raise ValueError(f"callbacks: expected those of the run that was saved, {given}, got {expected}")
-        if state["data"] != self._data():
-            raise ValueError(f"fit: expected data and arguments as of the run that was saved, {state['data']}, got "
-                             f"{self._data()}")  # fmt: skip
+        facts = self.source.facts
+        if state["data"] != facts:
+            raise ValueError(f"fit: expected what the run that was saved had, {state['data']}, got {facts}")
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was called."""
         self.resumed = True
-        self.epoch, self.step, self.taken = state["place"]
-        self.seconds, self.began = state["seconds"], state["began"]
+        self.epoch, self.step, self.taken, self.open = state["place"]
+        self.seconds = state["seconds"]
         self.sums.load_state_dict(state["sums"])
         self.history.load_state_dict(state["history"])
         self.stopped = self.history.stopped
-        self.loader.rng.bit_generator.state = state["rng"]
+        self.source.load_state_dict(state["source"])
         for one, (_, own) in zip(self.callbacks, state["callbacks"], strict=True):
             one.load_state_dict(own)
-
-    def _data(self) -> dict[str, Any]:
-        """Return what must be the same when a run goes on."""
-        loader = self.loader
-        return {
-            "rows": len(loader.t),
-            "batch_size": loader.batch_size,
-            "shuffle": loader.shuffle,
-            "replacement": loader.replacement,
-            "generator": type(loader.rng.bit_generator).__name__,
-        }
 
 
 def found_state(resume: str | os.PathLike[str] | bool, callbacks: list[Callback]) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from nnframe.core.chain import ForwardPass
 from nnframe.core.parameter import Array
 from nnframe.losses.base import Loss
+from nnframe.losses.weighted import WeightedLoss, parts
 from nnframe.training.metrics import accuracy
 
 
@@ -56,6 +57,8 @@ class Sums:
 
 def rows_right(loss: Loss, y: Array, t: npt.NDArray[Any]) -> tuple[float, float]:
     """How many rows, or positions in them, have the right class, and of how many; NaN where labels are no classes."""
+    if isinstance(loss, WeightedLoss):
+        loss, t = loss.loss, parts(t)[0]
     shares = loss.right(y, t) if len(y) else None
     if shares is not None:
         return float(shares.sum()), float(len(y))

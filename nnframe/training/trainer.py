@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from nnframe._checks import as_count
+from nnframe._checks import as_count, in_range
 from nnframe.core.chain import run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array
@@ -19,6 +19,7 @@ from nnframe.data.loader import DataLoader, as_pair
 from nnframe.gradients import CentralDifference, Measured
 from nnframe.gradients.work import WorkingStrategy
 from nnframe.losses.base import Loss, as_float, as_labels, value_of
+from nnframe.losses.weighted import WeightedLoss, with_weights
 from nnframe.optimizers import Optimizer
 from nnframe.training.callbacks import Callback, in_order
 from nnframe.training.checkpoint import read, write
@@ -26,9 +27,12 @@ from nnframe.training.fitting import Fit, found_state
 from nnframe.training.history import History
 from nnframe.training.interrupts import DeferredInterrupt
 from nnframe.training.progress import Report
+from nnframe.training.sources import Rows, Stream
 from nnframe.training.sums import rows_right
+from nnframe.training.weights import Weights, as_sample_weight, of_classes
 
 Strategy = Callable[..., float]
+Metric = Callable[[Any, Any], float]
 Inputs = Any  # an array, or a tuple of arrays of equally many rows
 
 MOST_NUMBERS = 1 << 24  # of outputs that stand in for those of a whole data set when its labels are checked
@@ -47,9 +51,19 @@ class Trainer:
         A strategy, called as `gradient(model, loss, x, t)`: returns the loss and overwrites every `.grad`.
         `CentralDifference()` if not given, which works with every layer. One that returns a `Measured` loss saves the
         trainer a forward pass; one with a `cost` has it shown in the progress bar.
+    metrics : list or dict of callables
+        What `evaluate` measures besides, and with it `fit` after each epoch of the validation data: `metric(y, t)` of
+        all outputs and labels, such as `nnframe.training.f1`; in a list under the names of the functions.
     """
 
-    def __init__(self, model: Layer, loss: Loss, optimizer: Optimizer, gradient: Strategy | None = None) -> None:
+    def __init__(
+        self,
+        model: Layer,
+        loss: Loss,
+        optimizer: Optimizer,
+        gradient: Strategy | None = None,
+        metrics: Mapping[str, Metric] | Iterable[Metric] = (),
+    ) -> None:
         for name, value, kind in (
             ("model", model, Layer),
             ("loss", loss, Loss),
@@ -66,6 +80,7 @@ class Trainer:
         self.loss = loss
         self.optimizer = optimizer
         self.gradient: Strategy = CentralDifference() if gradient is None else gradient
+        self.metrics = _named(metrics)
         self._refuse_strange_parameters()
         self._all_trained = not self._untrained()
         self._fit: Fit | None = None
@@ -74,11 +89,15 @@ class Trainer:
     def fit(
         self,
         x: Any,
-        t: npt.ArrayLike,
+        t: npt.ArrayLike | None = None,
         *,
         epochs: int = 1,
         batch_size: int = 32,
         validation_data: tuple[Any, npt.ArrayLike] | None = None,
+        validation_split: float = 0.0,
+        sample_weight: npt.ArrayLike | None = None,
+        class_weight: Any = None,
+        steps_per_epoch: int | None = None,
         shuffle: bool = True,
         replacement: bool = False,
         rng: np.random.Generator | int | None = None,
@@ -92,13 +111,25 @@ class Trainer:
 
         Parameters
         ----------
-        x : array (N, ...), or a tuple of arrays of N rows
-            Finite numbers; converted to the model's dtype a mini-batch at a time.
-        t : array of N rows
+        x : array (N, ...), or a tuple of arrays of N rows; or, without t, what yields mini-batches
+            Finite numbers; converted to the model's dtype a mini-batch at a time, so that a memory-mapped array is
+            never copied as a whole. Mini-batches: a `DataLoader`, which then says how they are drawn; any iterable of
+            pairs (x, t), iterated anew for each epoch; a function that returns one; or, with `steps_per_epoch`, an
+            iterator such as a generator. Those are checked as they come.
+        t : array of N rows, optional
             Labels, as the loss takes them. All of them are checked before the first step.
         epochs, batch_size : int
         validation_data : (x, t), optional
             Measured after each epoch.
+        validation_split : float in [0, 1)
+            The share of rows, the last ones, that are kept out of training and measured in its place.
+        sample_weight : array (N,), optional
+            A weight for each row: the loss is a weighted mean. It counts in training alone, as `class_weight` does.
+        class_weight : dict, array (C,) or "balanced", optional
+            A weight for the rows of each class: {1: 5.0}, others 1; "balanced", N / (C n_c) as in scikit-learn. With
+            both, their product counts.
+        steps_per_epoch : int, optional
+            Mini-batches of an epoch, where they come from an iterator or iterable.
         shuffle, replacement, rng
             How mini-batches are drawn; see `DataLoader`.
         progress : bool
@@ -120,10 +151,28 @@ class Trainer:
         epochs, batch_size = as_count("epochs", epochs), as_count("batch_size", batch_size)
         self._refuse_strange_parameters()
         self._refuse_added_parameters()
-        inputs, labels = self._checked(x, t, "x, t", batch_size)
-        validation = self._checked_validation(validation_data, batch_size)
-        loader = DataLoader(inputs, labels, batch_size, shuffle=shuffle, replacement=replacement, rng=rng)
-        fit = Fit(self, loader, epochs, validation, in_order(callbacks))
+        if t is None:
+            if validation_split or sample_weight is not None or class_weight is not None:
+                raise ValueError("validation_split, sample_weight, class_weight: expected none without t")
+            validation = self._checked_validation(validation_data, batch_size)
+            fit = Fit(self, self.loss, self._source(x, steps_per_epoch), epochs, validation, in_order(callbacks))
+        else:
+            if steps_per_epoch is not None:
+                raise ValueError("steps_per_epoch: expected None where x and t are arrays")
+            inputs, labels = self._checked(x, t, "x, t", batch_size)
+            weights = _row_weights(sample_weight, class_weight, labels)
+            loss = self.loss if weights is None else WeightedLoss(self.loss)
+            rows = _kept(validation_split, len(labels), validation_data)
+            if rows < len(labels):
+                validation_data = _part(inputs, slice(rows, None)), labels[rows:]
+            validation = self._checked_validation(validation_data, batch_size)
+            inputs, labels = _part(inputs, slice(rows)), labels[:rows]
+            loader = DataLoader(inputs, labels, batch_size, shuffle=shuffle, replacement=replacement, rng=rng)
+            if weights is not None:
+                if not weights[:rows].any():
+                    raise ValueError("sample_weight: expected a row with a weight above 0 to train on, got none")
+                loader.t = with_weights(labels, weights[:rows])
+            fit = Fit(self, loss, Rows(loader), epochs, validation, in_order(callbacks))
         state = found_state(resume, fit.callbacks)
         place = self._resumed if state is None else state["fit"]
         if place is not None:
@@ -133,6 +182,17 @@ class Trainer:
             fit.load_state_dict(place)
         self._fit, self._resumed = fit, None
         return fit.run(Report(progress, fit.steps))
+
+    def _source(self, x: Any, steps: int | None) -> Rows | Stream:
+        """Return where mini-batches come from; TypeError for arrays whose labels are missing."""
+        if isinstance(x, DataLoader):
+            if steps is not None:
+                raise ValueError("steps_per_epoch: expected None with a DataLoader, which has a length")
+            self._checked(x.x, x.t, "x, t", x.batch_size)
+            return Rows(x)
+        if hasattr(x, "__array__") or (isinstance(x, tuple) and any(hasattr(one, "__array__") for one in x)):
+            raise TypeError("t: expected labels, or in place of x what yields mini-batches (x, t), got None")
+        return Stream(x, steps, self._refuse_numbers)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that goes on to the bit from here: see `resume`.
@@ -202,29 +262,30 @@ class Trainer:
                 raise
             interrupt.release()
 
-    def take_gradient(self, x: Inputs, t: npt.NDArray[Any], report: Report) -> Measured:
+    def take_gradient(self, loss: Loss, x: Inputs, t: npt.NDArray[Any], report: Report) -> Measured:
         """Take a gradient; where a strategy returns a plain number, the forward pass is made up for."""
         strategy: Any = self.gradient
         if report.wants_cost and hasattr(strategy, "cost"):
-            report.tell_cost(strategy.cost(self.model, self.loss, x, t))
+            report.tell_cost(strategy.cost(self.model, loss, x, t))
         told = report.gradient_progress()
         if told is not None and isinstance(strategy, WorkingStrategy):
-            found = strategy(self.model, self.loss, x, t, progress=told)
+            found = strategy(self.model, loss, x, t, progress=told)
         else:
-            found = strategy(self.model, self.loss, x, t)
+            found = strategy(self.model, loss, x, t)
         if isinstance(found, Measured):
             return found
         with Run(True, root=self.model) as run:
             passed = run_forward(self.model, x, run)
-        passed.loss, passed.labels = self.loss, self.loss.prepare(passed.output, t)
-        passed.value = as_float(found, self.loss)
+        passed.loss, passed.labels = loss, loss.prepare(passed.output, t)
+        passed.value = as_float(found, loss)
         return Measured(passed)
 
     def evaluate(self, x: Any, t: npt.ArrayLike, *, batch_size: int = 1000) -> dict[str, float | None]:
         """Measure the model on (x, t): {"loss": ..., "accuracy": ...}, accuracy None where labels are no classes.
 
         Works through `batch_size` rows at a time, which bounds memory and changes no result beyond rounding: what the
-        rows give is added up and divided once. A loss that writes `forward` alone is measured of all outputs together.
+        rows give is added up and divided once. A loss that writes `forward` alone, and `metrics`, are measured of all
+        outputs together.
         """
         size = as_count("batch_size", batch_size)
         inputs, labels = self._checked(x, t, "x, t", size)
@@ -237,16 +298,18 @@ class Trainer:
             if self.loss.is_sum_over_rows:
                 added = self.loss.total(y, some)
                 total, divisor = total + added[0], divisor + added[1]
-            else:
+            if self.metrics or not self.loss.is_sum_over_rows:
                 outputs.append(y)
             found = self._right(y, some)
             right, counted = right + found[0], counted + found[1]
-        if outputs:
-            everything = np.concatenate(outputs)
+        everything = np.concatenate(outputs) if outputs else np.empty(0)
+        if not self.loss.is_sum_over_rows:
             value = value_of(self.loss, everything, self.loss.prepare(everything, labels))
         else:
             value = total if self.loss.reduction == "sum" else total / divisor if divisor else math.nan
-        return {"loss": value, "accuracy": right / counted if counted and not math.isnan(right) else None}
+        share = right / counted if counted and not math.isnan(right) else None
+        measured = {name: float(metric(everything, labels)) for name, metric in self.metrics.items()}
+        return {"loss": value, "accuracy": share} | measured
 
     def predict(self, x: Any, *, batch_size: int = 1000) -> Array:
         """Return the model's output for x, `batch_size` rows at a time."""
@@ -287,10 +350,7 @@ class Trainer:
     def _checked(self, x: Any, t: npt.ArrayLike, name: str, batch_size: int) -> tuple[Inputs, npt.NDArray[Any]]:
         """`x` and `t` checked against each other, against the model and the loss, before anything is changed."""
         inputs, labels = as_pair(x, t, name)
-        most = np.float64(np.finfo(self.model.dtype).max)
-        for one in inputs if isinstance(inputs, tuple) else (inputs,):
-            _refuse_numbers(one, name, "x", most)
-        _refuse_numbers(labels, name, "t", most, kinds=None)
+        self._refuse_numbers(inputs, labels, name)
         try:
             self._check_labels(inputs, labels, batch_size)
         except (TypeError, ValueError) as error:
@@ -298,6 +358,12 @@ class Trainer:
                 error.add_note(f"in {name}")
             raise
         return inputs, labels
+
+    def _refuse_numbers(self, inputs: Inputs, labels: npt.NDArray[Any], name: str) -> None:
+        most = np.float64(np.finfo(self.model.dtype).max)
+        for one in inputs if isinstance(inputs, tuple) else (inputs,):
+            _refuse_numbers(one, name, "x", most)
+        _refuse_numbers(labels, name, "t", most, kinds=None)
 
     def _check_labels(self, inputs: Inputs, labels: npt.NDArray[Any], batch_size: int) -> None:
         """Run the model and the loss on the first rows, and check all labels."""
@@ -347,3 +413,34 @@ def _slices(rows: int, size: int) -> Iterator[slice]:
 
 def _name(strategy: Any) -> str:
     return getattr(strategy, "__name__", type(strategy).__name__)
+
+
+def _row_weights(sample_weight: npt.ArrayLike | None, class_weight: Any, t: npt.NDArray[Any]) -> Weights | None:
+    """Return the weight of each row; None where all count the same."""
+    of_rows = None if sample_weight is None else as_sample_weight(sample_weight, len(t))
+    of_class = None if class_weight is None else of_classes(class_weight, t)
+    return of_class if of_rows is None else of_rows if of_class is None else of_rows * of_class
+
+
+def _kept(validation_split: float, rows: int, validation_data: object) -> int:
+    """Return how many rows are trained on."""
+    split = in_range("validation_split", validation_split, below=1.0)
+    if not split:
+        return rows
+    if validation_data is not None:
+        raise ValueError("validation_split: expected none with validation_data")
+    kept = int(rows * (1 - split))  # as in Keras
+    if not 0 < kept < rows:
+        raise ValueError(f"validation_split: expected to leave rows on both sides of {rows}, got {validation_split}")
+    return kept
+
+
+def _named(metrics: Mapping[str, Metric] | Iterable[Metric]) -> dict[str, Metric]:
+    """Return metrics by name, refusing what is none, or has a name that means something else."""
+    pairs = list(metrics.items()) if isinstance(metrics, Mapping) else [(_name(one), one) for one in metrics]
+    for name, metric in pairs:
+        if not callable(metric):
+            raise TypeError(f"metrics: expected functions of outputs and labels, got {metric!r}")
+        if name in ("loss", "accuracy") or [other for other, _ in pairs].count(name) > 1:
+            raise ValueError(f"metrics: expected names of their own, got {name!r}; a dict gives them others")
+    return dict(pairs)
