@@ -1,6 +1,6 @@
 """A network with an 8-bit quantiser written in C, trained through it without a straight-through trick.
 
-    python examples/quantiser_in_c.py [--data digits|mnist] [--epochs N] [--ways WAY ...] [--out picture.png]
+    python examples/quantiser_in_c.py [--data digits|mnist] [--epochs N] [--ways WAY ...] [--seed N] [--out picture.png]
 
 The hidden layer's outputs go through a quantiser that the system's C compiler makes into a library, called through
 ctypes: 256 levels, as an 8-bit processor has them. Its derivative is 0 between two levels and does not exist at the
@@ -14,8 +14,9 @@ differences whose step is a few levels long find what the slope is, of this quan
     added      the quantiser comes in after the network has been trained without it
 
 How long must a step be? A staircase with levels D apart rises over 2 h by 2 h to within D, so that the slope is off by
-at most D / 2h. D is not taken from the C code but asked of the layer (`widest_level`). Steps that are too small are
-not silently wrong: nnframe refuses or warns, and the picture shows by how much slopes are off.
+at most D / 2h. D is not taken from the C code but asked of the layer (`widest_level`). Of a step so small that no
+change passes, or up to 1e-3 so few that the gradient does not fit the loss, nnframe says so; for steps between that and
+D it cannot know, and the picture shows by how much slopes are then off.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ import nnframe as nn
 
 LEVELS_PER_STEP = 8  # h in levels: slopes are then off by at most 1 / 16
 SETTINGS = {  # hidden units, epochs, batch size, first learning rate
-    "digits": (200, 30, 32, 0.005),
+    "digits": (200, 30, 32, 0.02),
     "mnist": (256, 12, 100, 0.004),
 }
 WAYS = ("central", "hybrid", "frozen", "left out", "added")
@@ -63,9 +64,8 @@ def compiled(source: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         code, library = Path(folder, "code.c"), Path(folder, "code.so")
         code.write_text(source)
-        done = subprocess.run(
-            [compiler, "-std=c11", "-O2", "-shared", "-fPIC", "-o", library, code, "-lm"], capture_output=True, text=True
-        )
+        command = [compiler, "-std=c11", "-O2", "-shared", "-fPIC", "-o", library, code, "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"{compiler} could not compile the quantiser:\n{done.stderr}")
         return ctypes.CDLL(str(library))
@@ -96,16 +96,18 @@ def widest_level(layer: nn.Layer, low: float = 0.0, high: float = 3.9) -> float:
 
 
 class Result(NamedTuple):
+    """What one way of training gave."""
+
     accuracy: float  # on the test images
     curve: list[float]  # the same after each epoch
     seconds: float
 
 
-def train(data: str, way: str, epochs: int, quantiser: Quantiser, step: float) -> Result:
+def train(data: str, way: str, epochs: int, quantiser: Quantiser, step: float, seed: int = 0) -> Result:
     """Train a network with one hidden layer; the learning rate falls to 0 along a line."""
     (x, t), test = nn.data.mnist() if data == "mnist" else nn.data.digits()
     hidden, _, batch_size, rate = SETTINGS[data]
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     below, above = nn.Linear(x.shape[1], hidden, init=nn.He(), rng=rng), nn.Linear(hidden, 10, rng=rng)
     without, whole = nn.Sequential(below, nn.ReLU(), above), nn.Sequential(below, nn.ReLU(), quantiser, above)
     model = without if way in ("left out", "added") else whole
@@ -169,6 +171,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Result]:
     parser.add_argument("--data", choices=tuple(SETTINGS), default="digits")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--ways", nargs="+", choices=WAYS, help="default: all; for mnist all but central")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and mini-batches (default: 0)")
     parser.add_argument("--out", help="where to write a picture (needs matplotlib)")
     options = parser.parse_args(arguments)
     quantiser = Quantiser()
@@ -177,7 +180,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Result]:
     print(f"levels are {width:.4f} apart; step {step:.4f}: slopes are off by at most {width / (2 * step):.1%}")
     results: dict[str, Result] = {}
     for way in options.ways or WAYS[options.data == "mnist" :]:
-        results[way] = train(options.data, way, options.epochs or SETTINGS[options.data][1], quantiser, step)
+        epochs = options.epochs or SETTINGS[options.data][1]
+        results[way] = train(options.data, way, epochs, quantiser, step, options.seed)
         print(f"{way:10}{results[way].accuracy:8.2%} of the test images{results[way].seconds:9.1f} s", flush=True)
     if options.out:
         draw(results, quantiser, width, step, options.out)
