@@ -79,3 +79,23 @@ def test_a_step_that_is_too_small_for_a_staircase_is_told():
     warnings.simplefilter("ignore")
     with pytest.raises(nn.LayerError, match="does not fit the loss"):
         example["train"]("digits", "hybrid", 8, example["Quantiser"](), 1e-3)
+
+
+def test_a_layer_in_each_language_gives_the_same_numbers(capsys, monkeypatch):
+    main = runpy.run_path(str(EXAMPLES / "custom_layers.py"))["main"]
+    found = main(["--epochs", "2"])
+    text = capsys.readouterr().out
+    for language in ("NumPy", "C", "Cython", "Numba"):
+        if language not in found:  # not installed: named, with the reason
+            assert re.search(rf"^{language} +skipped: .*(installed|compile)", text, re.MULTILINE)
+            continue
+        for one, other in zip(found[language].numbers, found["NumPy"].numbers, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-13 * np.abs(other).max())
+        assert found[language].accuracy > 0.9
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert list(main(["--epochs", "1"])) == ["NumPy"]
+    text = capsys.readouterr().out
+    assert [line.split()[:2] for line in text.splitlines()[2:]] == [
+        [name, "skipped:"] for name in ("C", "Cython", "Numba")
+    ]
