@@ -246,8 +246,15 @@ class MultiheadAttention(Layer):
         out = kernels.batched_matmul(_change_of_softmax(p, scores) * f, heads.v[:, :, own])
         return kernels.linear(out, weight[:, feature - at : feature - at + out.shape[-1]])
 
+    def probabilities(self, x: Any) -> Array:
+        """Return softmax(Q_h K_h^T / sqrt(d)), what each query takes of each value: (N, heads, L, S), without dropout.
+
+        x is what `forward` takes, in arrays of the layer's dtype.
+        """
+        heads, mask = self.forward_saving(x)[1], self._inputs(x)[1]
+        return self._probabilities(heads, mask)
+
     def _probabilities(self, heads: Heads, mask: Mask) -> Array:
-        """Return those of the keys, (N, heads, L, S)."""
         q, k = heads.q.swapaxes(1, 2), heads.k.swapaxes(1, 2)
         scores = kernels.batched_matmul(q, k, transpose_b=True) * q.dtype.type(1 / math.sqrt(q.shape[-1]))
         if self.is_causal:

@@ -58,6 +58,10 @@ def test_self_attention_like_pytorch(simd, embed_dim, heads, bias, causal, padde
         y, saved = layer.forward_saving(given)
         dx = layer.backward(given, y, dy, saved)
         assert_like(layer, theirs, {"y": (y, their_y), "dx": (dx[0] if padded else dx, their_x.grad)})
+        looked = theirs(
+            their_x, their_x, their_x, key_padding_mask=hidden, attn_mask=future, average_attn_weights=False
+        )
+        np.testing.assert_allclose(layer.probabilities(given), looked[1].detach().numpy(), rtol=0, atol=CLOSE)
 
 
 @pytest.mark.parametrize("arrays", [2, 3])

@@ -36,16 +36,14 @@ def test_sequences_are_learned(capsys):
     assert capsys.readouterr().out.count("\n") == 2
 
 
-def test_a_convolutional_network_learns_by_differences_what_it_learns_by_backpropagation(capsys, tmp_path):
+def test_a_convolutional_network_learns_by_differences_what_it_learns_by_backpropagation(capsys):
     main = runpy.run_path(str(EXAMPLES / "lenet.py"))["main"]
-    picture = tmp_path / "lenet.png"
-    central = main(["--gradient", "central", "--epochs", "4", "--out", str(picture)])
+    central = main(["--gradient", "central", "--epochs", "4"])
     by_central = capsys.readouterr().out
     backprop = main(["--gradient", "backprop", "--epochs", "4"])
     assert central == backprop > 0.9
     losses = [re.findall(r"^ +\d +([0-9.]+)", text, re.MULTILINE) for text in (by_central, capsys.readouterr().out)]
     np.testing.assert_allclose(*[np.array(one, float) for one in losses], atol=2e-4)
-    assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
 @needs_compiler
@@ -99,3 +97,20 @@ def test_a_layer_in_each_language_gives_the_same_numbers(capsys, monkeypatch):
     assert [line.split()[:2] for line in text.splitlines()[2:]] == [
         [name, "skipped:"] for name in ("C", "Cython", "Numba")
     ]
+
+
+@pytest.mark.parametrize(
+    ("example", "arguments"),
+    [
+        ("lenet", ["--gradient", "backprop"]),
+        ("sequences", []),
+        ("custom_layers", []),
+        pytest.param("quantiser_in_c", ["--ways", "hybrid", "frozen", "added"], marks=needs_compiler),
+    ],
+)
+def test_examples_draw_what_they_found(example, arguments, monkeypatch, tmp_path):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # Cython and Numba have had their turn
+    picture = tmp_path / "picture.png"
+    runpy.run_path(str(EXAMPLES / f"{example}.py"))["main"]([*arguments, "--epochs", "2", "--out", str(picture)])
+    assert picture.read_bytes()[:4] == b"\x89PNG"
