@@ -95,11 +95,9 @@ OPTIONS = list(itertools.product((True, False), ("relu", "gelu"), (True, False),
 def test_encoder_layer_like_pytorch(norm_first, activation, bias, causal, rng):
     torch = pytest.importorskip("torch")
     layer = nn.TransformerEncoderLayer(
-        8, 2, 12, 0.0, activation, 1e-4, norm_first, bias, is_causal=causal, dtype=np.float64, rng=0
+        8, 2, 12, 0.0, activation, 1e-4, True, norm_first, bias, is_causal=causal, dtype=np.float64, rng=0
     )
-    theirs = torch.nn.TransformerEncoderLayer(
-        8, 2, 12, 0.0, activation, 1e-4, batch_first=True, norm_first=norm_first, bias=bias
-    ).double()
+    theirs = torch.nn.TransformerEncoderLayer(8, 2, 12, 0.0, activation, 1e-4, True, norm_first, bias).double()
     for p in layer.parameters():
         p.value[...] = rng.standard_normal(p.value.shape) * 0.5
     loaded(layer, theirs)

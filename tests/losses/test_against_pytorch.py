@@ -14,6 +14,7 @@ numbers = lambda rng: rng.standard_normal((N, C))  # noqa: E731
 labels = lambda rng: rng.integers(0, C, N)  # noqa: E731
 log_probabilities = lambda rng: nn.LogSoftmax(1).forward(rng.standard_normal((N, C)))  # noqa: E731
 binary = lambda rng: rng.integers(0, 2, (N, C)).astype(float)  # noqa: E731
+chances = lambda rng: rng.uniform(0.01, 0.99, (N, C))  # noqa: E731
 shares = lambda rng: rng.dirichlet(np.ones(C), N)  # noqa: E731
 soft = lambda rng: rng.uniform(0, 1, (N, C))  # noqa: E731
 signs = lambda rng: rng.choice([-1.0, 1.0], (N, C))  # noqa: E731
@@ -36,6 +37,7 @@ CASES = [
         for p in (None, np.array([3.0]), WEIGHT)
         for t in (binary, soft)
     ),
+    *(("BCELoss", {"weight": w}, chances, t) for w in (None, WEIGHT) for t in (binary, soft)),
     *(("MultiLabelSoftMarginLoss", {"weight": w}, numbers, t) for w in (None, WEIGHT) for t in (binary, soft)),
     *(
         ("NLLLoss", {"weight": w, "ignore_index": i}, log_probabilities, labels)
@@ -89,6 +91,8 @@ def test_value_gradient_and_differences(rng, case):
         np.testing.assert_allclose(loss.backward(y, t), given.grad.numpy(), rtol=0, atol=CLOSE)
         for size in (1e-3, 0.7, 30.0):
             dy = rng.standard_normal((3, *y.shape)) * size
+            if name == "BCELoss":  # which takes probabilities only
+                dy = np.clip(y + dy, 0, 1) - y
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "reduction: 'mean' divides")
                 moved = [float(other(torch.from_numpy(y + d), torch.from_numpy(t)) - expected) for d in dy]
