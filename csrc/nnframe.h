@@ -166,14 +166,17 @@ typedef struct {
  * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above
  * it. */
 typedef struct {
-    const void *weight;            /* linear: (width, inputs), contiguous; NULL for an activation */
-    nnf_activation activation;     /* activation: its function, */
-    double alpha;                  /*             its parameter, */
-    const void *x, *y;             /*             its input and output, (N, width), contiguous */
-    int measured;                  /* or a function of each entry, known from measurements: see above */
-    intptr_t width;                /* outputs of this stage per row */
-    const void *bias;              /* linear: width, or NULL; differences do not read it */
-    void *grad_weight, *grad_bias; /* linear: like weight and bias; NULL: not wanted. For nnf_network alone */
+    const void *weight;        /* linear: (width, inputs), contiguous; NULL for an activation */
+    nnf_activation activation; /* activation: its function, */
+    double alpha;              /*             its parameter, */
+    const void *x, *y;         /*             its input and output, (N, width), contiguous */
+    int measured;              /* or a function of each entry, known from measurements: see above */
+    intptr_t width;            /* outputs of this stage per row */
+    const void *bias;          /* linear: width, or NULL; differences do not read it */
+    /* For nnf_network alone, linear stages: */
+    void *grad_weight, *grad_bias;      /* like weight and bias; NULL: not wanted */
+    const intptr_t *entry, *bias_entry; /* NULL, or which entries of these are wanted, ascending; others are set to 0 */
+    intptr_t entries, bias_entries;
     /* For nnf_convolution_difference alone, NULL otherwise, and weight is NULL where one is not: */
     const nnf_convolution *convolution; /* groups 1; x, bias and y are not read */
     const nnf_pooling *pooling;         /* of planes as many as channels; x (N, planes, *in_size) and index, or (mean)

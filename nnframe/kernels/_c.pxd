@@ -82,6 +82,9 @@ cdef extern from "nnframe.h" nogil:
         const void *bias
         void *grad_weight
         void *grad_bias
+        const intptr_t *entry
+        const intptr_t *bias_entry
+        intptr_t entries, bias_entries
         const nnf_convolution *convolution
         const nnf_pooling *pooling
     ctypedef enum nnf_loss:

@@ -274,6 +274,7 @@ class Network:
         outputs: list[_Floats] | None = None,
         step: float = 0.0,
         doubtful: npt.NDArray[np.bool_] | None = None,
+        entries: list[npt.NDArray[np.intp]] | None = None,
     ) -> tuple[float, Any, npt.NDArray[Any]] | None: ...
 
 def difference_gradient(

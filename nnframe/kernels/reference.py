@@ -28,7 +28,7 @@ from nnframe.kernels.reference_convolution import (
 )
 from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
-from nnframe.kernels.reference_network import network_forward, network_gradient
+from nnframe.kernels.reference_network import chosen_entries, network_forward, network_gradient
 from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "attention_backward",
     "central_quotients",
     "change_quotients",
+    "chosen_entries",
     "convolution",
     "convolution_difference",
     "convolution_input_gradient",

@@ -65,9 +65,12 @@ class Line:
     def __init__(self, arrays: Mapping[str, Any], rng: np.random.Generator) -> None:
         self.arrays, self.way = arrays, dict[str, Doubles]()
         self.sizes = {name: sizes_of(array) for name, array in arrays.items()}
+        random = 2 * rng.random(sum(array.size for array in arrays.values())) - 1
+        random += np.copysign(0.5, random)
+        last = 0
         for name, array in arrays.items():
-            random = 2 * rng.random(array.shape) - 1
-            self.way[name] = self.sizes[name].reshape(array.shape) * (random + np.copysign(0.5, random))
+            first, last = last, last + array.size
+            self.way[name] = (self.sizes[name] * random[first:last]).reshape(array.shape)
 
     def values(self, value: Callable[[], Any], distances: Any) -> list[Any]:
         """Return what `value` gives at some distances along the line."""
