@@ -458,6 +458,28 @@ typedef struct {
 
 void nnf_central_quotients(const nnf_central *p);
 
+/* The slopes of a smooth function of one number, at many numbers x at a time. base: (count), the function at x; value:
+ * (4, count), the function where x is moved by size, -size, and half of both; way: NULL, it is (x + size) - x and so
+ * on, what rounding leaves of them. Or base and x are NULL, value is what the function changes by, and way: (4, count),
+ * where x is moved by way. With quotients over both sides, whole and half, and over one, up, down, and near ones: noise
+ * = 16 eps (|base| + |x whole|) / size, or 16 eps |whole| without a base most = max(close max|whole|, noise), of whole
+ * that are finite smooth: |whole - half| <= most, |(up - down) - 2 (near_up - near_down)| <= 4 most, and noise <= noisy
+ * max|whole| or nothing moves Of those that are smooth and left: slope = (4 half - whole) / 3, reach = size, left = 0;
+ * the others stay as they are. Returns the largest |up - down| / size of these: about |f''|. All are contiguous, (4,
+ * count) or (count). On the calling thread. */
+typedef struct {
+    intptr_t count;
+    const double *way, *value, *base, *x, *size;
+    double eps, close, noisy;
+    double *slope, *reach;
+    uint8_t *left;
+} nnf_slopes;
+
+double nnf_measured_slopes(const nnf_slopes *p);
+
+/* out = start + distance way; (count) each, contiguous. On the calling thread. */
+void nnf_moved_along(intptr_t count, const double *start, const double *way, double distance, double *out);
+
 /* ---- the tables --------------------------------------------------------------------------------------- */
 
 typedef struct {

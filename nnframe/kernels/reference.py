@@ -14,7 +14,13 @@ import numpy.typing as npt
 
 from nnframe.kernels.reference_activations import activation, activation_backward, activation_difference
 from nnframe.kernels.reference_attention import attention, attention_backward
-from nnframe.kernels.reference_changes import central_quotients, change_quotients, moved_copies
+from nnframe.kernels.reference_changes import (
+    central_quotients,
+    change_quotients,
+    measured_slopes,
+    moved_along,
+    moved_copies,
+)
 from nnframe.kernels.reference_convolution import (
     convolution,
     convolution_difference,
@@ -52,6 +58,8 @@ __all__ = [
     "max_pooling_difference",
     "mean_pooling",
     "mean_pooling_backward",
+    "measured_slopes",
+    "moved_along",
     "moved_copies",
     "network_forward",
     "network_gradient",

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nnframe.kernels import _kernels
+
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
@@ -79,8 +81,7 @@ class Line:
             moves = [(array, self.way[name], start[name]) for name, array in self.arrays.items()]
             for distance in map(float, distances):
                 for array, way, before in moves:
-                    np.multiply(way, distance, out=array)
-                    array += before
+                    _kernels.moved_along(before, way, distance, array)
                 found.append(value())
         return found
 
