@@ -52,7 +52,7 @@ def precision(y: npt.ArrayLike, t: npt.ArrayLike, average: str = "macro") -> flo
 
 
 def recall(y: npt.ArrayLike, t: npt.ArrayLike, average: str = "macro") -> float:
-    """Share of the rows of a class that were predicted as it; 0 for a class without rows. `average`: see `precision`."""
+    """Share of the rows of a class that were predicted as it; 0 without any. `average`: see `precision`."""
     table, binary = _table(y, t)
     return _averaged(np.diagonal(table), table.sum(axis=1), binary, average, table)
 

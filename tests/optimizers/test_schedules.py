@@ -46,9 +46,10 @@ def test_the_values_of_schedules():
 
 def test_schedules_are_those_of_torch():
     torch = pytest.importorskip("torch")
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR
     cases = [
-        (optimizers.OneCycle(0.5, 30), lambda rule: torch.optim.lr_scheduler.OneCycleLR(rule, 0.5, 30)),
-        (optimizers.OneCycle(0.5, 17, pct_start=0.4), lambda rule: torch.optim.lr_scheduler.OneCycleLR(rule, 0.5, 17, pct_start=0.4)),
+        (optimizers.OneCycle(0.5, 30), lambda rule: one_cycle(rule, 0.5, 30)),
+        (optimizers.OneCycle(0.5, 17, pct_start=0.4), lambda rule: one_cycle(rule, 0.5, 17, pct_start=0.4)),
         (optimizers.StepDecay(0.5, 7, 0.3), lambda rule: torch.optim.lr_scheduler.StepLR(rule, 7, 0.3)),
         (optimizers.CosineDecay(0.5, 16), lambda rule: torch.optim.lr_scheduler.CosineAnnealingLR(rule, 16)),
     ]  # fmt: skip

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```\n)?", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/layers.md", "docs/checking.md", "docs/testing.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/layers.md", "docs/checking.md", "docs/testing.md", "docs/training.md"]
+)
 def test_blocks_run_and_print_what_is_shown(name, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     text = (ROOT / name).read_text(encoding="utf-8")

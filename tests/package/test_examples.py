@@ -114,3 +114,10 @@ def test_examples_draw_what_they_found(example, arguments, monkeypatch, tmp_path
     picture = tmp_path / "picture.png"
     runpy.run_path(str(EXAMPLES / f"{example}.py"))["main"]([*arguments, "--epochs", "2", "--out", str(picture)])
     assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_f1_as_the_objective_beats_its_surrogate(capsys):
+    found = runpy.run_path(str(EXAMPLES / "train_on_f1.py"))["main"](["--seeds", "1", "--epochs", "60"])
+    surrogate, _, itself = found["f1"][0]
+    assert itself > surrogate
+    assert capsys.readouterr().out.count("better than the first") == 2
