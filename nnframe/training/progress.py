@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from nnframe.training.history import History, format_row, header
@@ -15,7 +15,7 @@ LONG_GRADIENT = 1.0  # seconds from which on a gradient has a progress bar of it
 class Report:
     """The progress bar of an epoch, and the table."""
 
-    def __init__(self, show: bool, steps: int | None) -> None:
+    def __init__(self, show: bool, steps: int | None, columns: Iterable[str] = ()) -> None:
         self.show = show
         self.live = show and sys.stderr is not None and sys.stderr.isatty()  # only then tqdm draws anything
         self.steps = steps
@@ -24,7 +24,7 @@ class Report:
         self.shown = 0.0
         self.cost: Any = None
         if show:
-            print(header(), flush=True)
+            print(header(columns), flush=True)
 
     def begin(self, epoch: int, done: int) -> None:
         """Begin an epoch of which some steps are done."""

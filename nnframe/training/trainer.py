@@ -181,7 +181,8 @@ class Trainer:
                 self.load_state_dict(state)
             fit.load_state_dict(place)
         self._fit, self._resumed = fit, None
-        return fit.run(Report(progress, fit.steps))
+        measured = [] if validation is None else [f"val_{name}" for name in self.metrics]
+        return fit.run(Report(progress, fit.steps, measured))
 
     def _source(self, x: Any, steps: int | None) -> Rows | Stream:
         """Return where mini-batches come from; TypeError for arrays whose labels are missing."""
