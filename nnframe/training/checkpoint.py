@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
@@ -60,6 +59,8 @@ def unpack(value: Any, arrays: Arrays) -> Any:
 
 def to_bytes(state: dict[str, Any]) -> bytes:
     """Return the content of a file that holds `state`."""
+    import json
+
     from safetensors.numpy import save
 
     arrays: Arrays = {}
@@ -111,6 +112,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError
         It is damaged, or holds no training.
     """
+    import json
+
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

@@ -83,6 +83,8 @@ LOSSES = {
     "MSELoss of numbers": (nn.MSELoss, (), None),
     "MSELoss of tables": (nn.MSELoss, (2, 3), None),
     "MSELoss of one output": (nn.MSELoss, (1,), lambda rows, rng: rng.standard_normal(rows)),
+    "MetricLoss": (lambda: nn.MetricLoss(nn.training.mse, maximize=False), (3,), None),
+    "MetricLoss, larger": (lambda: nn.MetricLoss(nn.training.r2), (3,), None),
     "L1Loss": (nn.L1Loss, (3,), None),
     "L1Loss, sum": (lambda: nn.L1Loss("sum"), (2, 3), None),
     "HuberLoss": (lambda: nn.HuberLoss(delta=0.7), (3,), None),
