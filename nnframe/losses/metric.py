@@ -40,6 +40,8 @@ class MetricLoss(Loss):
         self.metric, self.maximize = metric, as_flag("maximize", maximize)
 
     def forward(self, y: Array, t: npt.NDArray[np.generic]) -> float:
+        if len(y) == 0:
+            return float("nan")  # as the mean of no rows is
         value = as_float(self.metric(y, t), self)
         return -value if self.maximize else value
 
