@@ -569,8 +569,8 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/training/fitting.py",
-        "        if divisor != 0:\n            self._tell",
-        "        if True:\n            self._tell",
+        "        if divisor != 0:\n            if self.hooks",
+        "        if True:\n            if self.hooks",
         "a batch in which no row counts ends the training",
         "tests/training/test_means_of_an_epoch.py",
     ),

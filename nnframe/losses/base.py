@@ -86,6 +86,14 @@ class Loss:
         """Return what the mean divides by: N."""
         return float(len(y))
 
+    def row_divisors(self, y: Array, t: npt.NDArray[Any]) -> Doubles:
+        """Return which part of `divisor` each row gives, (N,)."""
+        if not self._traits.divisor:
+            return np.ones(len(y))
+        if self._traits.own:
+            return np.array([self.total_divisor(y[n : n + 1], t[n : n + 1]) for n in range(len(y))], np.float64)
+        return np.full(len(y), self.total_divisor(y, t) / max(1, len(y)))
+
     def forward(self, y: Array, t: npt.NDArray[Any]) -> float:
         """Return the loss, a float."""
         self._refuse_unreduced()

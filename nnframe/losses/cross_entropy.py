@@ -98,6 +98,17 @@ class CrossEntropyLoss(Loss):
         counted = labels[labels != self.ignore_index] if self.ignore_index is not None else labels
         return float(counted.size if self.weight is None else self.weight[counted].sum())
 
+    def row_divisors(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        labels = self.prepare(y, t)
+        if labels.ndim == y.ndim or (self.weight is None and self.ignore_index is None):
+            return np.full(len(y), float(math.prod(y.shape[1:-1])))
+        counted = labels != self.ignore_index if self.ignore_index is not None else np.ones(labels.shape, bool)
+        each = counted.astype(np.float64)
+        if self.weight is not None:
+            each[counted] = self.weight[labels[counted]]
+        found: npt.NDArray[np.float64] = each.reshape(len(y), -1).sum(axis=1)
+        return found
+
     def counted(self, t: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
         if self.ignore_index is None or t.dtype.kind not in "iu":
             return None

@@ -90,6 +90,10 @@ class NLLLoss(Loss):
         found: Doubles = -weight * np.where(weight > 0, own, 0)
         return found
 
+    def row_divisors(self, y: Array, t: npt.NDArray[Any]) -> Doubles:
+        each: Doubles = self._weighted(y, t)[1].reshape(len(y), -1).sum(axis=1)
+        return each
+
     def _weighted(self, y: Array, t: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Doubles]:
         """Return the class of each position, and its weight: 0 for one that is ignored, whose class is then 0."""
         classes = self.prepare(y, t)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from nnframe.core.parameter import Array
 from nnframe.losses.base import Doubles, Loss, row_changes, value_and_gradient
+from nnframe.losses.cross_entropy import CrossEntropyLoss
 
 
 class WeightedLoss(Loss):
@@ -30,6 +31,8 @@ class WeightedLoss(Loss):
         self.loss = loss
         self.summed = copy.copy(loss)
         self.summed.reduction = "sum"
+        staged = isinstance(loss, CrossEntropyLoss) and loss._traits.stage
+        self._traits = self._traits._replace(stage=staged)  # type: ignore[misc]
 
     def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
         labels, weights = parts(t)
@@ -41,10 +44,7 @@ class WeightedLoss(Loss):
 
     def divisor(self, y: Array, t: npt.NDArray[Any]) -> float:
         labels, weights = parts(t)
-        if not self.loss._traits.divisor:
-            return float(weights.sum())
-        each = [self.loss.total_divisor(y[n : n + 1], labels[n : n + 1]) for n in range(len(y))]
-        return float(np.dot(each, weights))
+        return float(np.dot(self.loss.row_divisors(y, labels), weights))
 
     def backward(self, y: Array, t: npt.NDArray[Any]) -> Array:
         labels, weights = parts(t)
@@ -56,6 +56,13 @@ class WeightedLoss(Loss):
     def row_differences(self, y: Array, t: npt.NDArray[Any], dy: Array) -> Doubles:
         labels, weights = parts(t)
         return row_changes(self.summed, y, labels, dy) * weights
+
+    def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any]:
+        """Return the description for C: that of the cross-entropy, which is linear in its targets."""
+        labels, weights = parts(t)
+        found: dict[str, Any] = self.loss.stage(y, labels)  # type: ignore[attr-defined]
+        each = np.repeat(weights, len(found["targets"]) // max(1, len(weights)))[:, None].astype(y.dtype)
+        return found | {name: found[name] * each for name in ("targets", "residual")}
 
     def counted(self, t: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
         return self.loss.counted(parts(t)[0])

@@ -73,7 +73,8 @@ class Optimizer:
 
     def step(self) -> None:
         """Change every trainable parameter by its gradient; nothing is changed when something does not fit."""
-        self.prepare()
+        if self._assigned or self.schedules:
+            self.prepare()
         self.update()
         object.__setattr__(self, "taken", self.taken + 1)
 
@@ -81,9 +82,8 @@ class Optimizer:
         """Bring scheduled constants to the value of this step, and refuse constants that do not fit."""
         for name, schedule in self.schedules.items():
             object.__setattr__(self, name, schedule(self.taken))
-        if self._assigned or self.schedules:
-            self.check_settings()
-            self._assigned = False
+        self.check_settings()
+        self._assigned = False
 
     _assigned = True  # whether a setting has been assigned since they were checked
     taken = 0

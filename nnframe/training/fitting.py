@@ -61,6 +61,8 @@ class Fit:
         self.epoch = self.step = self.taken = 0
         self.stopped: str | None = None
         self.seconds = 0.0  # that this epoch took before the run was resumed
+        ask = getattr(trainer.gradient, "state_dict", None)
+        self.ask = ask if ask is not None and ask() else None  # the state of a strategy that has one
         self.open = False  # whether an epoch has begun and is not over
         self.before: dict[str, Any] | None = None  # state of the strategy before the step that is being taken
         self.hooks = {
@@ -119,15 +121,17 @@ class Fit:
         interrupt.release()
 
     def _take_step(self, x: Any, t: Any, interrupt: DeferredInterrupt, report: Report) -> None:
-        self.before = self._strategy_state()
+        if self.ask is not None:
+            self.before = self.ask()
         measured = self.trainer.take_gradient(self.loss, x, t, report)
         passed = measured.forward_pass
         self.value, self.forward_pass = float(measured), passed
         divisor = self.sums.divisor_of(passed)
         if divisor != 0:
-            self._tell("gradient")
-            if self.stopped:
-                return
+            if self.hooks["gradient"]:
+                self._tell("gradient")
+                if self.stopped:
+                    return
             self._refuse_non_finite()
         interrupt.hold()
         if divisor != 0:
@@ -135,12 +139,9 @@ class Fit:
             passed.observe()
         self.sums.add(passed, self.value, divisor)
         self.step, self.taken, self.before = self.step + 1, self.taken + 1, None
-        self._tell("step_end")
+        if self.hooks["step_end"]:
+            self._tell("step_end")
         interrupt.release()
-
-    def _strategy_state(self) -> dict[str, Any] | None:
-        ask = getattr(self.trainer.gradient, "state_dict", None)
-        return None if ask is None else ask()
 
     def _validate(self) -> dict[str, float | None]:
         if self.validation is None:

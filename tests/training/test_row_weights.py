@@ -9,6 +9,10 @@ from nnframe.losses.weighted import WeightedLoss, with_weights
 LOSSES = {
     "cross entropy": (nn.CrossEntropyLoss(), "classes"),
     "weighted cross entropy": (nn.CrossEntropyLoss(weight=[1.0, 2.0, 0.5]), "classes"),
+    "ignored classes": (nn.CrossEntropyLoss(weight=[1.0, 2.0, 0.5], ignore_index=1), "classes"),
+    "likelihood": (nn.NLLLoss(weight=[1.0, 2.0, 0.5], ignore_index=2), "classes"),
+    "several bits": (nn.MultiLabelSoftMarginLoss(), "bits"),
+    "divergence": (nn.KLDivLoss(), "bits"),
     "sum": (nn.CrossEntropyLoss("sum"), "classes"),
     "squared error": (nn.MSELoss(), "numbers"),
     "absolute error": (nn.L1Loss(), "numbers"),
@@ -22,7 +26,13 @@ class RowsAlone(nn.Loss):
         return ((y - t) ** 4).sum(axis=1)
 
 
+class Counting(RowsAlone):
+    def divisor(self, y, t):
+        return float((np.asarray(t) > 0).sum() + 1e-3 * len(y))
+
+
 LOSSES["an own one"] = (RowsAlone(), "numbers")
+LOSSES["an own one with a divisor"] = (Counting(), "numbers")
 
 
 def data(kind, rows=24):
@@ -57,6 +67,17 @@ def test_a_whole_weight_stands_for_that_many_rows(name, strategy):
     expected = gradient(nn.Backprop(), loss, np.repeat(x, weights, axis=0), np.repeat(t, weights, axis=0))
     found = gradient(strategy, WeightedLoss(loss), x, with_weights(t, weights))
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("loss", [
+    nn.CrossEntropyLoss(), nn.CrossEntropyLoss(weight=[1.0, 2.0, 0.5], ignore_index=1), nn.NLLLoss(ignore_index=0),
+], ids=repr)  # fmt: skip
+def test_what_a_row_of_positions_gives_to_the_divisor(loss):
+    rng = np.random.default_rng(0)
+    y, t = rng.standard_normal((5, 4, 3)), rng.integers(0, 3, (5, 4))
+    t = loss.prepare(y, t)
+    expected = [loss.divisor(y[n : n + 1], t[n : n + 1]) for n in range(5)]
+    np.testing.assert_allclose(loss.row_divisors(y, t), expected)
 
 
 def test_weights_of_one_train_the_same():
