@@ -14,6 +14,7 @@
 #include "straight.inc.h"
 #include "curves.inc.h"
 #include "selected.inc.h"
+#include "sparse.inc.h"
 #include "network_plan.inc.h"
 #include "network_tile.inc.h"
 #include "network_lines.inc.h"
@@ -41,6 +42,7 @@ static const nnf_kernels FN(kernels) = {
     .difference_gradient = FN(difference_gradient),
     .difference_curves = FN(difference_curves),
     .selected_products = FN(selected_products),
+    .sparse_product = FN(sparse_product),
 
     .convolution = FN(convolution),
     .convolution_input_gradient = FN(convolution_input_gradient),

@@ -308,6 +308,16 @@ typedef struct {
     void *out;
 } nnf_selected;
 
+/* out = S b, where row i of S (rows, inner) has value[e] in column[e] for e in [start[i], start[i + 1]), in any order; a
+ * column may come more than once. start: rows + 1, ascending. b: (inner, columns), out: (rows, columns), contiguous, out
+ * apart from the others. Sums run in the order of e: same bits for any number of threads. */
+typedef struct {
+    intptr_t rows, columns;
+    const intptr_t *start, *column;
+    const void *value, *b;
+    void *out;
+} nnf_sparse;
+
 /* ---- recurrent layers ---------------------------------------------------------------------------------- */
 
 /* One direction of one layer through a sequence of T steps. With u[t] what the input gives, (N, G H), and
@@ -486,6 +496,7 @@ typedef struct {
     int (*difference_gradient)(const nnf_difference *p, int (*poll)(void));
     int (*difference_curves)(const nnf_curves *p, int (*poll)(void));
     int (*selected_products)(const nnf_selected *p);
+    void (*sparse_product)(const nnf_sparse *p);
 
     int (*convolution)(const nnf_convolution *p);
     int (*convolution_input_gradient)(const nnf_convolution *p);

@@ -30,6 +30,10 @@ FEW_COLUMNS = 4  # no more than these are not worth a search for which of them m
 CHANGED = 1e-9  # of the largest output: what counts as a change when it is searched which inputs move which outputs
 
 
+class NotThere(Exception):
+    """What was found about a layer's structure does not hold for this mini-batch."""
+
+
 def input_pattern(link: Link, run: Run, couples: str) -> Pattern | None:
     """Colours of a layer's inputs, found once for each shape; None where each input must be moved alone."""
     by_row = couples == "rows"

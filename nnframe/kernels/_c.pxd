@@ -143,6 +143,13 @@ cdef extern from "nnframe.h" nogil:
         const void *b
         const intptr_t *entry
         void *out
+    ctypedef struct nnf_sparse:
+        intptr_t rows, columns
+        const intptr_t *start
+        const intptr_t *column
+        const void *value
+        const void *b
+        void *out
     ctypedef enum nnf_cell:
         NNF_RNN_TANH
         NNF_RNN_RELU
@@ -203,6 +210,7 @@ cdef extern from "nnframe.h" nogil:
         int (*difference_gradient)(const nnf_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*difference_curves)(const nnf_curves *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*selected_products)(const nnf_selected *p) noexcept nogil
+        void (*sparse_product)(const nnf_sparse *p) noexcept nogil
         int (*convolution)(const nnf_convolution *p) noexcept nogil
         int (*convolution_input_gradient)(const nnf_convolution *p) noexcept nogil
         int (*convolution_weight_gradient)(const nnf_convolution *p) noexcept nogil

@@ -82,6 +82,7 @@ from nnframe.kernels._c cimport (
     nnf_selected,
     nnf_set_num_threads,
     nnf_softmax_cross_entropy,
+    nnf_sparse,
     nnf_stage,
     nnf_take,
     nnf_update,

@@ -26,7 +26,12 @@ from nnframe.kernels.reference_convolution import (
     mean_pooling,
     mean_pooling_backward,
 )
-from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
+from nnframe.kernels.reference_differences import (
+    difference_curves,
+    difference_gradient,
+    selected_products,
+    sparse_product,
+)
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
 from nnframe.kernels.reference_network import network_forward, network_gradient
 from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward
@@ -61,6 +66,7 @@ __all__ = [
     "selected_products",
     "softmax",
     "softmax_cross_entropy",
+    "sparse_product",
     "uniform",
 ]
 
