@@ -224,11 +224,11 @@ def _compare(link: Link, dy: Array, found: list[Doubles], dx: Array | None, step
     x, way, slope = link.x.astype(np.float64), np.zeros(1), 0.0
     if dx is not None:
         way = rng.choice([-1.0, 1.0], x.shape[1:]) * steps_of(link.x, step)
-        slope += float(np.vdot(dx.reshape(x.shape), way))
+        slope += float((way * dx.reshape(x.shape)).sum())
     values, ways = [memo[id(p)].value for p in link.parameters], []
     for value, gradient in zip(values, found, strict=True):
         ways.append(rng.choice([-1.0, 1.0], value.shape) * steps_of(value, step))
-        slope += float(np.vdot(gradient, ways[-1]))
+        slope += float((ways[-1] * gradient).sum())
     saved, ends = [value.copy() for value in values], []
     try:
         for sign in (1, -1):
@@ -240,6 +240,6 @@ def _compare(link: Link, dy: Array, found: list[Doubles], dx: Array | None, step
             value[...] = before
     products = (ends[0] - ends[1]) * dy / 2
     rounding = 1e-15 * float(np.abs(ends[0]).max(initial=0)) * math.sqrt(products.size) * float(np.abs(dy).max(initial=0))
-    bound = AGREED[dy.dtype.itemsize] * math.sqrt(float(np.vdot(products, products))) + rounding
+    bound = AGREED[dy.dtype.itemsize] * math.sqrt(float(np.square(products).sum())) + rounding
     if not abs(float(products.sum()) - slope) <= bound:
         raise NotThere
