@@ -40,6 +40,51 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS: list[Mutation] = [
+    # ---- layers that are sums of terms ----
+    Mutation(
+        "nnframe/core/bilinear.py",
+        "    _compare(link, dy, found, dx, step, run)\n",
+        "",
+        "gradients by terms are not compared with the layer",
+        "tests/gradients/test_bilinear.py",
+    ),
+    Mutation(
+        "nnframe/core/bilinear.py",
+        "        if not (np.abs(y - sums).max(axis=1) <= 1e-9 * np.abs(y).max(axis=1)).all():\n            raise NotThere\n",
+        "",
+        "terms are not confirmed by random inputs",
+        "tests/gradients/test_bilinear.py",
+    ),
+    Mutation(
+        "nnframe/core/bilinear.py",
+        "        if not all((np.abs(one[~there]) <= least).all() for one in (numbered, random)):\n"
+        "            raise NotThere\n",
+        "",
+        "weights that cancel where all are 1 are overlooked",
+        "tests/gradients/test_bilinear.py",
+    ),
+    Mutation(
+        "nnframe/core/bilinear.py",
+        "        if not (np.abs(random[there] - factor * self.any[entry]) <= 1e-9 * np.abs(factor)).all():\n"
+        "            raise NotThere\n",
+        "",
+        "two weights in one term are taken for a third",
+        "tests/gradients/test_bilinear.py",
+    ),
+    Mutation(
+        "nnframe/core/bilinear.py",
+        "        fixed_source, fixed_output = np.nonzero(np.abs(constant) > least)\n",
+        "        fixed_source, fixed_output = np.nonzero(np.abs(constant) > np.inf)\n",
+        "terms without a weight are left out",
+        "tests/gradients/test_bilinear.py",
+    ),
+    Mutation(
+        "csrc/sparse.inc.h",
+        "if (rest) last = last + factor",
+        "if (rest > 1) last = last + factor",
+        "the last column of a sparse product",
+        "tests/kernels/test_differences.py",
+    ),
     # ---- networks in one call ----
     Mutation(
         "nnframe/core/network.py",

@@ -1,21 +1,22 @@
 """Layers that are found to be bilinear: sums of terms, each a factor times one input times one entry of a parameter.
 
-Convolutions and dense layers are of this kind, whoever wrote them. Which input and which weight meet in which output does
-not change, so that it is read off once, from a few evaluations; gradients are then sums over the terms. Each gradient is
-compared with the layer itself, by a central difference along a random direction.
+Convolutions and dense layers are of this kind, whoever wrote them. Which input and which weight meet in which output
+does not change, so that it is read off once, from a few evaluations; gradients are then sums over the terms. Each
+gradient is compared with the layer itself, by a central difference along a random direction.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from nnframe.core.local import Doubles, Rows, chunks, evaluated, refuse_coarse, row_numbers, steps_of
-from nnframe.core.parameter import Array, Parameter
+from nnframe.core.parameter import Array
 from nnframe.core.patterns import FEW_COLUMNS, NotThere, seen_through
 from nnframe.core.run import Run
 from nnframe.core.structure import couples_of
@@ -36,7 +37,7 @@ class Bilinear(NamedTuple):
     the layer, one after another, with a 1 behind them, for terms without a weight.
 
     pairs, entry, factor : o (I + 1) + i, ascending, k and the factor of each term that has a weight
-    starts, output, weight, scale : o, k and the factor of each term that has an input, those of input i from starts[i] on
+    starts, output, weight, scale : o, k and the factor of each term with an input, those of input i from starts[i] on
     """
 
     pairs: Rows
@@ -76,8 +77,9 @@ def _searched(link: Link, run: Run) -> Bilinear | None:
 class _Search:
     """Reads terms off a layer's answers to unit vectors, at four settings of all of its parameters.
 
-    Where an output meets an input in one term, f w[k] x[i], then all weights at 1 give f, and weights numbered 1/n, 2/n,
-    ..., 1 give f (k + 1) / n: which one it is. Random weights and inputs, of either sign, then show whether that was all.
+    Where an output meets an input in one term, f w[k] x[i], then all weights at 1 give f, and weights numbered 1/n,
+    2/n, ..., 1 give f (k + 1) / n: which one it is. Random weights and inputs, of either sign, show whether that was
+    all.
     """
 
     def __init__(self, link: Link, run: Run) -> None:
@@ -122,9 +124,10 @@ class _Search:
 
     def _answers(self, x: Doubles, setting: Doubles) -> Doubles:
         """Return the outputs (rows, O) for some inputs (rows, I), all parameters set."""
-        ends = np.cumsum([len(value) for value in self.values])[:-1]
-        for value, part in zip(self.values, np.split(setting, ends), strict=True):
-            value[...] = part
+        first = 0
+        for value in self.values:
+            value[...] = setting[first : first + len(value)]
+            first += len(value)
         rows = np.full(len(x), row_numbers(len(self.link.y), self.run)[0])
         shaped = x.reshape(-1, *self.link.x.shape[1:])
         y = evaluated(self.link, shaped, self.run, rows, (len(x), *self.link.y.shape[1:]), self.copy)
@@ -154,12 +157,12 @@ class _Search:
 
     def _confirmed(self, terms: npt.NDArray[Any]) -> Bilinear:
         """Return the form; NotThere where its terms do not give what the layer gives for random inputs and weights."""
-        x = self.rng.standard_normal((4, self.inputs))
+        x = self.rng.standard_normal((4, self.inputs)) * np.array([[1.0], [1.0], [10.0], [100.0]])
         y = self._answers(x, self.any) - self._answers(np.zeros((1, self.inputs)), self.settings[0])
         w = np.append(self.any, 1)[terms["entry"]] * terms["factor"]
         wide = np.concatenate([x, np.ones((4, 1))], axis=1)[:, terms["source"]]
         sums = [np.bincount(terms["output"], row * w, self.outputs) for row in wide]
-        if not np.abs(y - sums).max(initial=0) <= 1e-9 * np.abs(y).max(initial=0):
+        if not (np.abs(y - sums).max(axis=1) <= 1e-9 * np.abs(y).max(axis=1)).all():
             raise NotThere
         return _ordered(terms, self.inputs, self.count)
 
@@ -196,15 +199,18 @@ def _ordered(terms: npt.NDArray[Any], inputs: int, count: int) -> Bilinear:
 def gradients_by_terms(
     link: Link, form: Bilinear, dy: Array, step: float | None, input_gradient: bool, run: Run
 ) -> tuple[list[Doubles], Array | None]:
-    """Gradients of a layer's trainable parameters, and that of x or None, from its terms; NotThere where they do not hold."""
+    """Gradients of a layer's trainable parameters, and that of x or None, from its terms.
+
+    Raises NotThere where they are not those of the layer for this mini-batch.
+    """
     rows, parameters = len(link.x), link.layer.parameters()
     x, moves = link.x.reshape(rows, -1), np.ascontiguousarray(dy.reshape(rows, -1).T)
     products = np.empty(len(form.pairs), x.dtype)
     _kernels.selected_products(moves, np.concatenate([x, np.ones((rows, 1), x.dtype)], axis=1), form.pairs, products)
     sizes = [p.value.size for p in parameters]
-    flat = np.bincount(form.entry, products * form.factor, sum(sizes))
-    every = dict(zip(map(id, parameters), np.split(flat, np.cumsum(sizes)[:-1]), strict=True)) if sizes else {}
-    found = [every[id(p)].reshape(p.value.shape) for p in link.parameters]
+    flat: Doubles = np.asarray(np.bincount(form.entry, products * form.factor, sum(sizes)), np.float64)
+    first = dict(zip(map(id, parameters), accumulate(sizes, initial=0), strict=False))
+    found: list[Doubles] = [flat[first[id(p)] :][: p.value.size].reshape(p.value.shape) for p in link.parameters]
     dx = None
     if input_gradient:
         w = np.concatenate([*(p.value.reshape(-1) for p in parameters), np.ones(1, x.dtype)])
@@ -221,14 +227,14 @@ def _compare(link: Link, dy: Array, found: list[Doubles], dx: Array | None, step
     if memory is not None:
         memory.compared += 1
     copy, memo = run.copy_of(link.layer, np.float64)
-    x, way, slope = link.x.astype(np.float64), np.zeros(1), 0.0
+    x, way, expected = link.x.astype(np.float64), np.zeros(1), 0.0
     if dx is not None:
         way = rng.choice([-1.0, 1.0], x.shape[1:]) * steps_of(link.x, step)
-        slope += float((way * dx.reshape(x.shape)).sum())
+        expected += float((way * dx.reshape(x.shape)).sum())
     values, ways = [memo[id(p)].value for p in link.parameters], []
     for value, gradient in zip(values, found, strict=True):
         ways.append(rng.choice([-1.0, 1.0], value.shape) * steps_of(value, step))
-        slope += float((ways[-1] * gradient).sum())
+        expected += float((ways[-1] * gradient).sum())
     saved, ends = [value.copy() for value in values], []
     try:
         for sign in (1, -1):
@@ -239,7 +245,7 @@ def _compare(link: Link, dy: Array, found: list[Doubles], dx: Array | None, step
         for value, before in zip(values, saved, strict=True):
             value[...] = before
     products = (ends[0] - ends[1]) * dy / 2
-    rounding = 1e-15 * float(np.abs(ends[0]).max(initial=0)) * math.sqrt(products.size) * float(np.abs(dy).max(initial=0))
-    bound = AGREED[dy.dtype.itemsize] * math.sqrt(float(np.square(products).sum())) + rounding
-    if not abs(float(products.sum()) - slope) <= bound:
+    rounded = 1e-15 * float(np.abs(ends[0]).max(initial=0)) * float(np.abs(dy).max(initial=0))
+    bound = AGREED[dy.dtype.itemsize] * math.sqrt(float(np.square(products).sum())) + rounded * math.sqrt(dy.size)
+    if not abs(float(products.sum()) - expected) <= bound:
         raise NotThere

@@ -229,6 +229,14 @@ CALLS = {
         ["out"],
         [],
     ),
+    "sparse_product": (
+        lambda a: a["out"].__setitem__(
+            ..., _kernels.sparse_product(np.array([0, 2, 2, 4, 5]), np.array([1, 0, 6, 6, 3]), a["value"], a["b"])
+        ),
+        {"out": (4, ROWS), "value": (5,), "b": (7, ROWS)},
+        ["out"],
+        [],
+    ),
     "moved_copies": (
         lambda a: _kernels.moved_copies(a["x"], np.zeros((1, 3), np.intp), a["value"], a["out"]),
         {"out": (ROWS, 7), "x": (7,), "value": (ROWS, 3)},
