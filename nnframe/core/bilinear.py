@@ -132,7 +132,7 @@ class _Search:
         return y.reshape(len(x), -1)
 
     def _read(self, answers: list[Doubles], sources: Rows) -> npt.NDArray[Any]:
-        """Return the terms of some sources, from the answers at the settings; NotThere where there are others besides."""
+        """Return the terms of some sources, from the answers at the settings; NotThere where there is more to it."""
         constant, ones, numbered = answers[0], *(one - answers[0] for one in answers[1:])
         least = SMALLEST * max(float(np.abs(one).max(initial=0)) for one in answers)
         source, output = np.nonzero(np.abs(ones) > least)
