@@ -21,6 +21,7 @@
 #include "network.inc.h"
 #include "optimizer.inc.h"
 #include "recurrent.inc.h"
+#include "recurrent_change.inc.h"
 #include "attention.inc.h"
 #include "random.inc.h"
 
@@ -51,6 +52,7 @@ static const nnf_kernels FN(kernels) = {
     .convolution_difference = FN(convolution_difference),
     .recurrent = FN(recurrent),
     .recurrent_backward = FN(recurrent_backward),
+    .recurrent_change = FN(recurrent_change),
     .attention = FN(attention),
     .uniform = FN(uniform),
 };

@@ -104,6 +104,23 @@ def recurrent_backward(
     dy: npt.ArrayLike | None = None,
     dlast: npt.ArrayLike | None = None,
 ) -> tuple[_Floats, _Floats]: ...
+def recurrent_change(
+    cell: str,
+    arguments: _Floats,
+    gates: _Floats,
+    weight: _Floats,
+    state: _Floats,
+    kept: _Floats | None = None,
+    *,
+    mask: npt.NDArray[np.bool_] | None = None,
+    reverse: bool = False,
+    du: _Floats | None = None,
+    at: npt.NDArray[np.intp] | None = None,
+    origin: npt.NDArray[np.intp] | None = None,
+    drive: _Floats | None = None,
+    step: float = 0.0,
+    in_state: bool = False,
+) -> tuple[_Floats, _Floats]: ...
 def attention(
     q: npt.ArrayLike,
     k: npt.ArrayLike,

@@ -74,6 +74,7 @@ from nnframe.kernels._c cimport (
     nnf_pooling,
     nnf_quotients,
     nnf_recurrent,
+    nnf_recurrent_change,
     nnf_rule,
     nnf_rule_has_k,
     nnf_rule_has_m,

@@ -34,7 +34,7 @@ from nnframe.kernels.reference_differences import (
 )
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
 from nnframe.kernels.reference_network import network_forward, network_gradient
-from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward
+from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward, recurrent_change
 
 __all__ = [
     "activation",
@@ -63,6 +63,7 @@ __all__ = [
     "product",
     "recurrent",
     "recurrent_backward",
+    "recurrent_change",
     "selected_products",
     "softmax",
     "softmax_cross_entropy",
