@@ -119,7 +119,7 @@ def recurrent_change(
     y: Floats,
     last: Floats,
 ) -> None:
-    """Changes of the states; see `kernels.recurrent_change`. Subtracts values in float64; writes y and last.
+    """See `kernels.recurrent_change`: subtract values in float64; write y and last.
 
     given : du (T, S N, G H) with `all_columns`, else drive (T, S N)
     """

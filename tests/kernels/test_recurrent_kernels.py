@@ -276,11 +276,11 @@ def test_changes_are_those_of_the_states(cell, reverse, rng):
         assert_close(last[rows], ends[0] - ends[1], 1e-12)
 
 
-def test_small_changes_keep_their_digits(cell="lstm"):
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("cell", GATES)
+def test_small_changes_keep_their_digits(cell, rng):
     a = arguments(cell, rng, np.float32, 6, 3, 8)
     own = base(cell, a, False, False)
-    du = rng.standard_normal((6, 3, 32)).astype(np.float32)
+    du = rng.standard_normal(a["gates"].shape).astype(np.float32)
     whole, part = (kernels.recurrent_change(cell, **own, du=du * k)[0] for k in (np.float32(1e-4), np.float32(1e-12)))
     assert_close(part * np.float32(1e8), whole, 1e-3)
 
