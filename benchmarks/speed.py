@@ -296,7 +296,8 @@ def start(full: bool) -> str:
 TABLES = {
     "start": start, "gradient": gradient, "dense": dense, "deep": deep, "agreement": agreement, "compiled": compiled,
     "accuracy": accuracy, "mistakes": mistakes, "right": right, "checking": checking,
-    "composition": composition, "structure": structure, "deleted": deleted, "depth": depth, "learnt": learnt, "selected": selected,
+    "composition": composition, "structure": structure, "deleted": deleted, "depth": depth, "learnt": learnt,
+    "selected": selected,
     "convolution": convolution, "forms": forms, "large": large, "training": training, "interrupts": interrupts,
     "sweep": sweep, "stacks": stacks, "softmax_sweep": softmax_sweep, "scaling": scaling, "threads": threads,
     "softmax": softmax, "activation": activation, "step": step, "tiles": tiles, "calls": calls, "sequences": sequences,

@@ -199,7 +199,7 @@ def recurrent_change(cell, arguments, gates, weight, state, kept=None, *, mask=N
     shape[1] = p.units
     cdef array last = fresh(2, shape, typenum)
     if reference is not None:
-        reference.recurrent_change(cell, x, values, w, states, memory, steps, bool(p.reverse), du is not None, given,
+        reference.recurrent_change(cell, x, w, states, memory, steps, bool(p.reverse), du is not None, given,
                                    columns, sources, p.step, bool(p.recurrent), y, last)
         return y, last
     p.mask = NULL if steps is None else <uint8_t *>cnp.PyArray_DATA(steps)

@@ -104,7 +104,6 @@ def recurrent_backward(
 def recurrent_change(
     cell: str,
     arguments: Floats,
-    gates: Floats,
     weight: Floats,
     state: Floats,
     kept: Floats | None,
@@ -125,9 +124,9 @@ def recurrent_change(
     """
     rows, units = len(y), state.shape[2]
     stack = rows // max(state.shape[1], 1)
-    x, values, h, c = (
+    x, h, c = (
         np.tile(np.zeros((len(state), 0, 0)) if a is None else a.astype(np.float64), (1, stack, 1))
-        for a in (arguments, gates, state, kept)
+        for a in (arguments, state, kept)
     )
     dh, dc = np.zeros((rows, units)), np.zeros((rows, units))
     real = np.ones(h.shape[:2], bool) if mask is None else np.tile(mask, (1, stack))
@@ -153,7 +152,7 @@ def recurrent_change(
             new = o2 * np.tanh(c[t] + own) - o * np.tanh(c[t])
         elif cell == "gru":
             (ur, uz, un), (qr, qz, qn), (xr, xz, xn) = _parts(du, 3), _parts(dq, 3), _parts(x[t], 3)
-            r, z, n = _parts(values[t], 3)
+            r, z, n = activation("sigmoid", xr), activation("sigmoid", xz), np.tanh(xn)
             r2, z2 = activation("sigmoid", xr + ur + qr), activation("sigmoid", xz + uz + qz)
             n2 = np.tanh(xn + un + r2 * (c[t] + qn) - r * c[t])
             new = n2 + z2 * (earlier + dh - n2) - (n + z * (earlier - n))

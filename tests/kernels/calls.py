@@ -48,6 +48,11 @@ def optimize(rule, arrays):
 STEPS, HEADS = 3, 2
 
 
+def recurrent_change(a):
+    own = [a[name] for name in ("arguments", "gates", "weight", "state", "kept")]
+    a["out"][...] = kernels.recurrent_change("lstm", *own, at=np.array([0, 4 * OUTPUTS - 1]), drive=a["drive"])[0]
+
+
 def attention_backward(a):
     names = ["q", "k", "v", "out", "lse", "dout"]
     kernels.attention_backward(*(a[name] for name in names), dq=a["dq"], dk=a["dk"], dv=a["dv"], factors=a["factors"])
@@ -271,6 +276,20 @@ CALLS = {
             "bias": (3 * OUTPUTS,),
         },
         ["gates", "out"],
+        [],
+    ),
+    "recurrent_change": (
+        recurrent_change,
+        {
+            "out": (2 * ROWS, STEPS, OUTPUTS),
+            "arguments": (STEPS, ROWS, 4 * OUTPUTS),
+            "gates": (STEPS, ROWS, 4 * OUTPUTS),
+            "weight": (4 * OUTPUTS, OUTPUTS),
+            "state": (STEPS, ROWS, OUTPUTS),
+            "kept": (STEPS, ROWS, OUTPUTS),
+            "drive": (STEPS, 2 * ROWS),
+        },
+        ["out"],
         [],
     ),
     "attention_backward": (
