@@ -14,7 +14,13 @@ import numpy.typing as npt
 
 from nnframe.kernels.reference_activations import activation, activation_backward, activation_difference
 from nnframe.kernels.reference_attention import attention, attention_backward
-from nnframe.kernels.reference_changes import central_quotients, change_quotients, moved_copies
+from nnframe.kernels.reference_changes import (
+    central_quotients,
+    change_quotients,
+    measured_slopes,
+    moved_along,
+    moved_copies,
+)
 from nnframe.kernels.reference_convolution import (
     convolution,
     convolution_difference,
@@ -33,7 +39,7 @@ from nnframe.kernels.reference_differences import (
     sparse_product,
 )
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
-from nnframe.kernels.reference_network import network_forward, network_gradient
+from nnframe.kernels.reference_network import chosen_entries, network_forward, network_gradient
 from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward, recurrent_change
 
 __all__ = [
@@ -44,6 +50,7 @@ __all__ = [
     "attention_backward",
     "central_quotients",
     "change_quotients",
+    "chosen_entries",
     "convolution",
     "convolution_difference",
     "convolution_input_gradient",
@@ -56,6 +63,8 @@ __all__ = [
     "max_pooling_difference",
     "mean_pooling",
     "mean_pooling_backward",
+    "measured_slopes",
+    "moved_along",
     "moved_copies",
     "network_forward",
     "network_gradient",
