@@ -48,11 +48,6 @@ def optimize(rule, arrays):
 STEPS, HEADS = 3, 2
 
 
-def recurrent_change(a):
-    own = [a[name] for name in ("arguments", "gates", "weight", "state", "kept")]
-    a["out"][...] = kernels.recurrent_change("lstm", *own, at=np.array([0, 4 * OUTPUTS - 1]), drive=a["drive"])[0]
-
-
 def attention_backward(a):
     names = ["q", "k", "v", "out", "lse", "dout"]
     kernels.attention_backward(*(a[name] for name in names), dq=a["dq"], dk=a["dk"], dv=a["dv"], factors=a["factors"])
@@ -234,14 +229,6 @@ CALLS = {
         ["out"],
         [],
     ),
-    "sparse_product": (
-        lambda a: a["out"].__setitem__(
-            ..., _kernels.sparse_product(np.array([0, 2, 2, 4, 5]), np.array([1, 0, 6, 6, 3]), a["value"], a["b"])
-        ),
-        {"out": (4, ROWS), "value": (5,), "b": (7, ROWS)},
-        ["out"],
-        [],
-    ),
     "moved_copies": (
         lambda a: _kernels.moved_copies(a["x"], np.zeros((1, 3), np.intp), a["value"], a["out"]),
         {"out": (ROWS, 7), "x": (7,), "value": (ROWS, 3)},
@@ -290,20 +277,6 @@ CALLS = {
             "bias": (3 * OUTPUTS,),
         },
         ["gates", "out"],
-        [],
-    ),
-    "recurrent_change": (
-        recurrent_change,
-        {
-            "out": (2 * ROWS, STEPS, OUTPUTS),
-            "arguments": (STEPS, ROWS, 4 * OUTPUTS),
-            "gates": (STEPS, ROWS, 4 * OUTPUTS),
-            "weight": (4 * OUTPUTS, OUTPUTS),
-            "state": (STEPS, ROWS, OUTPUTS),
-            "kept": (STEPS, ROWS, OUTPUTS),
-            "drive": (STEPS, 2 * ROWS),
-        },
-        ["out"],
         [],
     ),
     "attention_backward": (
