@@ -106,6 +106,7 @@ class _Search:
 
     def _parts(self) -> Iterator[npt.NDArray[Any]]:
         """Yield the terms without an input, then those of some inputs after others."""
+        self._see_whether_it_adds()
         alone = [self._answers(np.zeros((1, self.inputs)), setting) for setting in self.settings]
         part = self._read([0 * alone[0], *(one - alone[0] for one in alone[1:])], np.array([self.inputs]))
         total = len(part)
@@ -119,6 +120,13 @@ class _Search:
             if total > MOST_TERMS:
                 raise NotThere
             yield part
+
+    def _see_whether_it_adds(self) -> None:
+        """Raise NotThere, after four rows, where a sum of two inputs does not give the sum of what they give."""
+        x = self.rng.standard_normal((2, self.inputs))
+        y = self._answers(np.concatenate([x, [x[0] + x[1], 0 * x[0]]]), self.rng.standard_normal(self.count))
+        if not np.abs(y[0] + y[1] - y[2] - y[3]).max(initial=0) <= 1e-9 * np.abs(y).max(initial=0):
+            raise NotThere
 
     def _answers(self, x: Doubles, setting: Doubles) -> Doubles:
         """Return the outputs (rows, O) for some inputs (rows, I), all parameters set."""
