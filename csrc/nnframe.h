@@ -311,9 +311,9 @@ typedef struct {
     void *out;
 } nnf_selected;
 
-/* out = S b, where row i of S (rows, inner) has value[e] in column[e] for e in [start[i], start[i + 1]), in any order; a
- * column may come more than once. start: rows + 1, ascending. b: (inner, columns), out: (rows, columns), contiguous, out
- * apart from the others. Sums run in the order of e: same bits for any number of threads. */
+/* out = S b, where row i of S (rows, inner) has value[e] in column[e] for e in [start[i], start[i + 1]), in any order;
+ * a column may come more than once. start: rows + 1, ascending. b: (inner, columns), out: (rows, columns), contiguous,
+ * out apart from the others. Sums run in the order of e: same bits for any number of threads. */
 typedef struct {
     intptr_t rows, columns;
     const intptr_t *start, *column;
@@ -361,15 +361,14 @@ typedef struct {
     void *dgates, *drecurrent;
 } nnf_recurrent;
 
-/* How the states change, for a stack of S changes; row s N + n of the stack is that of row n. Differences are propagated,
- * never values: nothing cancels.
- * weight, mask: as above. arguments: (T, N, G H), what sigmoid, tanh and max were given: u + q, and u + r q in the last H of
- *   a GRU. gates, state, kept: as forward has left them; gates are not read for an RNN.
- * du: (T, S N, G H), how u changes; or NULL: then one entry changes in each of the stack, that in column at[s] of u, or of q
- *   with `recurrent`, by drive (T, S N), and by step times how entry from[s] of the state before has changed; from is NULL,
- *   or from[s] < 0, where none moves it.
- * y: (S N, T, H), strides as above, the changes, 0 where a step is passed over; or NULL. last: (S N, H), those of the
- *   state after the last step, or NULL. All others contiguous. Returns as above; same bits for any number of threads. */
+/* How the states change, for a stack of S changes; row s N + n of the stack is that of row n. Differences are
+ * propagated, never values: nothing cancels. weight, mask: as above. arguments: (T, N, G H), what sigmoid, tanh and max
+ * were given: u + q, and u + r q in the last H of a GRU. gates, state, kept: as forward has left them; gates are not
+ * read for an RNN. du: (T, S N, G H), how u changes; or NULL: then one entry changes in each of the stack, that in
+ * column at[s] of u, or of q with `recurrent`, by drive (T, S N), and by step times how entry from[s] of the state
+ * before has changed; from is NULL, or from[s] < 0, where none moves it. y: (S N, T, H), strides as above, the changes,
+ * 0 where a step is passed over; or NULL. last: (S N, H), those of the state after the last step, or NULL. All others
+ * contiguous. Returns as above; same bits for any number of threads. */
 typedef struct {
     nnf_cell cell;
     intptr_t steps, rows, units, stack; /* T, N, H, S */

@@ -1,7 +1,7 @@
 /* recurrent_change.inc.h - how the states of a recurrent layer change, for a stack of changes of what it is given.
  *
- * Differences travel from step to step, never values: nothing cancels. A row of the stack is a row of a sequence, so that
- * the products with the state's change are those of recurrent.inc.h, S times as many; gates change by the forms of
+ * Differences travel from step to step, never values: nothing cancels. A row of the stack is a row of a sequence, so
+ * that the products with the state's change are those of recurrent.inc.h, S times as many; gates change by the forms of
  * elementwise.inc.h.
  */
 
@@ -14,7 +14,7 @@
 typedef struct {
     sequence_t sequence; /* first: what tasks are given; its rows are S N */
     const nnf_recurrent_change *p;
-    T *slopes;       /* (T, N, width): of the gates; of an LSTM then those of tanh(c), and tanh(c) itself */
+    T *slopes; /* (T, N, width): of the gates; of an LSTM then those of tanh(c), and tanh(c) itself */
     intptr_t width;
 } changes_t;
 
@@ -126,7 +126,8 @@ static int FN(is_small_change)(nnf_cell cell, intptr_t gates, const change_t *c)
     const T q = FN(largest_change)(c->q, gates * H);
     T most = q;
     if (cell == NNF_LSTM) { /* |dc| <= |df| (|c| + |dc|) + |dc| + |di| + |di dg| + |dg| */
-        const T was = FN(largest_change)(c->dkept, H), kept = c->kept_before ? FN(largest_change)(c->kept_before, H) : 0;
+        const T was = FN(largest_change)(c->dkept, H),
+                kept = c->kept_before ? FN(largest_change)(c->kept_before, H) : 0;
         most = was + q * (kept + was + 3);
     } else if (cell == NNF_GRU) /* |du| + |dr| (|q| + |dq|) + |dq| */
         most = FN(largest_change)(c->u, H) + q * (FN(largest_change)(c->kept, H) + q + 1);
@@ -183,8 +184,8 @@ static void FN(slopes_task)(void *context, intptr_t t) {
 /* ---- some rows of the stack through all steps ---- */
 
 /* Adds to the changes of a row's gates what does not come through the state. */
-static void FN(add_given)(const nnf_recurrent_change *p, intptr_t gates, intptr_t t, intptr_t row, const T *dstate, T *q,
-                          T *u) {
+static void FN(add_given)(const nnf_recurrent_change *p, intptr_t gates, intptr_t t, intptr_t row, const T *dstate,
+                          T *q, T *u) {
     const intptr_t H = p->units, G = gates * H, s = row / p->rows, own = p->cell == NNF_GRU ? 2 * H : G;
     memset(u, 0, (size_t)H * sizeof(T));
     if (p->du) {

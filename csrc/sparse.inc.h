@@ -14,8 +14,8 @@ static void FN(sparse_row)(const nnf_sparse *p, intptr_t i, intptr_t n) {
         const T *from = b + p->column[e] * p->columns;
         const V factor = v_set1(value[e]);
         if (many == NNF_SPARSE_VECTORS) {
-            NNF_UNROLL for (intptr_t j = 0; j < NNF_SPARSE_VECTORS; j++)
-                sum[j] = sum[j] + factor * v_load(from + j * LANES);
+            NNF_UNROLL for (intptr_t j = 0; j < NNF_SPARSE_VECTORS; j++) sum[j] =
+                sum[j] + factor * v_load(from + j * LANES);
             continue;
         }
         for (intptr_t j = 0; j < many; j++)
