@@ -702,10 +702,31 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/gradients/work.py",
-        "share = loss.row_scale(passed.output, passed.labels) / loss.row_scale(part.output, part.labels)",
+        "share = loss.row_scale(output, labels) / loss.row_scale(part.output, part.labels)",
         "share = 1.0",
         "rows that are added count as if there were no others",
         "tests/gradients/test_in_one_call.py -k kink",
+    ),
+    Mutation(
+        "nnframe/gradients/work.py",
+        "pieces = self.work(part, chosen)",
+        "pieces = self.work(part, None)",
+        "rows that are added bring entries that were not asked for",
+        "tests/gradients/test_selected_entries.py tests/gradients/test_in_one_call.py -k selected",
+    ),
+    Mutation(
+        "nnframe/gradients/selection.py",
+        "self.at = self.before",
+        "self.at = self.at",
+        "a block whose gradient failed loses its turn",
+        "tests/gradients/test_selected_entries.py",
+    ),
+    Mutation(
+        "nnframe/gradients/straight.py",
+        "values[k], base = values_of(link, x, side * size)",
+        "values[k], base = values_of(link, x, abs(side) * size)",
+        "slopes of elementwise layers are measured on one side",
+        "tests/gradients/test_straight.py",
     ),
 ]
 
