@@ -716,8 +716,8 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/gradients/selection.py",
-        "self.at = self.before",
-        "self.at = self.at",
+        'did not have its turn."""\n        self.at = self.before',
+        'did not have its turn."""',
         "a block whose gradient failed loses its turn",
         "tests/gradients/test_selected_entries.py",
     ),
