@@ -311,6 +311,16 @@ typedef struct {
     void *out;
 } nnf_selected;
 
+/* out = S b, where row i of S (rows, inner) has value[e] in column[e] for e in [start[i], start[i + 1]), in any order;
+ * a column may come more than once. start: rows + 1, ascending. b: (inner, columns), out: (rows, columns), contiguous,
+ * out apart from the others. Sums run in the order of e: same bits for any number of threads. */
+typedef struct {
+    intptr_t rows, columns;
+    const intptr_t *start, *column;
+    const void *value, *b;
+    void *out;
+} nnf_sparse;
+
 /* ---- recurrent layers ---------------------------------------------------------------------------------- */
 
 /* One direction of one layer through a sequence of T steps. With u[t] what the input gives, (N, G H), and
@@ -350,6 +360,30 @@ typedef struct {
     intptr_t dlast_row;
     void *dgates, *drecurrent;
 } nnf_recurrent;
+
+/* How the states change, for a stack of S changes; row s N + n of the stack is that of row n. Differences are
+ * propagated, never values: nothing cancels. weight, mask: as above. arguments: (T, N, G H), what sigmoid, tanh and max
+ * were given: u + q, and u + r q in the last H of a GRU. gates, state, kept: as forward has left them; gates are not
+ * read for an RNN. du: (T, S N, G H), how u changes; or NULL: then one entry changes in each of the stack, that in
+ * column at[s] of u, or of q with `recurrent`, by drive (T, S N), and by step times how entry from[s] of the state
+ * before has changed; from is NULL, or from[s] < 0, where none moves it. y: (S N, T, H), strides as above, the changes,
+ * 0 where a step is passed over; or NULL. last: (S N, H), those of the state after the last step, or NULL. All others
+ * contiguous. Returns as above; same bits for any number of threads. */
+typedef struct {
+    nnf_cell cell;
+    intptr_t steps, rows, units, stack; /* T, N, H, S */
+    int reverse, recurrent;
+    const void *weight;
+    const uint8_t *mask;
+    const void *arguments, *gates, *state, *kept;
+    const void *du;
+    const intptr_t *at, *from;
+    const void *drive;
+    double step;
+    void *y;
+    intptr_t y_row, y_step;
+    void *last;
+} nnf_recurrent_change;
 
 /* ---- attention ----------------------------------------------------------------------------------------- */
 
@@ -511,6 +545,7 @@ typedef struct {
     int (*difference_gradient)(const nnf_difference *p, int (*poll)(void));
     int (*difference_curves)(const nnf_curves *p, int (*poll)(void));
     int (*selected_products)(const nnf_selected *p);
+    void (*sparse_product)(const nnf_sparse *p);
 
     int (*convolution)(const nnf_convolution *p);
     int (*convolution_input_gradient)(const nnf_convolution *p);
@@ -519,6 +554,7 @@ typedef struct {
     int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)(void));
     int (*recurrent)(const nnf_recurrent *p, int (*poll)(void));
     int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)(void));
+    int (*recurrent_change)(const nnf_recurrent_change *p, int (*poll)(void));
     int (*attention)(const nnf_attention *p, int (*poll)(void));
     /* out[n, i] = a hash of keys[n] and i, in [0, 1), a multiple of 2^-24; out: (rows, columns), contiguous. */
     void (*uniform)(intptr_t rows, intptr_t columns, const uint64_t *keys, void *out);

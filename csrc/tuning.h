@@ -90,6 +90,8 @@ enum {
     NNF_LEAST_UNIT_TASKS = 8,        /* and some for every thread */
     NNF_CURVE_ROWS = 16,             /* rows of a tile of curves are a multiple of it: of every number of lanes */
     NNF_SELECTED_TASK = 512,         /* products of a task */
+    NNF_SPARSE_TASK = 32,            /* rows of a sparse matrix of a task, */
+    NNF_SPARSE_VECTORS = 8,          /* and vectors of a row of the product that are summed at once */
     NNF_ROWS_PER_POLL = 16,
     NNF_CHANNEL_BYTES = 1 << 19, /* of a tile of a convolution's changes, */
     NNF_CHANNEL_ROWS = 4,        /* rows of a task, */

@@ -40,6 +40,29 @@ class Mutation(NamedTuple):
 
 
 MUTATIONS: list[Mutation] = [
+    # ---- layers that are sums of terms ----
+    Mutation(
+        "nnframe/core/bilinear.py",
+        "    _compare(link, dy, found, dx, step, run)\n",
+        "",
+        "gradients by terms are not compared with the layer",
+        "tests/gradients/test_bilinear.py",
+    ),
+    Mutation(
+        "nnframe/core/bilinear.py",
+        "        if not (np.abs(y - sums).max(axis=1) <= 1e-9 * np.abs(y).max(axis=1)).all():\n"
+        "            raise NotThere\n",
+        "",
+        "terms are not confirmed by random inputs",
+        "tests/gradients/test_bilinear.py",
+    ),
+    Mutation(
+        "nnframe/core/bilinear.py",
+        "        fixed_source, fixed_output = np.nonzero(np.abs(constant) > least)\n",
+        "        fixed_source, fixed_output = np.nonzero(np.abs(constant) > np.inf)\n",
+        "terms without a weight are left out",
+        "tests/gradients/test_bilinear.py",
+    ),
     # ---- networks in one call ----
     Mutation(
         "nnframe/core/network.py",
@@ -702,10 +725,31 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/gradients/work.py",
-        "share = loss.row_scale(passed.output, passed.labels) / loss.row_scale(part.output, part.labels)",
+        "share = loss.row_scale(output, labels) / loss.row_scale(part.output, part.labels)",
         "share = 1.0",
         "rows that are added count as if there were no others",
         "tests/gradients/test_in_one_call.py -k kink",
+    ),
+    Mutation(
+        "nnframe/gradients/work.py",
+        "pieces = self.work(part, chosen)",
+        "pieces = self.work(part, None)",
+        "rows that are added bring entries that were not asked for",
+        "tests/gradients/test_selected_entries.py tests/gradients/test_in_one_call.py -k selected",
+    ),
+    Mutation(
+        "nnframe/gradients/selection.py",
+        'did not have its turn."""\n        self.at = self.before',
+        'did not have its turn."""',
+        "a block whose gradient failed loses its turn",
+        "tests/gradients/test_selected_entries.py",
+    ),
+    Mutation(
+        "nnframe/gradients/straight.py",
+        "values[k], base = values_of(link, x, side * size)",
+        "values[k], base = values_of(link, x, abs(side) * size)",
+        "slopes of elementwise layers are measured on one side",
+        "tests/gradients/test_straight.py",
     ),
 ]
 

@@ -146,6 +146,13 @@ cdef extern from "nnframe.h" nogil:
         const void *b
         const intptr_t *entry
         void *out
+    ctypedef struct nnf_sparse:
+        intptr_t rows, columns
+        const intptr_t *start
+        const intptr_t *column
+        const void *value
+        const void *b
+        void *out
     ctypedef enum nnf_cell:
         NNF_RNN_TANH
         NNF_RNN_RELU
@@ -169,6 +176,24 @@ cdef extern from "nnframe.h" nogil:
         intptr_t dlast_row
         void *dgates
         void *drecurrent
+    ctypedef struct nnf_recurrent_change:
+        nnf_cell cell
+        intptr_t steps, rows, units, stack
+        int reverse, recurrent
+        const void *weight
+        const uint8_t *mask
+        const void *arguments
+        const void *gates
+        const void *state
+        const void *kept
+        const void *du
+        const intptr_t *at
+        const intptr_t *from_ "from"
+        const void *drive
+        double step
+        void *y
+        intptr_t y_row, y_step
+        void *last
     ctypedef struct nnf_attention:
         intptr_t batch, queries, keys, heads, width
         const void *q
@@ -206,6 +231,7 @@ cdef extern from "nnframe.h" nogil:
         int (*difference_gradient)(const nnf_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*difference_curves)(const nnf_curves *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*selected_products)(const nnf_selected *p) noexcept nogil
+        void (*sparse_product)(const nnf_sparse *p) noexcept nogil
         int (*convolution)(const nnf_convolution *p) noexcept nogil
         int (*convolution_input_gradient)(const nnf_convolution *p) noexcept nogil
         int (*convolution_weight_gradient)(const nnf_convolution *p) noexcept nogil
@@ -213,6 +239,7 @@ cdef extern from "nnframe.h" nogil:
         int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*recurrent)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
+        int (*recurrent_change)(const nnf_recurrent_change *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*attention)(const nnf_attention *p, int (*poll)() noexcept nogil) noexcept nogil
         void (*uniform)(intptr_t rows, intptr_t columns, const uint64_t *keys, void *out) noexcept nogil
     ctypedef struct nnf_isa:

@@ -444,6 +444,72 @@ def selected_products(a, b, entries, out):
     finish(answer)
 
 
+def sparse_product(start, column, value, b):
+    """S @ b, where row i of S has value[e] in column[e] for e in [start[i], start[i + 1]).
+
+    Parameters
+    ----------
+    start : array (rows + 1,) of np.intp
+        Ascending, from 0 to E.
+    column : array (E,) of np.intp
+        Below `inner`, in any order; one that comes more than once in a row is added up.
+    value : array (E,)
+    b : array (inner, columns)
+        Of the dtype of value.
+
+    Returns
+    -------
+    array (rows, columns)
+
+    Raises
+    ------
+    TypeError, ValueError
+        Dtypes or shapes that do not fit each other, a column outside.
+    """
+    cdef array right = as_contiguous(as_floats(b, "b"))
+    cdef int typenum = cnp.PyArray_TYPE(right)
+    cdef array values = as_contiguous(as_floats(value, "value", typenum))
+    cdef array starts = as_positions(start, "start"), columns = as_positions(column, "column")
+    cdef cnp.npy_intp shape[2]
+    cdef nnf_sparse p
+    cdef intptr_t i, count = cnp.PyArray_SIZE(columns)
+    if cnp.PyArray_NDIM(right) != 2:
+        raise ValueError(f"b: expected shape (inner, columns), got {np.shape(right)}")
+    if cnp.PyArray_NDIM(values) != 1 or cnp.PyArray_SIZE(values) != count:
+        raise ValueError(f"value: expected shape ({count},) like column, got {np.shape(values)}")
+    p.rows, p.columns = cnp.PyArray_SIZE(starts) - 1, cnp.PyArray_DIM(right, 1)
+    p.start = <const intptr_t *>cnp.PyArray_DATA(starts)
+    p.column = <const intptr_t *>cnp.PyArray_DATA(columns)
+    if p.rows < 0 or p.start[0] != 0 or p.start[p.rows] != count:
+        raise ValueError(f"start: expected ascending numbers from 0 to {count}, got {starts}")
+    for i in range(p.rows):
+        if p.start[i] > p.start[i + 1]:
+            raise ValueError(f"start: expected ascending numbers, got {p.start[i + 1]} after {p.start[i]}")
+    for i in range(count):
+        if not 0 <= p.column[i] < cnp.PyArray_DIM(right, 0):
+            raise ValueError(f"column: expected numbers in [0, {cnp.PyArray_DIM(right, 0)}), got {p.column[i]} at "
+                             f"position {i}")
+    shape[0], shape[1] = p.rows, p.columns
+    cdef array out = fresh(2, shape, typenum)
+    if reference is not None:
+        out[...] = reference.sparse_product(starts, columns, values, right)
+        return out
+    cdef const nnf_kernels *kernels = kernels_for(right)
+    p.value, p.b, p.out = cnp.PyArray_DATA(values), cnp.PyArray_DATA(right), cnp.PyArray_DATA(out)
+    with nogil:
+        kernels.sparse_product(&p)
+    return out
+
+
+cdef array as_positions(object a, str name):
+    """`a` as an array of np.intp with one axis, in C order."""
+    cdef array found = np.ascontiguousarray(as_plain_array(a, name))
+    if found.dtype != np.intp or cnp.PyArray_NDIM(found) != 1:
+        raise ValueError(f"{name}: expected {np.dtype(np.intp)} with one axis, got {found.dtype} of shape "
+                         f"{np.shape(found)}")
+    return found
+
+
 cdef object must_be_given(object a, str name):
     if a is None:
         raise TypeError(f"{name}: expected an array, got None")

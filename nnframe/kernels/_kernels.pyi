@@ -104,6 +104,23 @@ def recurrent_backward(
     dy: npt.ArrayLike | None = None,
     dlast: npt.ArrayLike | None = None,
 ) -> tuple[_Floats, _Floats]: ...
+def recurrent_change(
+    cell: str,
+    arguments: _Floats,
+    gates: _Floats,
+    weight: _Floats,
+    state: _Floats,
+    kept: _Floats | None = None,
+    *,
+    mask: npt.NDArray[np.bool_] | None = None,
+    reverse: bool = False,
+    du: _Floats | None = None,
+    at: npt.NDArray[np.intp] | None = None,
+    origin: npt.NDArray[np.intp] | None = None,
+    drive: _Floats | None = None,
+    step: float = 0.0,
+    in_state: bool = False,
+) -> tuple[_Floats, _Floats]: ...
 def attention(
     q: npt.ArrayLike,
     k: npt.ArrayLike,
@@ -319,6 +336,9 @@ def convolution_difference(
     units: range | None = None,
 ) -> None: ...
 def selected_products(a: _Floats, b: _Floats, entries: npt.NDArray[np.intp], out: _Floats) -> None: ...
+def sparse_product(
+    start: npt.NDArray[np.intp], column: npt.NDArray[np.intp], value: _Floats, b: _Floats
+) -> _Floats: ...
 def moved_copies(x: _Floats, index: npt.NDArray[np.intp], value: _Floats, out: _Floats) -> None: ...
 def change_quotients(
     y: _Floats, weight: _Floats, noise: _Floats, end: _Floats, step: _Floats, first: int, resolved: float, out: _Floats

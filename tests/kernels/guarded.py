@@ -219,6 +219,26 @@ class Calls:
             dlast = last.take(side, rows, units)
             self.now("recurrent_backward", side, cell, steps, rows, units)
             kernels.recurrent_backward(cell, u, w, state.take(side, *shape), own, dy=sequence, dlast=dlast, **options)
+            self.changes(side, cell, shape, (u, w, state.take(side, *shape), own), options)
+
+    def changes(self, side, cell, shape, of_layer, options):
+        steps, rows, units = shape
+        arguments, du, drive = self.region[7:10]
+        self.now("recurrent_change", side, cell, *shape)
+        x = arguments.take(side, *of_layer[0].shape)
+        kernels.recurrent_change(cell, x, *of_layer, du=du.take(side, steps, 2 * rows, x.shape[2]), **options)
+        for scale in (1, 1e-9):  # large changes, and small ones, whose slopes are taken
+            moved = drive.take(side, steps, 2 * rows)
+            moved *= moved.dtype.type(scale)
+            at = {"at": np.array([0, x.shape[2] - 1]), "origin": np.array([units - 1, 0]), "step": 1e-9}
+            kernels.recurrent_change(cell, x, *of_layer, drive=moved, in_state=True, **at, **options)
+
+    def sparse(self, side):
+        value, b = self.region[:2]
+        for columns in (1, 7, 16, 63, 129, 150):
+            self.now("sparse_product", side, columns)
+            start, column = np.array([0, 2, 2, 5]), np.array([8, 0, 3, 8, 8])
+            _kernels.sparse_product(start, column, value.take(side, 5), b.take(side, 9, columns))
 
     def attention(self, side):
         for rows, queries, keys, heads, width in itertools.product(
@@ -286,6 +306,7 @@ def main():
                 calls.updates(side)
                 calls.differences(side)
                 calls.sequences(side)
+                calls.sparse(side)
                 calls.attention(side)
                 calls.convolutions(side)
         calls.now("done")
