@@ -83,8 +83,9 @@ class Trainer:
         self.metrics = _named(metrics)
         self._refuse_strange_parameters()
         self._all_trained = not self._untrained()
-        self._fit: Fit | None = None
-        self._resumed: dict[str, Any] | None = None
+        self._fit: Fit | None = None  # the one that is going on
+        self._place: dict[str, Any] | None = None  # where the last one ended, or the one that was resumed
+        self._goes_on = False  # whether the next one goes on from there
 
     def fit(
         self,
@@ -174,15 +175,18 @@ class Trainer:
                 loader.t = with_weights(labels, weights[:rows])
             fit = Fit(self, loss, Rows(loader), epochs, validation, in_order(callbacks))
         state = found_state(resume, fit.callbacks)
-        place = self._resumed if state is None else state["fit"]
+        place = state["fit"] if state is not None else self._place if self._goes_on else None
         if place is not None:
             fit.refuse_other(place)
             if state is not None:
                 self.load_state_dict(state)
             fit.load_state_dict(place)
-        self._fit, self._resumed = fit, None
+        self._fit, self._goes_on = fit, False
         measured = [] if validation is None else [f"val_{name}" for name in self.metrics]
-        return fit.run(Report(progress, fit.steps, measured))
+        try:
+            return fit.run(Report(progress, fit.steps, measured))
+        finally:
+            self._fit, self._place = None, fit.state_dict()  # data and activations are let go
 
     def _source(self, x: Any, steps: int | None) -> Rows | Stream:
         """Return where mini-batches come from; TypeError for arrays whose labels are missing."""
@@ -227,7 +231,7 @@ class Trainer:
         """
         state = read(path)
         self.load_state_dict(state)
-        self._resumed = state["fit"]
+        self._place, self._goes_on = state["fit"], state["fit"] is not None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `save` writes, as a dict."""
@@ -237,7 +241,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "gradient": strategy.state_dict() if hasattr(strategy, "state_dict") else {},
             "names": [type(self.optimizer).__name__, _name(strategy), repr(self.loss)],
-            "fit": None if self._fit is None else self._fit.state_dict(),
+            "fit": self._place if self._fit is None else self._fit.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,8 +1,10 @@
 """A run that is killed, interrupted or saved goes on to the bits of one that was never stopped."""
 
+import gc
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,19 @@ def test_a_run_saved_between_two_fits_goes_on(tmp_path, epochs):
     assert without_seconds(history) == without_seconds(expected)
 
 
+def test_what_was_resumed_can_be_saved_again(tmp_path):
+    whole, first, second, third = make(), make(), make(), make()
+    fit(whole)
+    fit(first, epochs=1)
+    first.save(tmp_path / "run")
+    second.resume(tmp_path / "run")
+    second.save(tmp_path / "again")
+    third.resume(tmp_path / "again")
+    assert len(fit(third)) == 3
+    assert bits(third) == bits(whole)
+    assert len(fit(third, epochs=1)) == 1, "a further fit is a new one"
+
+
 @pytest.mark.parametrize("step", [1, 3, 8])
 @pytest.mark.parametrize("after", [False, True], ids=["before the gradient", "after it"])
 def test_an_interrupted_run_is_saved_as_of_the_last_whole_step(tmp_path, step, after):
@@ -183,6 +198,15 @@ def test_weights_alone_are_no_training(tmp_path):
     nn.save(trainer.model, tmp_path / "weights")
     with pytest.raises(ValueError, match=r"weights: expected a file that Trainer\.save wrote"):
         trainer.resume(tmp_path / "weights")
+
+
+def test_a_trainer_lets_go_of_data():
+    trainer, (x, t) = make(), data()
+    seen = weakref.ref(x)
+    trainer.fit(x, t, progress=False)
+    del x
+    gc.collect()
+    assert seen() is None
 
 
 def test_every_kind_of_value_comes_back_as_it_was(tmp_path):
