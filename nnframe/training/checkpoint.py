@@ -28,7 +28,7 @@ def pack(value: Any, name: str, arrays: Arrays) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else {"$float": repr(value)}
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
-        arrays[name] = np.array(value, order="C")
+        arrays[name] = np.asarray(value, order="C")
         return {"$number" if isinstance(value, np.generic) else "$array": name}
     if isinstance(value, list | tuple):
         items = [pack(item, f"{name}.{i}", arrays) for i, item in enumerate(value)]
