@@ -1,5 +1,6 @@
-"""Files: weights."""
+"""Files: weights and models, for nnframe and for others."""
 
-from nnframe.io.weights import load, save
+from nnframe.io.architecture import build, describe
+from nnframe.io.weights import Loaded, load, load_model, save
 
-__all__ = ["load", "save"]
+__all__ = ["Loaded", "build", "describe", "load", "load_model", "save"]
