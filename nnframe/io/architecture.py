@@ -21,7 +21,7 @@ import numpy as np
 
 from nnframe import layers
 from nnframe.core.layer import Layer
-from nnframe.core.parameter import Parameter
+from nnframe.core.parameter import Array, Parameter
 from nnframe.core.protocol import named
 from nnframe.core.tree import aliases
 from nnframe.initializers import Zeros
@@ -103,7 +103,8 @@ def arguments(layer: Layer, made: type[Layer]) -> dict[str, Any]:
 
 
 def _dtype_of(layer: Layer) -> str | None:
-    held = [one.value for _, one in (*layer.named_parameters(), *layer.named_buffers())]
+    held: list[Array] = [one.value for one in layer.parameters()]
+    held += [one.value for _, one in layer.named_buffers()]
     return next((str(value.dtype) for value in held if value.dtype.kind == "f"), None)
 
 

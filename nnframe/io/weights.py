@@ -218,11 +218,11 @@ def _read(content: bytes, where: object) -> dict[str, npt.NDArray[Any]]:
 
 
 def _deserialized(content: bytes, where: object) -> list[tuple[str, dict[str, Any]]]:
-    from safetensors import SafetensorError, deserialize
+    import safetensors
 
     try:
-        found: list[tuple[str, dict[str, Any]]] = deserialize(content)
-    except (SafetensorError, KeyError, TypeError) as error:  # damaged
+        found: list[tuple[str, dict[str, Any]]] = safetensors.deserialize(content)  # type: ignore[no-untyped-call]
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:  # damaged
         raise ValueError(f"{where}: expected a safetensors file of a dtype that NumPy has, got {error}") from error
     return found
 

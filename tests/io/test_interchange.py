@@ -4,12 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from every_layer import CASES, made
 from safetensors.numpy import load_file, save_file
 
 import nnframe as nn
 from nnframe import layers
 from nnframe.io import architecture
-from every_layer import CASES, made
 
 WITH_TORCH = [name for name, (_, _, words) in CASES.items() if words]
 
