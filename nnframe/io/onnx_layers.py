@@ -120,11 +120,11 @@ def _mean_pool(graph: Graph, layer: Any, x: Value, y: npt.NDArray[Any]) -> str:
         pads = [*layer.padding, *layer.padding]
         return graph.node("AveragePool", x.name, **given, pads=pads, count_include_pad=int(layer.count_include_pad))
     mean = graph.node("AveragePool", x.name, **given, pads=_pads(layer, x, y), count_include_pad=1)
-    factors = math.prod(layer.kernel_size) / _divisors(layer, x, y)
+    factors = math.prod(layer.kernel_size) / divisors(layer, x, y)
     return graph.node("Mul", mean, graph.constant(factors))
 
 
-def _divisors(layer: Any, x: Value, y: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def divisors(layer: Any, x: Value, y: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return what each output's sum is divided by."""
     if layer.divisor_override is not None:
         return np.full(y.shape[2:], layer.divisor_override, np.float64)
