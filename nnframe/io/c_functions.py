@@ -22,7 +22,7 @@ ACTIVATIONS = {
     "Softplus": "v > 0.0f ? v + log1pf(expf(-v)) : log1pf(expf(v))",
     "Mish": "v * tanhf(v > 0.0f ? v + log1pf(expf(-v)) : log1pf(expf(v)))",
     "Hardswish": "v <= -3.0f ? 0.0f : v >= 3.0f ? v : v * (v + 3.0f) / 6.0f",
-    "Step": "v > 0.0f ? 1.0f : 0.0f",
+    "Step": "v > 0.0f ? 1.0f : v <= 0.0f ? 0.0f : v",
     "Round": "rintf(v)",
     "Sign": "v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : v",
 }

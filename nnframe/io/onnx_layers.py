@@ -62,7 +62,7 @@ def _gelu(graph: Graph, layer: layers.GELU, x: Value, y: npt.NDArray[Any]) -> st
 
 
 def _step(graph: Graph, layer: Layer, x: Value, y: npt.NDArray[Any]) -> str:
-    return graph.node("Cast", graph.node("Greater", x.name, graph.constant(0.0)), to=1)
+    return graph.node("Relu", graph.node("Sign", x.name))
 
 
 def _prelu(graph: Graph, layer: layers.PReLU, x: Value, y: npt.NDArray[Any]) -> str:

@@ -49,6 +49,17 @@ def test_onnxruntime_gives_the_same(name, dtype, tmp_path):
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
+ELEMENTWISE = [name for name in CASES if made(name)[0].couples == "entries" and not made(name)[0].state_dict()]
+
+
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_far_values_stay_what_they_are(name, tmp_path):
+    x = np.array([[-3e38, -300, -100, -20, -3, -1e-8, -0.0, 0, 1e-8, 3, 20, 100, 300, 3e38, np.nan]], np.float32)
+    nn.io.export_onnx(made(name)[0], tmp_path / "model.onnx", x.shape[1:])
+    y = session(tmp_path / "model.onnx").run(["y"], {"x": x})[0]
+    np.testing.assert_allclose(y, made(name)[0](x), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_file_comes_back(name, tmp_path):
     layer, x = made(name)
