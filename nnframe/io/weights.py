@@ -82,7 +82,17 @@ def to_bytes(model: Layer, metadata: Mapping[str, str] | None = None) -> bytes:
     # safetensors writes the bytes of an array as they lie in memory: in C order, then
     ordered = {name: np.array(array, order="C") for name, array in arrays.items()}
     header = {"nnframe": __version__, **aliases(model), **_architecture(model)}
-    return serialize(ordered, metadata={**header, "random": json.dumps(states), **(metadata or {})})
+    return _in_order(serialize(ordered, metadata={**header, "random": json.dumps(states), **(metadata or {})}))
+
+
+def _in_order(content: bytes) -> bytes:
+    """Return a file with its metadata in order: safetensors leaves that to chance, and equal models make equal files."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # arrays begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def _architecture(model: Layer) -> dict[str, str]:

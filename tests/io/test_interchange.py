@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from every_layer import CASES, made
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import nnframe as nn
@@ -138,6 +139,19 @@ def test_random_layers_keep_their_state(tmp_path):
     save_file(load_file(tmp_path / "file"), tmp_path / "plain")
     nn.load(other, tmp_path / "plain")
     same_state(other, model)
+
+
+def test_equal_models_make_equal_files(tmp_path):
+    def content():
+        model = nn.Sequential(nn.Linear(3, 2, rng=1), nn.Dropout(0.5, rng=2), nn.Linear(2, 2, rng=3))
+        nn.save(model, tmp_path / "file", metadata={"é": "ü", "b": "1", "a": "2"})
+        return (tmp_path / "file").read_bytes()
+
+    first = content()
+    assert all(content() == first for _ in range(10))
+    with safe_open(tmp_path / "file", "np") as file:
+        assert {name: file.metadata()[name] for name in "éab"} == {"é": "ü", "b": "1", "a": "2"}
+        assert (len(first) - sum(file.get_tensor(name).nbytes for name in file.keys())) % 8 == 0  # noqa: SIM118
 
 
 # ---- the description ----
