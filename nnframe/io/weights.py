@@ -86,7 +86,7 @@ def to_bytes(model: Layer, metadata: Mapping[str, str] | None = None) -> bytes:
 
 
 def _in_order(content: bytes) -> bytes:
-    """Return a file with its metadata in order: safetensors leaves that to chance, and equal models make equal files."""
+    """Return a file with its metadata in order, which safetensors leaves to chance: equal models make equal files."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
