@@ -19,7 +19,6 @@ from nnframe.core.layer import Layer
 from nnframe.core.parameter import Buffer, Parameter
 from nnframe.core.random import Random
 from nnframe.core.tree import aliases
-from nnframe.io.architecture import NotDescribed, build, describe
 
 _DTYPES = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
            "float16", "float32", "float64")  # fmt: skip
@@ -97,6 +96,8 @@ def _in_order(content: bytes) -> bytes:
 
 def _architecture(model: Layer) -> dict[str, str]:
     """Return what the header says of the layers: the description, or why there is none."""
+    from nnframe.io.architecture import NotDescribed, describe
+
     try:
         return {"architecture": json.dumps(describe(model))}
     except NotDescribed as error:
@@ -161,6 +162,8 @@ def load_model(path: str | os.PathLike[str], *, allow_nonfinite: bool = False) -
         As for `load`; or the file does not say which layers there are, as one of PyTorch, or one of a model with a
         layer that somebody wrote: make that model, and use `load`.
     """
+    from nnframe.io.architecture import build
+
     where = as_path(path)
     content = read_file(where)
     header = read_metadata(content, where)
