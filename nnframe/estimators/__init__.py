@@ -5,6 +5,7 @@ try:
 except ImportError as error:
     raise ImportError("nnframe.estimators needs scikit-learn: pip install nnframe[sklearn]") from error
 
-from nnframe.estimators.estimators import NNClassifier, NNRegressor
+from nnframe.estimators.classifier import NNClassifier
+from nnframe.estimators.regressor import NNRegressor
 
 __all__ = ["NNClassifier", "NNRegressor"]

@@ -1,28 +1,25 @@
-"""`NNClassifier` and `NNRegressor`: scikit-learn's way to make, fit and measure a network."""
+"""What `NNClassifier` and `NNRegressor` share: scikit-learn's way to make, fit and measure a network."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets, unique_labels
-from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nnframe import layers
 from nnframe.core.layer import Layer
-from nnframe.estimators.losses import WeightedCrossEntropy, WeightedSquares
-from nnframe.gradients import Backprop, CentralDifference
+from nnframe.gradients import Backprop, CentralDifference, Measured
 from nnframe.initializers import XavierUniform
-from nnframe.losses import CrossEntropyLoss, Loss
+from nnframe.losses import Loss
 from nnframe.optimizers import SGD, Adam, Optimizer
 
 Array = npt.NDArray[Any]
@@ -33,7 +30,7 @@ LEAST_RATE = 1e-6  # of learning_rate="adaptive"
 AUTOMATIC = 200  # rows of a mini-batch, at most
 
 
-class _Network(BaseEstimator):  # type: ignore[misc]
+class Network(BaseEstimator):  # type: ignore[misc]
     """What both share. Arguments that MLPClassifier and MLPRegressor have mean what they mean there.
 
     Parameters
@@ -126,6 +123,11 @@ class _Network(BaseEstimator):  # type: ignore[misc]
 
     # ---- what is made at the first fit ----
 
+    _stratified: ClassVar[bool] = False  # whether rows that are held out are drawn class by class
+    loss_curve_: list[float]
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
+
     def _begin(self, features: int, outputs: int, dtype: npt.DTypeLike) -> None:
         random = check_random_state(self.random_state)
         self._rng = np.random.default_rng(random.randint(np.iinfo(np.int32).max))
@@ -154,7 +156,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]
 
     def _activation(self) -> list[Layer]:
         if isinstance(self.activation, Layer):
-            return [self.activation]
+            return [self.activation.astype(np.float64)]  # a copy: hidden layers share no parameters
         if isinstance(self.activation, type) and issubclass(self.activation, Layer):
             return [self.activation()]
         if self.activation not in ACTIVATIONS:
@@ -184,31 +186,31 @@ class _Network(BaseEstimator):  # type: ignore[misc]
 
     # ---- fitting ----
 
-    def _fitted(self, X: Array, t: Array, weights: Array | None, outputs: int, go_on: bool, epochs: int) -> None:
-        """Train on checked arrays: t as `_labels` takes it, weights (N,) or None."""
+    def _fitted(self, X: Array, t: Array, weights: Array | None, outputs: int, go_on: bool, whole: bool) -> None:
+        """Train on checked arrays, `whole` or for one epoch: t as `_labels` takes it, weights (N,) or None."""
         self._refuse_strange_numbers()
         if not go_on:
             self._begin(X.shape[1], outputs, X.dtype)
         held = None
-        if self.early_stopping and epochs > 1:
+        if self.early_stopping and whole:
             X, t, weights, held = self._held_out(X, t, weights)
         y = self.model_(X[:1])
         if y.shape != (1, outputs):
             raise ValueError(f"layers: expected a network of {outputs} outputs, got rows of shape {y.shape[1:]}")
         strategy, stale = self._strategy(), 0
         try:
-            for _ in range(epochs):
+            for _ in range(self.max_iter if whole else 1):
                 self._epoch(X, t, weights, strategy)
                 stale = stale + 1 if self._is_stale(held) else 0
                 if self.verbose:
                     print(f"Iteration {self.n_iter_}, loss = {self.loss_:.8f}")
-                if stale > self.n_iter_no_change and epochs > 1:
+                if stale > self.n_iter_no_change and whole:
                     if self.solver != "sgd" or self.learning_rate != "adaptive" or self.optimizer_.lr <= LEAST_RATE:
                         break
                     self.optimizer_.lr /= 5
                     stale = 0
             else:
-                if epochs > 1:
+                if whole:
                     warnings.warn(
                         f"max_iter: the training has not converged after {self.max_iter} epochs",
                         ConvergenceWarning,
@@ -231,16 +233,20 @@ class _Network(BaseEstimator):  # type: ignore[misc]
             if mass == 0:
                 continue
             loss, labels = self._labels(t[rows], None if part is None else part / mass)
-            value = float(strategy(self.model_, loss, X[rows], labels))
-            if not math.isfinite(value):
+            measured = strategy(self.model_, loss, X[rows], labels)
+            if not isinstance(measured, Measured):
+                raise TypeError(f"gradient: expected a strategy that returns a Measured loss, got {measured!r} from it")
+            value = float(measured)
+            if not math.isfinite(value) or not all(np.isfinite(p.grad).all() for p in self.optimizer_.parameters):
                 raise ValueError(
-                    f"the loss became {value} in epoch {self.n_iter_ + 1}; a smaller learning_rate_init, or scaled "
-                    "features, may help"
+                    f"epoch {self.n_iter_ + 1}: expected a finite loss and gradient, got the loss {value}; a smaller "
+                    "learning_rate_init, or scaled features, may help"
                 )
             for p in penalized:
                 value += 0.5 * self.alpha / mass * float(np.vdot(p.value, p.value))
                 p.grad += self.alpha / mass * p.value
             self.optimizer_.step()
+            measured.forward_pass.observe()
             total, counted = total + value * mass, counted + mass
             self.t_ += len(rows)
         self.n_iter_ += 1
@@ -255,6 +261,8 @@ class _Network(BaseEstimator):  # type: ignore[misc]
             better = self.loss_ < self.best_loss_ - self.tol
             self.best_loss_ = min(self.loss_, self.best_loss_)
             return not better
+        assert self.validation_scores_ is not None
+        assert self.best_validation_score_ is not None
         score = self._score_held(*held)
         self.validation_scores_.append(score)
         better = score > self.best_validation_score_ + self.tol
@@ -263,7 +271,7 @@ class _Network(BaseEstimator):  # type: ignore[misc]
         return not better
 
     def _held_out(self, X: Array, t: Array, weights: Array | None) -> Any:
-        stratify = t if isinstance(self, NNClassifier) else None
+        stratify = t if self._stratified else None
         given = np.ones(len(X)) if weights is None else weights
         seed = int(self._rng.integers(np.iinfo(np.int32).max))
         fit, held = train_test_split(
@@ -320,183 +328,8 @@ class _Network(BaseEstimator):  # type: ignore[misc]
         return [tree for _, tree in self.model_.named_trees() if isinstance(tree, layers.Linear)]
 
 
-class NNClassifier(ClassifierMixin, _Network):  # type: ignore[misc]
-    __doc__ = f"""A network that tells classes apart: softmax and cross-entropy over as many outputs as classes.
-
-    class_weight : dict, "balanced", or None
-        A factor for the loss of each class, as elsewhere in scikit-learn.
-
-    {(_Network.__doc__ or "").partition(chr(10))[2].lstrip()}
-    classes_ : array
-        What `predict` may return; column i of `predict_proba` is that of classes_[i].
-    """
-
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
-        *,
-        layers: Any = None,
-        gradient: Any = "backprop",
-        loss: Any = None,
-        class_weight: Any = None,
-        solver: Any = "adam",
-        alpha: float = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: int = 10,
-    ) -> None:
-        super().__init__(
-            hidden_layer_sizes,
-            activation,
-            layers=layers,
-            gradient=gradient,
-            loss=loss,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-        )
-        self.class_weight = class_weight
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NNClassifier:
-        """Train on rows X (N, features) and their classes y (N,); from where it stands with `warm_start`."""
-        go_on = bool(self.warm_start) and hasattr(self, "model_")
-        X, t, weights = self._checked(X, y, sample_weight, None, reset=not go_on, keep=go_on)
-        self._fitted(X, t, weights, len(self.classes_), go_on, self.max_iter)
-        return self
-
-    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> NNClassifier:
-        """Go on for one epoch. `classes`: all that there will be, at the first call."""
-        go_on = hasattr(self, "model_")
-        if classes is None and not go_on:
-            raise ValueError("classes must be passed on the first call to partial_fit.")
-        X, t, weights = self._checked(X, y, sample_weight, classes, reset=not go_on, keep=go_on)
-        self._fitted(X, t, weights, len(self.classes_), go_on, 1)
-        return self
-
-    def _checked(self, X: Any, y: Any, sample_weight: Any, classes: Any, *, reset: bool, keep: bool) -> Any:
-        X, y = validate_data(self, X, y, dtype=(np.float64, np.float32), reset=reset)
-        check_classification_targets(y)
-        there = unique_labels(y)
-        if not keep:
-            self.classes_ = there if classes is None else unique_labels(classes)
-        elif classes is not None and not np.array_equal(self.classes_, unique_labels(classes)):
-            raise ValueError(f"classes: expected those of the first call, {self.classes_}, got {classes}")
-        strange = np.setdiff1d(there, self.classes_)
-        if len(strange):
-            raise ValueError(f"y: expected classes {self.classes_}, got {strange[0]!r}")
-        t = np.searchsorted(self.classes_, y)
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
-        if self.class_weight is not None:
-            each = compute_class_weight(self.class_weight, classes=self.classes_, y=y, sample_weight=weights)
-            weights = each[t] * (1.0 if weights is None else weights)
-        return X, t, _refuse_weightless(weights)
-
-    def _labels(self, t: Array, weights: Array | None) -> tuple[Loss, Array]:
-        if self.loss is not None:
-            return self._own_loss(t, weights)
-        if weights is None:
-            return CrossEntropyLoss(), t
-        return WeightedCrossEntropy(), np.column_stack([t, weights])
-
-    def _score_held(self, X: Array, t: Array, weights: Array) -> float:
-        return float(accuracy_score(t, self.model_(X).argmax(axis=1), sample_weight=weights))
-
-    def predict(self, X: Any) -> Array:
-        """Return the class of each row, (N,)."""
-        y = self._output(X)
-        return self.classes_[y.argmax(axis=1)]  # type: ignore[no-any-return]
-
-    def predict_proba(self, X: Any) -> Array:
-        """Return the probability of each class, (N, classes)."""
-        return layers.Softmax(1)(self._output(X))
-
-    def predict_log_proba(self, X: Any) -> Array:
-        """Return the logarithm of what `predict_proba` returns."""
-        return layers.LogSoftmax(1)(self._output(X))
-
-
-class NNRegressor(RegressorMixin, _Network):  # type: ignore[misc]
-    __doc__ = f"""A network that gives numbers: half the squared error.
-
-    {(_Network.__doc__ or "").partition(chr(10))[2].lstrip()}"""
-
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NNRegressor:
-        """Train on rows X (N, features) and numbers y, (N,) or (N, outputs); from where it stands with `warm_start`."""
-        go_on = bool(self.warm_start) and hasattr(self, "model_")
-        self._fit(X, y, sample_weight, go_on, self.max_iter)
-        return self
-
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> NNRegressor:
-        """Go on for one epoch."""
-        self._fit(X, y, sample_weight, hasattr(self, "model_"), 1)
-        return self
-
-    def _fit(self, X: Any, y: Any, sample_weight: Any, go_on: bool, epochs: int) -> None:
-        X, y = validate_data(
-            self, X, y, dtype=(np.float64, np.float32), multi_output=True, y_numeric=True, reset=not go_on
-        )
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
-        t = np.asarray(y, X.dtype).reshape(len(X), -1)
-        if go_on and t.shape[1] != self.n_outputs_:
-            raise ValueError(f"y: expected {self.n_outputs_} outputs, as before, got shape {np.shape(y)}")
-        self.n_outputs_, self._flat = t.shape[1], y.ndim == 1
-        self._fitted(X, t, _refuse_weightless(weights), t.shape[1], go_on, epochs)
-
-    def _labels(self, t: Array, weights: Array | None) -> tuple[Loss, Array]:
-        if self.loss is not None:
-            return self._own_loss(t, weights)
-        each = np.full(len(t), 1 / len(t)) if weights is None else weights
-        return WeightedSquares(), np.column_stack([t, each])
-
-    def _score_held(self, X: Array, t: Array, weights: Array) -> float:
-        return float(r2_score(t, self.model_(X), sample_weight=weights))
-
-    def predict(self, X: Any) -> Array:
-        """Return a number for each row, (N,), or (N, outputs) as y was."""
-        y = self._output(X)
-        return y[:, 0] if self._flat else y
-
-    def __sklearn_tags__(self) -> Any:
-        """Say that y may have several columns."""
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        return tags
-
-
-def _refuse_weightless(weights: Array | None) -> Array | None:
+def refuse_weightless(weights: Array | None) -> Array | None:
+    """`weights` of rows; ValueError where one is negative, or all are 0."""
     if weights is not None and ((weights < 0).any() or not weights.any()):
         raise ValueError("sample_weight, class_weight: expected weights >= 0, not all of them 0")
     return weights
