@@ -18,6 +18,7 @@ DOCUMENTS = ["README.md", "docs/layers.md", "docs/checking.md", "docs/testing.md
 def test_blocks_run_and_print_what_is_shown(name, capsys, monkeypatch, tmp_path):
     if name == "docs/interchange.md":
         pytest.importorskip("onnx")
+        pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     text = (ROOT / name).read_text(encoding="utf-8")
     blocks = list(BLOCK.finditer(text))
