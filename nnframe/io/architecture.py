@@ -83,21 +83,21 @@ def _join(path: str, name: str) -> str:
 
 
 def arguments(layer: Layer, made: type[Layer]) -> dict[str, Any]:
-    """Return what a layer of nnframe's own is made with: each argument is an attribute of that name."""
+    """Return what a layer of nnframe's own is made with: each argument is an attribute of that name.
+
+    Those that are no attributes say how a layer starts (`rng`, `init`), or have one value only (`batch_first`).
+    """
     if isinstance(layer, TransformerEncoderLayer):
         return _of_encoder(layer)
     found = {}
     for name in inspect.signature(made.__init__).parameters:
-        value = getattr(layer, name, None)
-        if name in ("self", "args", "kwargs", "rng", "return_indices") or (name == "init" and value is None):
-            continue
-        if name == "dtype":
-            value = _dtype_of(layer)
-            if value is None:
-                continue
+        value = _dtype_of(layer) if name == "dtype" else getattr(layer, name, None)
+        if name == "bias" and isinstance(layer, layers.MultiheadAttention):
+            value = layer.in_proj_bias is not None
         elif name == "bias" and not isinstance(value, bool):
-            held = layer.in_proj_bias if isinstance(layer, layers.MultiheadAttention) else value
-            value = held is not None
+            value = value is not None
+        elif value is None and (name == "dtype" or not hasattr(layer, name)):
+            continue
         found[name] = value.item() if isinstance(value, np.generic) else value
     return found
 

@@ -20,12 +20,12 @@ from nnframe.io.architecture import name_of
 from nnframe.io.c_program import Block, Program, activation, number
 from nnframe.io.onnx_export import as_shapes
 from nnframe.io.onnx_graph import Value
-from nnframe.io.onnx_layers import NotExported, divisors
+from nnframe.io.onnx_layers import NotExported, divisors, sources
 from nnframe.layers.containers import Branches
 
 Doubles = npt.NDArray[np.float64]
 Norm = layers.BatchNorm1d | layers.BatchNorm2d
-IN_PLACE = ("Flatten", "Reshape", "Unflatten", "Dropout", "Dropout2d")  # nothing is left to do
+IN_PLACE = ("Flatten", "Reshape", "Unflatten", "Identity", "Dropout", "Dropout2d")  # nothing is left to do
 
 
 def export_c(
@@ -226,6 +226,18 @@ def _mean_pool(writer: Writer, layer: Any, x: Block, shape: Sizes) -> Block:
     return y
 
 
+def _pad(writer: Writer, layer: Any, x: Block, shape: Sizes) -> Block:
+    y = writer.program.take(shape)
+    found = sources(layer, x.shape[1:])
+    rows, columns = found if len(found) == 2 else (np.zeros(1, np.int64), found[0])
+    given = []
+    for one in (rows, columns):
+        given += [writer.program.array("sources_" + "_".join(map(str, one)), one), len(one)]
+    writer.program.call("pad", x, y, x.shape[0], x.shape[1] if len(found) == 2 else 1, x.shape[-1], *given)
+    writer.program.release(x)
+    return y
+
+
 def _adaptive_pool(writer: Writer, layer: Any, x: Block, shape: Sizes) -> Block:
     return _mean_pool(writer, layer._pool(np.empty((1, *x.shape))), x, shape)
 
@@ -367,4 +379,6 @@ WRITERS: dict[str, Callable[..., Block]] = {
     "RNN": _recurrent,
     "Softmax": _softmax,
     **dict.fromkeys(SIMPLE, _activation),
+    **dict.fromkeys(("ZeroPad1d", "ZeroPad2d", "ReflectionPad1d", "ReflectionPad2d"), _pad),
+    **dict.fromkeys(("ReplicationPad1d", "ReplicationPad2d", "CircularPad1d", "CircularPad2d"), _pad),
 }

@@ -111,6 +111,17 @@ static void mean_pool(const float *x, float *y, const int *g, const float *divis
             }
 }
 """,
+    "pad": """\
+/* rows, columns: which entry of a plane of x each one of y is; -1 for a zero */
+static void pad(const float *x, float *y, int channels, int height, int width, const int *rows, int tall,
+                const int *columns, int wide)
+{
+    for (int c = 0; c < channels; c++, x += height * width)
+        for (int i = 0; i < tall; i++)
+            for (int j = 0; j < wide; j++)
+                *y++ = rows[i] < 0 || columns[j] < 0 ? 0.0f : x[rows[i] * width + columns[j]];
+}
+""",
     "scale": """\
 /* x = x w + b, for each channel of `entries` entries; w or b may be missing */
 static void scale(float *x, const float *w, const float *b, int channels, int entries)

@@ -109,6 +109,25 @@ def _pads(layer: Any, x: Value, y: npt.NDArray[Any]) -> list[int]:
     return [*layer.padding, *after]
 
 
+def sources(layer: Any, lengths: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+    """Return, for each axis that a layer pads, which entry of x each one of y is; -1 for a zero."""
+    found = []
+    for n, sides in zip(lengths, layer._sides, strict=True):
+        given = {"constant_values": -1} if layer.mode == "constant" else {}
+        found.append(np.pad(np.arange(n, dtype=np.int64), sides, mode=layer.mode, **given))
+    return found
+
+
+def _pad(graph: Graph, layer: Any, x: Value, y: npt.NDArray[Any]) -> str:
+    if layer.mode == "constant":
+        before, after = zip(*layer._sides, strict=True)
+        return graph.node("Pad", x.name, graph.whole([0, 0, *before, 0, 0, *after]))
+    name = x.name
+    for axis, rows in enumerate(sources(layer, x.example.shape[2:]), 2):
+        name = graph.node("Gather", name, graph.constant(rows, np.int64), axis=axis)
+    return name
+
+
 def _max_pool(graph: Graph, layer: Any, x: Value, y: npt.NDArray[Any]) -> str:
     given = {"kernel_shape": layer.kernel_size, "strides": layer.stride, "dilations": layer.dilation}
     return graph.node("MaxPool", x.name, **given, pads=_pads(layer, x, y))
@@ -356,6 +375,7 @@ EMITTERS: dict[str, Emitter] = {
     "GRU": _recurrent,
     "GroupNorm": _group_norm,
     "Hardswish": _simple("HardSwish"),
+    "Identity": _same,
     "LSTM": _recurrent,
     "LayerNorm": _layer_norm,
     "LeakyReLU": _simple("LeakyRelu", alpha="negative_slope"),
@@ -384,4 +404,6 @@ EMITTERS: dict[str, Emitter] = {
     "Step": _step,
     "Tanh": _simple("Tanh"),
     "Unflatten": _reshape,
+    **dict.fromkeys(("ZeroPad1d", "ZeroPad2d", "ReflectionPad1d", "ReflectionPad2d"), _pad),
+    **dict.fromkeys(("ReplicationPad1d", "ReplicationPad2d", "CircularPad1d", "CircularPad2d"), _pad),
 }

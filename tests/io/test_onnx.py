@@ -169,6 +169,7 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch, tmp_pat
     def absent(name, *_):
         raise ImportError(name)
 
+    export_onnx = nn.io.export_onnx
     monkeypatch.setattr(importlib, "import_module", absent)
     with pytest.raises(ImportError, match=r"pip install nnframe\[onnx\]"):
-        nn.io.export_onnx(nn.Linear(2, 2), tmp_path / "model.onnx")
+        export_onnx(nn.Linear(2, 2), tmp_path / "model.onnx")
