@@ -171,7 +171,7 @@ class Network(BaseEstimator):  # type: ignore[misc]
             return Adam(parameters, rate, betas=(self.beta_1, self.beta_2), eps=self.epsilon)
         if self.solver == "sgd":
             nesterov = bool(self.nesterovs_momentum and self.momentum)
-            return SGD(parameters, rate, self.momentum, nesterov)
+            return SGD(parameters, rate, momentum=self.momentum, nesterov=nesterov)
         if not callable(self.solver):
             raise ValueError(f"solver: expected 'adam', 'sgd' or a callable, got {self.solver!r}")
         made: Optimizer = self.solver(parameters, rate)
