@@ -25,6 +25,7 @@
 
 #include "convolution.inc.h"
 #include "pooling.inc.h"
+#include "channel_stages.inc.h"
 #include "channels.inc.h"
 
 static const nnf_kernels FN(kernels) = {

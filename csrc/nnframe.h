@@ -162,6 +162,22 @@ typedef struct {
 
 /* ---- networks: stages, from the bottom up, and a loss --------------------------------------------------- */
 
+/* Normalisation of groups of neighbouring entries of a row, y = w d / a + b with d = x - m, or d = x (not centred), and
+ * a = sqrt(mean(d^2) + eps): means over `group` entries, and by_batch over those of all rows.
+ * d: (N, width). a: (N, width / group), by_batch (width / group). total: like a, the sum of the d of each group, which
+ * rounding has left; not centred: NULL. weight: (width), or NULL for ones. */
+typedef struct {
+    intptr_t group;
+    int by_batch, centred;
+    double eps;
+    const void *d, *a, *total, *weight;
+} nnf_norm;
+
+/* y = x + f(x), or f(x) + g(x), as stages: fork keeps x for later; other goes on with what was kept last, and keeps
+ * what there is in its place; join adds what was kept last. At most NNF_MOST_OPEN are kept at a time. */
+typedef enum { NNF_NO_BRANCH, NNF_FORK, NNF_OTHER, NNF_JOIN } nnf_branching;
+enum { NNF_MOST_OPEN = 4 };
+
 /* A measured stage is an elementwise function that C does not know: x holds its slopes, y how far its argument may move
  * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above
  * it. */
@@ -175,9 +191,13 @@ typedef struct {
     const void *bias;              /* linear: width, or NULL; differences do not read it */
     void *grad_weight, *grad_bias; /* linear: like weight and bias; NULL: not wanted. For nnf_network alone */
     /* For nnf_convolution_difference alone, NULL otherwise, and weight is NULL where one is not: */
-    const nnf_convolution *convolution; /* groups 1; x, bias and y are not read */
+    const nnf_convolution *convolution; /* x, bias and y are not read */
     const nnf_pooling *pooling;         /* of planes as many as channels; x (N, planes, *in_size) and index, or (mean)
                                            index NULL */
+    const nnf_norm *norm;
+    const void *factors; /* y[n, i] = x[n, i] factors[n factors_row + i / each] */
+    intptr_t factors_row, each;
+    nnf_branching branching;
 } nnf_stage;
 
 typedef enum {
@@ -260,9 +280,10 @@ typedef struct {
 
 /* The same for a convolution: every weight and bias of the output channels first .. first + units - 1 of `above`, whose
  * outputs are those of a row, (groups O, *out_size). layer: x is read, weight, bias and y are not. Stages may be
- * convolutions and pooling as well. grad_weight: (groups O, C, *kernel), grad_bias: (groups O), or NULL; written in
- * these channels, unless stopped by poll or out of memory. Same bits for any number of threads. Memory beyond the
- * arguments: some tiles per thread, of 512 KB or of a few vectors of lanes for each output of a row. */
+ * convolutions, pooling and the others of nnf_stage as well. grad_weight: (groups O, C, *kernel), grad_bias: (groups O),
+ * or NULL; written in these channels, unless stopped by poll or out of memory. Same bits for any number of threads, and
+ * with AVX2 as with AVX-512. Memory beyond the arguments: a padded copy of x; some tiles per thread, of 512 KB or of 128
+ * bytes for each output of a row; and with normalisation by_batch, as much for each row. */
 typedef struct {
     nnf_above above;
     const nnf_convolution *layer;

@@ -71,6 +71,20 @@ cdef extern from "nnframe.h" nogil:
         void *y
         int32_t *index
         const void *change
+    ctypedef struct nnf_norm:
+        intptr_t group
+        int by_batch, centred
+        double eps
+        const void *d
+        const void *a
+        const void *total
+        const void *weight
+    ctypedef enum nnf_branching:
+        NNF_NO_BRANCH
+        NNF_FORK
+        NNF_OTHER
+        NNF_JOIN
+    int NNF_MOST_OPEN
     ctypedef struct nnf_stage:
         const void *weight
         nnf_activation activation
@@ -84,6 +98,10 @@ cdef extern from "nnframe.h" nogil:
         void *grad_bias
         const nnf_convolution *convolution
         const nnf_pooling *pooling
+        const nnf_norm *norm
+        const void *factors
+        intptr_t factors_row, each
+        nnf_branching branching
     ctypedef enum nnf_loss:
         NNF_CROSS_ENTROPY
         NNF_SQUARED_ERROR

@@ -55,6 +55,11 @@ class Dropout(Layer):
         factors = self.factors(x)
         return dx if factors is None else dx * factors
 
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: see `kernels._kernels.Above`."""
+        factors = self.factors(x)
+        return () if factors is None else ("factors", factors.reshape(len(x), -1), {})
+
     def factors(self, x: Array) -> Array | None:
         """Return what each entry is multiplied by; None where it is 1."""
         if not self.training or self.p == 0:

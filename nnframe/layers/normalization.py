@@ -122,6 +122,19 @@ class _BatchNorm(Layer):
         dy[np.arange(len(indices)), :, indices] = moved
         return dy
 
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: see `kernels._kernels.Above`."""
+        d, a = self._centred(x)
+        if not self._by_batch:
+            return "factors", (1 / a if self.weight is None else self._spread(self.weight.value, x) / a).reshape(1, -1), {}
+        weight = None if self.weight is None else np.repeat(self.weight.value, math.prod(x.shape[2:]))
+        return norm_stage(d.reshape(len(x), -1), a, sum_over(d, self._axes(x)), weight, self.eps, by_batch=True)
+
+    def normal_planes(self, x: Array) -> Array:
+        """Return (x - m) / sqrt(v + eps), which the weight multiplies channel by channel, (N, C, 1, positions)."""
+        d, a = self._centred(x)
+        return (d / a).reshape(len(x), self.num_features, 1, -1)
+
     def observe(self, x: Array, y: Array) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
@@ -300,6 +313,17 @@ class LayerNorm(Layer):
         dy[np.arange(len(indices)), ..., indices] = moved
         return dy.reshape(len(indices), *y.shape)
 
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: see `kernels._kernels.Above`."""
+        d, a = self._centred(x)
+        weight = None if self.weight is None else np.tile(self.weight.value.reshape(-1), a[0].size)
+        return norm_stage(d.reshape(len(x), -1), a, sum_over(d, COLUMNS), weight, self.eps)
+
+    def normal_planes(self, x: Array) -> Array | None:
+        """Return (x - m) / sqrt(v + eps) as channels of one position each; None where a row is more than one group."""
+        normal = self._normal(x)[0]
+        return normal.reshape(*normal.shape, 1, 1) if normal.ndim == 2 else None
+
     def _normal(self, x: Array) -> tuple[Array, Array]:
         """Return (x - m) / sqrt(v + eps), and what was divided by."""
         d, a = self._centred(x)
@@ -385,6 +409,19 @@ def scaled_change(d: Array, a: Array, dd: Array, over: Axes, eps: float) -> Arra
     dd -= np.multiply(d, grown / (a * (a + b)), out=moved)
     dd /= b
     return dd
+
+
+def norm_stage(
+    d: Array, a: Array, total: Doubles | None, weight: Array | None, eps: float, by_batch: bool = False
+) -> tuple[object, ...]:
+    """Describe y = w d / a + b for C, d being (N, width): see `kernels._kernels.Above`.
+
+    total : the sums of d of each group, which rounding has left; None where x itself is d
+    """
+    rows = 1 if by_batch else len(d)
+    left = None if total is None else total.reshape(rows, -1).astype(d.dtype)
+    options = {"by_batch": by_batch, "centred": total is not None, "eps": float(d.dtype.type(eps))}
+    return "norm", d, a.reshape(rows, -1), left, weight, options
 
 
 def shown(layer: Layer, first: str, defaults: Mapping[str, object]) -> str:
