@@ -20,9 +20,10 @@ typedef struct {
     intptr_t first, lines;
 } span_t;
 
-/* A convolution as the tiles read it. */
+/* A convolution or pooling as the tiles read it. */
 typedef struct {
-    T *weight;                    /* strips of rows of each group, one tap after another */
+    T *weight;                    /* strips of rows of each group, one tap after another; or of each output of a channel
+                                     what the sum is multiplied with for the mean */
     intptr_t *start, *tap, *line; /* the taps of output i that meet an entry of a channel: start[i] .. start[i + 1] - 1,
                                      and which of its entries they meet */
 } packed_t;
@@ -35,8 +36,10 @@ typedef struct {
     int open;
     T *kept[NNF_MOST_OPEN];
     span_t kept_span[NNF_MOST_OPEN];
-    double *sums; /* (2, n) */
-    T *known;     /* (3, n) */
+    double *sums;      /* (2, n) */
+    T *known;          /* (3, n) */
+    const T *of_batch; /* (groups, 3, n): what is known of a normalisation over the mini-batch, from this group on: */
+    intptr_t first_group;
 } moving_t;
 
 NNF_INLINE intptr_t FN(area)(const intptr_t *size) { return size[0] * size[1]; }
@@ -102,9 +105,9 @@ static void FN(widen)(moving_t *m, span_t span) {
 /* C (R, N vectors) = A times what taps meet, of `channels` channels: A has R numbers for each tap of `kernel`, and
  * their entries lie n numbers apart, those of two channels `plane`. */
 #define NNF_TAPPED(R, N)                                                                                               \
-    NNF_TILE_ATTRIBUTE static void FN(tapped_##R##x##N)(                                                               \
-        intptr_t channels, intptr_t taps, const intptr_t *tap, const intptr_t *line, const T *a, intptr_t kernel,      \
-        const T *b, intptr_t n, intptr_t plane, T *c, intptr_t c_row) {                                                \
+    NNF_TILE_ATTRIBUTE static void FN(tapped_##R##x##N)(intptr_t channels, intptr_t taps, const intptr_t *tap,         \
+                                                        const intptr_t *line, const T *a, intptr_t kernel, const T *b, \
+                                                        intptr_t n, intptr_t plane, T *c, intptr_t c_row) {            \
         V sum[R][N];                                                                                                   \
         NNF_UNROLL for (int r = 0; r < R; r++) NNF_UNROLL for (int v = 0; v < N; v++) sum[r][v] = v_set1(0);           \
         for (; channels > 0; channels--, a += kernel * R, b += plane)                                                  \
@@ -154,8 +157,8 @@ static void FN(group_convolution)(const nnf_convolution *c, const packed_t *pack
                 FN(tapped_wide)[height - 1](channels, taps, tap, line, a, kernel, d + j, n, in * n, y + j, out * n);
             for (intptr_t step; j < n; j += step * LANES) {
                 step = j + 2 * LANES <= n ? 2 : 1;
-                FN(tapped)[step - 1][height - 1](channels, taps, tap, line, a, kernel, d + j, n, in * n, y + j,
-                                                 out * n);
+                FN(tapped)
+                [step - 1][height - 1](channels, taps, tap, line, a, kernel, d + j, n, in * n, y + j, out * n);
             }
             row += height;
         }
@@ -177,33 +180,47 @@ static void FN(convolution_stage)(const nnf_convolution *c, const packed_t *pack
 
 /* ---- pooling, linear layers, factors, branches ---- */
 
-/* to (n) = the largest of (x - x_largest) + d, over the window at (i, j); or the mean of d. d and x: of one channel */
-static void FN(pool_window)(const nnf_pooling *p, intptr_t i, intptr_t j, const T *x, const int32_t *index, const T *d,
-                            T *to, intptr_t n) {
-    const window_t w[2] = {FN(window)(p, 0, i), FN(window)(p, 1, j)};
-    const V share = v_set1(index ? 0 : (T)(1 / FN(divisor)(p, (intptr_t[2]){i, j}, w)));
-    const T base = index ? x[*index] : 0;
-    for (intptr_t r = 0; r < n; r += LANES) {
-        V found = index ? v_load(d + *index * n + r) : v_set1(0);
-        for (intptr_t y = w[0].first; y < w[0].end; y += w[0].step)
-            for (intptr_t z = w[1].first; z < w[1].end; z += w[1].step) {
-                const intptr_t at = y * p->in_size[1] + z;
-                const V v = v_load(d + at * n + r);
-                found = index ? v_max(v_set1(x[at] - base) + v, found) : found + v;
-            }
-        v_store(to + r, index ? found : found * share);
+/* to (vectors) = the largest of (x - x_largest) + d over some entries of a channel; or the sum of d times share. */
+NNF_INLINE void FN(pool_vectors)(intptr_t taps, const intptr_t *line, const T *x, const int32_t *index, T share,
+                                 const T *d, intptr_t n, T *to, int vectors) {
+    V found[2];
+    NNF_UNROLL for (int v = 0; v < vectors; v++) found[v] = index ? v_load(d + *index * n + v * LANES) : v_set1(0);
+    for (intptr_t k = 0; k < taps; k++) {
+        const T *from = d + line[k] * n;
+        const V below = v_set1(index ? x[line[k]] - x[*index] : 0);
+        NNF_UNROLL for (int v = 0; v < vectors; v++) {
+            const V change = v_load(from + v * LANES);
+            found[v] = index ? v_max(below + change, found[v]) : found[v] + change;
+        }
+    }
+    NNF_UNROLL for (int v = 0; v < vectors; v++) v_store(to + v * LANES, index ? found[v] : found[v] * v_set1(share));
+}
+
+/* One channel, of which x and index are those of its row. */
+NNF_INLINE void FN(pool_channel)(const packed_t *packed, intptr_t out, const T *x, const int32_t *index, const T *d,
+                                 intptr_t n, T *to) {
+    for (intptr_t at = 0; at < out; at++, to += n) {
+        const intptr_t taps = packed->start[at + 1] - packed->start[at], *line = packed->line + packed->start[at];
+        const int32_t *largest = index ? index + at : NULL;
+        intptr_t r = 0;
+        for (; r + 2 * LANES <= n; r += 2 * LANES)
+            FN(pool_vectors)(taps, line, x, largest, packed->weight[at], d + r, n, to + r, 2);
+        if (r < n) FN(pool_vectors)(taps, line, x, largest, packed->weight[at], d + r, n, to + r, 1);
     }
 }
 
-static void FN(pooling_stage)(const nnf_pooling *p, moving_t *m) {
+static void FN(pooling_stage)(const nnf_pooling *p, const packed_t *packed, moving_t *m) {
     const intptr_t in = FN(area)(p->in_size), out = FN(area)(p->out_size);
     const intptr_t channel = m->row * p->planes + m->span.first / in;
-    for (intptr_t c = 0; c < m->span.lines / in; c++)
-        for (intptr_t at = 0; at < out; at++)
-            FN(pool_window)(p, at / p->out_size[1], at % p->out_size[1],
-                            p->index ? (const T *)p->x + (channel + c) * in : NULL,
-                            p->index ? p->index + (channel + c) * out + at : NULL, m->d + c * in * m->n,
-                            m->next + (c * out + at) * m->n, m->n);
+    for (intptr_t c = 0; c < m->span.lines / in; c++) {
+        const T *d = m->d + c * in * m->n;
+        T *to = m->next + c * out * m->n;
+        if (p->index)
+            FN(pool_channel)(packed, out, (const T *)p->x + (channel + c) * in, p->index + (channel + c) * out, d, m->n,
+                             to);
+        else
+            FN(pool_channel)(packed, out, NULL, NULL, d, m->n, to);
+    }
 }
 
 /* next (width, n) = the columns of W (width, inputs) of the span @ d */
@@ -289,10 +306,10 @@ static void FN(add_sums)(const T *x, const T *d, intptr_t lines, intptr_t n, dou
     }
 }
 
-/* known (3, n): the y of a group changes by w (dx known[0] + known[1] - d known[2]). count: values of the group, a:
- * sqrt(v + eps), total: their sum of d. */
-static void FN(norm_known)(const nnf_norm *p, double count, double a, double total, const double *sums, intptr_t n,
-                           T *known) {
+/* known (3, n): the y of a group changes by w (dx known[0] + known[1] - d known[2]). count: values of the group; at:
+ * where its a and its total are. */
+static void FN(norm_known)(const nnf_norm *p, double count, intptr_t at, const double *sums, intptr_t n, T *known) {
+    const double a = (double)((const T *)p->a)[at], total = p->centred ? (double)((const T *)p->total)[at] : 0;
     for (intptr_t r = 0; r < n; r++) {
         const double mean = p->centred ? sums[r] / count : 0;
         const double grown = (sums[n + r] - mean * (2 * total + sums[r])) / count, square = a * a + grown;
@@ -327,25 +344,29 @@ static void FN(norm_lines)(const T *x, const T *w, const T *d, intptr_t lines, i
     if (r < n) FN(norm_vectors)(x, w, d + r, lines, n, known + r, to + r, 1);
 }
 
-/* Of the groups of each row by themselves. */
-static void FN(row_norm_stage)(const nnf_stage *s, moving_t *m) {
+/* The groups of a row, each by itself or as is known of those of the mini-batch. */
+static void FN(norm_stage)(const nnf_stage *s, moving_t *m) {
     const nnf_norm *p = s->norm;
     const intptr_t n = m->n, groups = s->width / p->group;
     for (intptr_t g = 0; g < m->span.lines / p->group; g++) {
         const intptr_t first = m->span.first + g * p->group, at = m->row * groups + first / p->group;
         const T *x = (const T *)p->d + m->row * s->width + first, *w = p->weight ? (const T *)p->weight + first : NULL;
+        const T *known = m->known;
         T *d = m->d + g * p->group * n;
-        memset(m->sums, 0, (size_t)(2 * n) * sizeof(double));
-        FN(add_sums)(x, d, p->group, n, m->sums);
-        FN(norm_known)
-        (p, (double)p->group, (double)((const T *)p->a)[at], (double)((const T *)p->total)[at], m->sums, n, m->known);
-        FN(norm_lines)(x, w, d, p->group, n, m->known, d);
+        if (p->by_batch) {
+            known = m->of_batch + 3 * (first / p->group - m->first_group) * n;
+        } else {
+            memset(m->sums, 0, (size_t)(2 * n) * sizeof(double));
+            FN(add_sums)(x, d, p->group, n, m->sums);
+            FN(norm_known)(p, (double)p->group, at, m->sums, n, m->known);
+        }
+        FN(norm_lines)(x, w, d, p->group, n, known, d);
     }
 }
 
 /* ---- a stage ---- */
 
-/* Stage i of `above`, which is none of normalisation over the mini-batch. width: its inputs. */
+/* Stage i of `above`. width: its inputs. */
 static void FN(channel_stage)(const nnf_above *above, intptr_t i, intptr_t width, const packed_t *packed, moving_t *m) {
     const nnf_stage *s = above->stage + i;
     FN(widen)(m, FN(span_read)(s, m->span));
@@ -354,10 +375,10 @@ static void FN(channel_stage)(const nnf_above *above, intptr_t i, intptr_t width
     } else if (s->factors) {
         FN(factors_stage)(s, m);
     } else if (s->norm) {
-        FN(row_norm_stage)(s, m);
+        FN(norm_stage)(s, m);
     } else if (s->pooling || s->convolution || s->weight) {
         if (s->pooling)
-            FN(pooling_stage)(s->pooling, m);
+            FN(pooling_stage)(s->pooling, packed, m);
         else if (s->convolution)
             FN(convolution_stage)(s->convolution, packed, m);
         else
@@ -367,5 +388,51 @@ static void FN(channel_stage)(const nnf_above *above, intptr_t i, intptr_t width
     } else {
         const row_tile_t tile = {above, m->row, m->n, NULL};
         FN(activation_stage)(&tile, i, m->span.first, m->span.lines, m->d);
+    }
+}
+
+/* How many stages from `from` on, up to `to`, change each channel by itself: those before a pooling, and that one; and
+ * of how many entries a channel is. 0 where that is not worth it. */
+static intptr_t FN(stages_of_channels)(const nnf_above *above, intptr_t from, intptr_t to, intptr_t *unit) {
+    intptr_t i = from;
+    *unit = 1;
+    for (; i < to; i++) {
+        const nnf_stage *s = above->stage + i;
+        if (s->convolution || s->weight || s->branching) break;
+        const intptr_t own = s->pooling ? FN(area)(s->pooling->in_size) : s->norm ? s->norm->group : 1;
+        if (own > *unit) {
+            if (own % *unit) break;
+            *unit = own;
+        } else if (*unit % own) {
+            break;
+        }
+        if (s->pooling) return i + 1 - from;
+    }
+    return i - from;
+}
+
+/* Stages from .. to - 1: where they leave channels to themselves, one channel after another, which stays in the cache.
+ */
+static void FN(walk)(const nnf_above *above, const packed_t *packed, intptr_t from, intptr_t to, moving_t *m) {
+    for (intptr_t i = from, unit, many; i < to; i += many) {
+        many = FN(stages_of_channels)(above, i, to, &unit);
+        if (many < 2) {
+            many = 1;
+            FN(channel_stage)(above, i, i ? above->stage[i - 1].width : above->outputs, packed + i, m);
+            continue;
+        }
+        const nnf_stage *last = above->stage + i + many - 1;
+        FN(widen)(m, FN(whole_units)(m->span, unit));
+        const span_t span = m->span, after = FN(span_after)(last, span);
+        const intptr_t channels = span.lines / unit;
+        for (intptr_t c = 0; c < channels; c++) {
+            moving_t one = *m;
+            one.span = (span_t){span.first + c * unit, unit};
+            one.d = m->d + c * unit * m->n, one.next = m->next + c * (after.lines / channels) * m->n;
+            for (intptr_t k = i; k < i + many; k++)
+                FN(channel_stage)(above, k, 0, packed + k, &one);
+        }
+        m->span = after;
+        if (last->pooling) FN(swap_buffers)(m);
     }
 }

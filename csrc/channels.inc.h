@@ -32,7 +32,7 @@ typedef struct {
     const entropy_row_t *known;
     segment_t *segment;
     intptr_t segments;
-    packed_t *packed;      /* of each stage that is a convolution */
+    packed_t *packed;      /* of each stage that is a convolution or pooling */
     T *padded;             /* x, with its padding */
     intptr_t entries;      /* weights of one channel, and its bias */
     intptr_t chunks, most; /* of the entries; lines of the largest tile */
@@ -130,12 +130,6 @@ static void FN(begin_row)(const channels_t *plan, const channel_buffers_t *buffe
     memcpy(m->kept, buffers->tile + 2, sizeof m->kept);
 }
 
-static void FN(walk)(const channels_t *plan, moving_t *m, intptr_t from, intptr_t to) {
-    const nnf_above *above = plan->above;
-    for (intptr_t i = from; i < to; i++)
-        FN(channel_stage)(above, i, i ? above->stage[i - 1].width : above->outputs, plan->packed + i, m);
-}
-
 /* sum[e] += the change of the loss by +step less that by -step. */
 static void FN(add_losses)(const channels_t *plan, const moving_t *m, intptr_t count, T *change, double *sum) {
     const nnf_above *above = plan->above;
@@ -184,56 +178,55 @@ static void FN(know_groups)(const channels_t *plan, const nnf_stage *s, const ch
     const nnf_norm *p = s->norm;
     const intptr_t first = m->span.first / p->group, n = m->n;
     for (intptr_t g = 0; g < m->span.lines / p->group; g++)
-        FN(norm_known)
-        (p, (double)(p->group * plan->above->rows), (double)((const T *)p->a)[first + g],
-         (double)((const T *)p->total)[first + g], buffers->sums + 2 * g * n, n, buffers->known + 3 * g * n);
+        FN(norm_known)(p, (double)(p->group * plan->above->rows), first + g, buffers->sums + 2 * g * n, n,
+                       buffers->known + 3 * g * n);
 }
 
-static void FN(norm_row)(const nnf_stage *s, const channel_buffers_t *buffers, const moving_t *m) {
-    const nnf_norm *p = s->norm;
-    for (intptr_t g = 0; g < m->span.lines / p->group; g++) {
-        const intptr_t first = m->span.first + g * p->group;
-        T *d = m->d + g * p->group * m->n;
-        FN(norm_lines)
-        ((const T *)p->d + m->row * s->width + first, p->weight ? (const T *)p->weight + first : NULL, d, p->group,
-         m->n, buffers->known + 3 * g * m->n, d);
-    }
+/* Bring row m->row as far as segment i begins: past the normalisation that ends the one before. */
+static void FN(enter_segment)(const channels_t *plan, const channel_buffers_t *buffers, intptr_t i, intptr_t group,
+                              intptr_t begin, intptr_t count, moving_t *m) {
+    const segment_t *before = plan->segment + i - 1;
+    const int again = i > 0 && before->keep >= 0;
+    if (again)
+        FN(load_row)(plan, buffers, i - 1, m);
+    else
+        FN(gather_start)(plan, buffers->meets, m->row, group, begin, count, m->n, m->d);
+    if (i == 0) return;
+    const intptr_t end = before->end;
+    FN(walk)(plan->above, plan->packed, again ? before->keep : before->begin, end, m);
+    FN(widen)(m, FN(span_read)(plan->above->stage + end, m->span));
+    m->of_batch = buffers->known, m->first_group = m->span.first / plan->above->stage[end].norm->group;
 }
 
 /* The changes of entries begin .. begin + count - 1 of channel o: sum (count) += the differences of the loss. */
 static void FN(all_rows)(const channels_t *plan, channel_buffers_t *buffers, intptr_t o, intptr_t begin, intptr_t count,
                          intptr_t n, double *sum) {
-    const nnf_stage *stage = plan->above->stage;
+    const nnf_above *above = plan->above;
     const intptr_t group = o / plan->p->layer->out_channels;
     for (intptr_t i = 0; i < plan->segments; i++) {
-        const segment_t *at = plan->segment + i, *before = at - 1;
+        const segment_t *at = plan->segment + i;
+        const nnf_stage *norm = above->stage + at->end;
         moving_t m = {0};
         memset(buffers->sums, 0, (size_t)(2 * plan->groups * n) * sizeof(double));
-        for (intptr_t row = 0; row < plan->above->rows; row++) {
+        for (intptr_t row = 0; row < above->rows; row++) {
             if (nnf_should_stop()) return;
             FN(begin_row)(plan, buffers, row, o, n, &m);
-            if (i == 0 || before->keep < 0)
-                FN(gather_start)(plan, buffers->meets, row, group, begin, count, n, m.d);
-            else
-                FN(load_row)(plan, buffers, i - 1, &m);
-            if (i > 0) {
-                FN(walk)(plan, &m, before->keep < 0 ? before->begin : before->keep, before->end);
-                FN(widen)(&m, FN(span_read)(stage + before->end, m.span));
-                FN(norm_row)(stage + before->end, buffers, &m);
-            }
+            FN(enter_segment)(plan, buffers, i, group, begin, count, &m);
+            intptr_t from = i > 0 ? at->begin - 1 : 0; /* the normalisation */
             if (at->keep >= 0) {
-                FN(walk)(plan, &m, at->begin, at->keep);
+                FN(walk)(above, plan->packed, from, at->keep, &m);
                 FN(store_row)(plan, buffers, i, &m);
+                from = at->keep;
             }
-            FN(walk)(plan, &m, at->keep < 0 ? at->begin : at->keep, at->end);
+            FN(walk)(above, plan->packed, from, at->end, &m);
             if (i + 1 == plan->segments) {
                 FN(add_losses)(plan, &m, count, buffers->change, sum);
             } else {
-                FN(widen)(&m, FN(span_read)(stage + at->end, m.span));
-                FN(add_row)(stage + at->end, buffers, &m);
+                FN(widen)(&m, FN(span_read)(norm, m.span));
+                FN(add_row)(norm, buffers, &m);
             }
         }
-        if (i + 1 < plan->segments) FN(know_groups)(plan, stage + at->end, buffers, &m);
+        if (i + 1 < plan->segments) FN(know_groups)(plan, norm, buffers, &m);
     }
 }
 
@@ -288,9 +281,8 @@ static void FN(block_of_rows)(const channels_t *plan, channel_buffers_t *buffers
                                  buffers->start);
             FN(begin_row)(plan, buffers, row, o, n, &m);
             memcpy(m.d, buffers->start, (size_t)(out * n) * sizeof(T));
-            FN(walk)(plan, &m, 0, plan->above->stages);
-            FN(add_losses)
-            (plan, &m, count, buffers->change, plan->sums + (block * units + u) * plan->entries + begin);
+            FN(walk)(plan->above, plan->packed, 0, plan->above->stages, &m);
+            FN(add_losses)(plan, &m, count, buffers->change, plan->sums + (block * units + u) * plan->entries + begin);
         }
     }
 }
@@ -394,8 +386,29 @@ static void FN(size_channels)(channels_t *plan) {
     if (plan->segments > 1) plan->blocks = 1;
 }
 
+/* The entries of each window, and by how much to multiply their sum. 0 where there is no room. */
+static int FN(pack_pooling)(const nnf_pooling *p, packed_t *to) {
+    const intptr_t out = FN(area)(p->out_size);
+    to->weight = malloc((size_t)out * sizeof(T));
+    to->start = malloc((size_t)(out + 1 + out * FN(area)(p->kernel)) * sizeof(intptr_t));
+    if (!to->weight || !to->start) return 0;
+    to->line = to->start + out + 1;
+    intptr_t k = 0;
+    for (intptr_t at = 0; at < out; at++) {
+        const intptr_t i = at / p->out_size[1], j = at % p->out_size[1];
+        const window_t w[2] = {FN(window)(p, 0, i), FN(window)(p, 1, j)};
+        to->weight[at] = p->index ? 1 : (T)(1 / FN(divisor)(p, (intptr_t[2]){i, j}, w));
+        to->start[at] = k;
+        for (intptr_t y = w[0].first; y < w[0].end; y += w[0].step)
+            for (intptr_t z = w[1].first; z < w[1].end; z += w[1].step)
+                to->line[k++] = y * p->in_size[1] + z;
+    }
+    to->start[out] = k;
+    return 1;
+}
+
 /* The taps of each output, and the weight in strips of rows. 0 where there is no room. */
-static int FN(pack_stage)(const nnf_convolution *c, packed_t *to) {
+static int FN(pack_convolution)(const nnf_convolution *c, packed_t *to) {
     const intptr_t kernel = FN(area)(c->kernel), out = FN(area)(c->out_size), all = c->in_channels * kernel;
     const intptr_t strips = FN(strips_of)(c->out_channels);
     T *w = to->weight = malloc((size_t)(c->groups * c->out_channels * all) * sizeof(T));
@@ -406,10 +419,8 @@ static int FN(pack_stage)(const nnf_convolution *c, packed_t *to) {
     for (intptr_t at = 0; at < out; at++) {
         to->start[at] = k;
         for (intptr_t tap = 0; tap < kernel; tap++) {
-            const intptr_t y =
-                at / c->out_size[1] * c->stride[0] - c->padding[0] + tap / c->kernel[1] * c->dilation[0];
-            const intptr_t x =
-                at % c->out_size[1] * c->stride[1] - c->padding[1] + tap % c->kernel[1] * c->dilation[1];
+            const intptr_t y = at / c->out_size[1] * c->stride[0] - c->padding[0] + tap / c->kernel[1] * c->dilation[0];
+            const intptr_t x = at % c->out_size[1] * c->stride[1] - c->padding[1] + tap % c->kernel[1] * c->dilation[1];
             if (y < 0 || y >= c->in_size[0] || x < 0 || x >= c->in_size[1]) continue;
             to->tap[k] = tap, to->line[k++] = y * c->in_size[1] + x;
         }
@@ -429,8 +440,9 @@ static int FN(pack_stage)(const nnf_convolution *c, packed_t *to) {
 
 static int FN(pack_stages)(const channels_t *plan) {
     for (intptr_t i = 0; i < plan->above->stages; i++) {
-        const nnf_convolution *c = plan->above->stage[i].convolution;
-        if (c && !FN(pack_stage)(c, plan->packed + i)) return 0;
+        const nnf_stage *s = plan->above->stage + i;
+        if (s->convolution && !FN(pack_convolution)(s->convolution, plan->packed + i)) return 0;
+        if (s->pooling && !FN(pack_pooling)(s->pooling, plan->packed + i)) return 0;
     }
     return 1;
 }

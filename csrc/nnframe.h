@@ -280,10 +280,10 @@ typedef struct {
 
 /* The same for a convolution: every weight and bias of the output channels first .. first + units - 1 of `above`, whose
  * outputs are those of a row, (groups O, *out_size). layer: x is read, weight, bias and y are not. Stages may be
- * convolutions, pooling and the others of nnf_stage as well. grad_weight: (groups O, C, *kernel), grad_bias: (groups O),
- * or NULL; written in these channels, unless stopped by poll or out of memory. Same bits for any number of threads, and
- * with AVX2 as with AVX-512. Memory beyond the arguments: a padded copy of x; some tiles per thread, of 512 KB or of 128
- * bytes for each output of a row; and with normalisation by_batch, as much for each row. */
+ * convolutions, pooling and the others of nnf_stage as well. grad_weight: (groups O, C, *kernel), grad_bias: (groups
+ * O), or NULL; written in these channels, unless stopped by poll or out of memory. Same bits for any number of threads,
+ * and with AVX2 as with AVX-512. Memory beyond the arguments: a padded copy of x; some tiles per thread, of 512 KB or
+ * of 128 bytes for each output of a row; and with normalisation by_batch, as much for each row. */
 typedef struct {
     nnf_above above;
     const nnf_convolution *layer;

@@ -218,7 +218,8 @@ class CentralDifference(WorkingStrategy):
             return None
         selected = None
         if chosen is not None:
-            selected = tuple(chosen.get(id(getattr(layer, name, None)), NONE) for name in ("weight", "bias"))
+            bias = getattr(layer, "bias", None)
+            selected = chosen.get(id(layer.weight), NONE), chosen.get(id(bias), NONE)
         step = self.step_for(place, exact_loss=True)
         if not is_linear(link):
             return convolution_in_c(place, described, passed.run, step, selected, self.memory)

@@ -1,8 +1,9 @@
-"""The gradient of a convolution's weights in C, and of layers like one: weight by weight, below most built-in layers."""
+"""Gradients of a convolution, or of a layer like one, in C: weight by weight, below most of nnframe's own layers."""
 
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from typing import Any, NamedTuple
 
@@ -146,10 +147,9 @@ def is_convolution(link: Link) -> bool:
 
 
 def _stages_of(links: list[Link], run: Run) -> Stages | Link:
-    """Describe layers for C, which carries changes of planes through them; or return the first that it does not know."""
+    """Describe layers for C, which carries changes of planes through them; or return the first it does not know."""
     stages: Stages = []
     for one in expanded(links):
-        layer: Any = one.layer
         if one.traits.branches:
             found = _branch_stages(one, run)
         elif one.traits.stage or one.traits.stage_of_planes:
@@ -185,7 +185,9 @@ def _branch_stages(link: Link, run: Run) -> Stages | Link:
 
 def _depth(stages: Stages) -> int:
     """How many branches are kept at once, at most."""
-    return max(np.cumsum([(stage[0] == "fork") - (stage[0] == "join") for stage in stages if len(stage) > 1]), default=0)
+    return max(
+        np.cumsum([(stage[0] == "fork") - (stage[0] == "join") for stage in stages if len(stage) > 1]), default=0
+    )
 
 
 def _warn_of_price(place: Place, unknown: Link | None, memory: Memory) -> None:
@@ -221,4 +223,6 @@ def convolution_in_c(
             _warn_of_price(place, stages if isinstance(stages, Link) else None, memory)
         return None
     loss, scale = described
-    return FusedConvolution(link, channels, _kernels.Above(link.y[0].size, stages, **loss), scale, step, selected)
+    return FusedConvolution(
+        link, channels, _kernels.Above(math.prod(link.y.shape[1:]), stages, **loss), scale, step, selected
+    )

@@ -7,6 +7,7 @@ import numpy as np
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array
 from nnframe.core.random import Random
+from nnframe.layers.windows import flat_rows
 
 
 class Dropout(Layer):
@@ -58,7 +59,7 @@ class Dropout(Layer):
     def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
         """Return the description of this layer for C: see `kernels._kernels.Above`."""
         factors = self.factors(x)
-        return () if factors is None else ("factors", factors.reshape(len(x), -1), {})
+        return () if factors is None else ("factors", flat_rows(factors), {})
 
     def factors(self, x: Array) -> Array | None:
         """Return what each entry is multiplied by; None where it is 1."""

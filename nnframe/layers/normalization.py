@@ -16,6 +16,7 @@ import numpy.typing as npt
 from nnframe._checks import as_count, as_dtype, as_flag, in_range
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array, Buffer, Parameter
+from nnframe.layers.windows import flat_rows
 
 Doubles = npt.NDArray[np.float64]
 
@@ -126,14 +127,18 @@ class _BatchNorm(Layer):
         """Return the description of this layer for C: see `kernels._kernels.Above`."""
         d, a = self._centred(x)
         if not self._by_batch:
-            return "factors", (1 / a if self.weight is None else self._spread(self.weight.value, x) / a).reshape(1, -1), {}
+            return (
+                "factors",
+                (1 / a if self.weight is None else self._spread(self.weight.value, x) / a).reshape(1, -1),
+                {},
+            )
         weight = None if self.weight is None else np.repeat(self.weight.value, math.prod(x.shape[2:]))
-        return norm_stage(d.reshape(len(x), -1), a, sum_over(d, self._axes(x)), weight, self.eps, by_batch=True)
+        return norm_stage(d, a, sum_over(d, self._axes(x)), weight, self.eps, by_batch=True)
 
     def normal_planes(self, x: Array) -> Array:
         """Return (x - m) / sqrt(v + eps), which the weight multiplies channel by channel, (N, C, 1, positions)."""
         d, a = self._centred(x)
-        return (d / a).reshape(len(x), self.num_features, 1, -1)
+        return (d / a).reshape(len(x), self.num_features, 1, math.prod(x.shape[2:]))
 
     def observe(self, x: Array, y: Array) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
@@ -316,8 +321,8 @@ class LayerNorm(Layer):
     def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
         """Return the description of this layer for C: see `kernels._kernels.Above`."""
         d, a = self._centred(x)
-        weight = None if self.weight is None else np.tile(self.weight.value.reshape(-1), a[0].size)
-        return norm_stage(d.reshape(len(x), -1), a, sum_over(d, COLUMNS), weight, self.eps)
+        weight = None if self.weight is None else np.tile(self.weight.value.reshape(-1), math.prod(a.shape[1:]))
+        return norm_stage(d, a, sum_over(d, COLUMNS), weight, self.eps)
 
     def normal_planes(self, x: Array) -> Array | None:
         """Return (x - m) / sqrt(v + eps) as channels of one position each; None where a row is more than one group."""
@@ -414,14 +419,14 @@ def scaled_change(d: Array, a: Array, dd: Array, over: Axes, eps: float) -> Arra
 def norm_stage(
     d: Array, a: Array, total: Doubles | None, weight: Array | None, eps: float, by_batch: bool = False
 ) -> tuple[object, ...]:
-    """Describe y = w d / a + b for C, d being (N, width): see `kernels._kernels.Above`.
+    """Describe y = w d / a + b for C: see `kernels._kernels.Above`.
 
     total : the sums of d of each group, which rounding has left; None where x itself is d
     """
-    rows = 1 if by_batch else len(d)
-    left = None if total is None else total.reshape(rows, -1).astype(d.dtype)
+    a = a.reshape(1, -1) if by_batch else flat_rows(a)
+    left = None if total is None else total.astype(d.dtype).reshape(a.shape)
     options = {"by_batch": by_batch, "centred": total is not None, "eps": float(d.dtype.type(eps))}
-    return "norm", d, a.reshape(rows, -1), left, weight, options
+    return "norm", flat_rows(d), a, left, weight, options
 
 
 def shown(layer: Layer, first: str, defaults: Mapping[str, object]) -> str:
