@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from peers import Peer, import_torch
@@ -90,6 +91,78 @@ def loop_seconds(model: nn.Sequential, x: np.ndarray, t: np.ndarray) -> float:
     return (time.perf_counter() - start) / 20 * 2 * sum(p.value.size for p in model.parameters())
 
 
+def block(inputs: int, outputs: int, stride: int, rng: np.random.Generator) -> list[nn.Layer]:
+    """Return two convolutions around which there is a shortcut (He et al. 2016)."""
+    first = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False, rng=rng)
+    second = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False, rng=rng)
+    inner = [first, nn.BatchNorm2d(outputs), nn.ReLU(), second, nn.BatchNorm2d(outputs)]
+    if stride == 1 and inputs == outputs:
+        return [nn.Residual(*inner), nn.ReLU()]
+    shortcut = nn.Sequential(
+        nn.Conv2d(inputs, outputs, 1, stride, bias=False, rng=rng),
+        nn.BatchNorm2d(outputs),
+    )
+    return [nn.Branches(nn.Sequential(*inner), shortcut), nn.ReLU()]
+
+
+def resnet8(rng: np.random.Generator) -> nn.Sequential:
+    """Return ResNet-8 for 3 x 32 x 32: three blocks of 16, 32 and 64 channels."""
+    first = [nn.Conv2d(3, 16, 3, padding=1, bias=False, rng=rng), nn.BatchNorm2d(16), nn.ReLU()]
+    blocks = [*block(16, 16, 1, rng), *block(16, 32, 2, rng), *block(32, 64, 2, rng)]
+    return nn.Sequential(*first, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10, rng=rng))
+
+
+def their_resnet8(torch: Any) -> Any:
+    """Return the same for PyTorch."""
+    layers = torch.nn
+
+    class Block(layers.Module):  # type: ignore[name-defined, misc]
+        def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+            super().__init__()
+            self.inner = layers.Sequential(
+                *[layers.Conv2d(inputs, outputs, 3, stride, 1, bias=False), layers.BatchNorm2d(outputs)],
+                layers.ReLU(),
+                *[layers.Conv2d(outputs, outputs, 3, padding=1, bias=False), layers.BatchNorm2d(outputs)],
+            )
+            projected = [layers.Conv2d(inputs, outputs, 1, stride, bias=False), layers.BatchNorm2d(outputs)]
+            self.shortcut = layers.Sequential(*(projected if stride > 1 else []))
+
+        def forward(self, x: Any) -> Any:
+            return torch.relu(self.inner(x) + self.shortcut(x))
+
+    return layers.Sequential(
+        *[layers.Conv2d(3, 16, 3, padding=1, bias=False), layers.BatchNorm2d(16), layers.ReLU()],
+        *[Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2)],
+        *[layers.AdaptiveAvgPool2d(1), layers.Flatten(), layers.Linear(64, 10)],
+    )
+
+
+def resnet_row(rows: int) -> list[str]:
+    """A training step of ResNet-8 by SGD, beside PyTorch's."""
+    x, t = images(rows, np.float32)
+    model, strategy, loss = resnet8(np.random.default_rng(0)), nn.Backprop(), nn.CrossEntropyLoss()
+    optimizer, torch = nn.SGD(model.parameters(), lr=0.01, momentum=0.9), import_torch()
+
+    def step() -> None:
+        strategy(model, loss, x, t)
+        optimizer.step()
+
+    calls: dict[str, Any] = {"ours": step}
+    if torch is not None:
+        their_model, given, labels = their_resnet8(torch), torch.tensor(x), torch.tensor(t)
+        theirs = torch.optim.SGD(their_model.parameters(), 0.01, momentum=0.9)
+
+        def their_step() -> None:
+            theirs.zero_grad()
+            torch.nn.functional.cross_entropy(their_model(given), labels).backward()
+            theirs.step()
+
+        calls["theirs"] = Peer(their_step)
+    times = measure(calls, 15)
+    other = [seconds(times["theirs"]), f"{times['theirs'] / times['ours']:.1f}"] if torch is not None else ["", ""]
+    return [f"ResNet-8: training step, {rows} rows of 3 x 32 x 32, float32", seconds(times["ours"]), *other]
+
+
 def off_by(entries: int) -> float:
     """How far central differences in C are from two evaluations for each of some random entries, by the largest one."""
     model, loss, step = five_blocks(np.float64), nn.CrossEntropyLoss(), 1e-6
@@ -165,13 +238,14 @@ def convolution(full: bool) -> str:
     calls = {"ours": our_step(x, t)} | ({} if theirs is None else {"theirs": Peer(theirs)})
     times = measure(calls, 40)
     other = [seconds(times["theirs"]), f"{times['theirs'] / times['ours']:.1f}"] if theirs else ["", ""]
-    rows = [["training step, 128 rows, float32", seconds(times["ours"]), *other]]
+    rows = [["LeNet-5: training step, 128 rows, float32", seconds(times["ours"]), *other]]
+    rows += [resnet_row(32), resnet_row(128)]
     for dtype in (np.float32, np.float64):
         x, t = digits(64, dtype)
         model, strategy = lenet(dtype), nn.CentralDifference()
         ours = measure({"ours": lambda m=model, s=strategy, x=x, t=t: s(m, nn.CrossEntropyLoss(), x, t)}, 7)["ours"]
         loop = loop_seconds(lenet(np.float64), x.astype(np.float64), t)
-        name = f"central differences of every weight, 64 rows, {np.dtype(dtype).name}"
+        name = f"LeNet-5: central differences of every weight, 64 rows, {np.dtype(dtype).name}"
         rows.append([name, seconds(ours), seconds(loop), f"{loop / ours:,.0f}"])
-    title = f"LeNet-5; {nn.get_num_threads()} threads; beside PyTorch, or the loop over all weights"
+    title = f"{nn.get_num_threads()} threads; beside PyTorch, or the loop over all weights"
     return f"{title}\n\n" + table(["what", "nnframe", "the other", "ratio"], rows) + "\n\n" + blocks_table(full)

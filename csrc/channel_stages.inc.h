@@ -152,13 +152,11 @@ static void FN(group_convolution)(const nnf_convolution *c, const packed_t *pack
             const intptr_t height = FN(strip_height)(c->out_channels, strips, s);
             const T *a = weight + row * all + first * kernel * height;
             T *y = to + (row * out + at) * n;
-            intptr_t j = 0;
-            for (; height <= WIDE_ROWS && j + 4 * LANES <= n; j += 4 * LANES)
-                FN(tapped_wide)[height - 1](channels, taps, tap, line, a, kernel, d + j, n, in * n, y + j, out * n);
-            for (intptr_t step; j < n; j += step * LANES) {
-                step = j + 2 * LANES <= n ? 2 : 1;
-                FN(tapped)
-                [step - 1][height - 1](channels, taps, tap, line, a, kernel, d + j, n, in * n, y + j, out * n);
+            for (intptr_t j = 0, vectors; j < n; j += vectors * LANES) {
+                vectors = height <= WIDE_ROWS && j + 4 * LANES <= n ? 4 : j + 2 * LANES <= n ? 2 : 1;
+                const tapped_function_t run =
+                    vectors == 4 ? FN(tapped_wide)[height - 1] : FN(tapped)[vectors - 1][height - 1];
+                run(channels, taps, tap, line, a, kernel, d + j, n, in * n, y + j, out * n);
             }
             row += height;
         }

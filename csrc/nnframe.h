@@ -160,6 +160,23 @@ typedef struct {
     const void *change;
 } nnf_pooling;
 
+/* ---- batch normalisation of images ------------------------------------------------------------------------ */
+
+/* y = (x - m) / a w + b, a = sqrt(v + eps), m and v being the mean and the biased variance of each channel over rows
+ * and positions. x, y, dy, dx: (rows, channels, size), contiguous; weight, bias, grad_weight, grad_bias: (channels), or
+ * NULL for ones, zeros, and not wanted. moments: (2, channels), m and v. forward   where dx is NULL, and so is dy:
+ * overwrites moments, and y unless NULL backward  reads x, dy and moments; overwrites dx with the gradient of x, adds
+ * to grad_weight and grad_bias Same bits for any number of threads, and with AVX2 as with AVX-512. */
+typedef struct {
+    intptr_t rows, channels, size;
+    double eps;
+    const void *x, *weight, *bias;
+    void *y;
+    double *moments;
+    const void *dy;
+    void *dx, *grad_weight, *grad_bias;
+} nnf_batch_norm;
+
 /* ---- networks: stages, from the bottom up, and a loss --------------------------------------------------- */
 
 /* Normalisation of groups of neighbouring entries of a row, y = w d / a + b with d = x - m, or d = x (not centred), and
@@ -512,6 +529,7 @@ typedef struct {
     int (*convolution_input_gradient)(const nnf_convolution *p);
     int (*convolution_weight_gradient)(const nnf_convolution *p);
     void (*pooling)(const nnf_pooling *p);
+    void (*batch_norm)(const nnf_batch_norm *p);
     int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)(void));
     int (*recurrent)(const nnf_recurrent *p, int (*poll)(void));
     int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)(void));

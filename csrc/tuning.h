@@ -71,6 +71,10 @@ enum {
     NNF_TILE_TASKS = 32            /* and not more sums of gradients to add up than so many */
 };
 
+/* ---- normalisation: see normalization.inc.h ---- */
+
+enum { NNF_SUMMED_LANES = 64 }; /* numbers that are summed in the element type, before they are added in double */
+
 /* ---- sequences: see recurrent.inc.h and attention.inc.h ---- */
 
 enum {

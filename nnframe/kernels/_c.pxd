@@ -71,6 +71,18 @@ cdef extern from "nnframe.h" nogil:
         void *y
         int32_t *index
         const void *change
+    ctypedef struct nnf_batch_norm:
+        intptr_t rows, channels, size
+        double eps
+        const void *x
+        const void *weight
+        const void *bias
+        void *y
+        double *moments
+        const void *dy
+        void *dx
+        void *grad_weight
+        void *grad_bias
     ctypedef struct nnf_norm:
         intptr_t group
         int by_batch, centred
@@ -225,6 +237,7 @@ cdef extern from "nnframe.h" nogil:
         int (*convolution_input_gradient)(const nnf_convolution *p) noexcept nogil
         int (*convolution_weight_gradient)(const nnf_convolution *p) noexcept nogil
         void (*pooling)(const nnf_pooling *p) noexcept nogil
+        void (*batch_norm)(const nnf_batch_norm *p) noexcept nogil
         int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*recurrent)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil

@@ -50,6 +50,7 @@ from nnframe.kernels._c cimport (
     nnf_activation_alpha,
     nnf_activation_name,
     nnf_attention,
+    nnf_batch_norm,
     nnf_branching,
     nnf_cell,
     nnf_central,
@@ -167,6 +168,7 @@ include "_changes.pxi"
 include "_network.pxi"
 include "_optimizers.pxi"
 include "_convolution.pxi"
+include "_normalization.pxi"
 include "_recurrent.pxi"
 include "_attention.pxi"
 include "_random.pxi"

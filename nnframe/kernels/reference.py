@@ -29,6 +29,7 @@ from nnframe.kernels.reference_convolution import (
 from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
 from nnframe.kernels.reference_network import network_forward, network_gradient
+from nnframe.kernels.reference_normalization import batch_norm, batch_norm_backward
 from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "activation_difference",
     "attention",
     "attention_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "central_quotients",
     "change_quotients",
     "convolution",

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nnframe import kernels
 from nnframe._checks import as_count, as_dtype, as_flag, in_range
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array, Buffer, Parameter
@@ -83,7 +84,10 @@ class _BatchNorm(Layer):
     def forward(self, x: Array) -> Array:
         return self.forward_saving(x)[0]
 
-    def forward_saving(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
+    def forward_saving(self, x: Array) -> tuple[Array, Any]:
+        if self._in_c(x):
+            weight, bias = (None if p is None else p.value for p in (self.weight, self.bias))
+            return kernels.batch_norm(x, weight, bias, eps=self.eps)
         d, a = self._centred(x)
         if self.weight is None or self.bias is None:
             return d / a, (d, a)
@@ -91,7 +95,9 @@ class _BatchNorm(Layer):
         y += self._spread(self.bias.value, x)
         return y, (d, a)
 
-    def backward(self, x: Array, y: Array, dy: Array, saved: tuple[Array, Array] | None = None) -> Array:
+    def backward(self, x: Array, y: Array, dy: Array, saved: Any = None) -> Array:
+        if self._in_c(x):
+            return self._backward_in_c(x, dy, saved)
         d, a = self._centred(x) if saved is None else saved
         total, along = sum_over(dy, self._axes(x)), sum_over(dy, self._axes(x), d)
         scale = 1 / a
@@ -107,6 +113,22 @@ class _BatchNorm(Layer):
         dx -= (total / count).astype(x.dtype)
         dx *= scale
         return dx
+
+    def _in_c(self, x: Array) -> bool:
+        """Whether C takes x: channels of several positions, by the statistics of the mini-batch."""
+        self._refuse_other_shapes(x)
+        if x.ndim == 2 or not self._by_batch:
+            return False
+        self._count(x)
+        return True
+
+    def _backward_in_c(self, x: Array, dy: Array, moments: npt.NDArray[np.float64] | None) -> Array:
+        if moments is None:
+            moments = kernels.batch_norm(x, eps=self.eps, with_output=False)[1]
+        if self.weight is None or self.bias is None:
+            return kernels.batch_norm_backward(x, dy, moments, eps=self.eps)
+        given = {"weight_grad": self.weight.grad, "bias_grad": self.bias.grad}
+        return kernels.batch_norm_backward(x, dy, moments, self.weight.value, eps=self.eps, **given)
 
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         d, a = self._centred(x)
@@ -145,18 +167,28 @@ class _BatchNorm(Layer):
             return
         self.num_batches_tracked.value += 1
         step = 1 / int(self.num_batches_tracked.value) if self.momentum is None else self.momentum
-        count, over = self._count(x), self._axes(x)
-        mean = mean_over(x, over)
-        d = x - mean
-        variance = mean_over(d, over, d) * (count / (count - 1))
-        for running, found in ((self.running_mean, mean), (self.running_var, variance)):
+        count = self._count(x)
+        mean, variance = self._moments(x)
+        for running, found in ((self.running_mean, mean), (self.running_var, variance * (count / (count - 1)))):
             running.value[...] = (1 - step) * running.value + step * found.reshape(-1)
 
-    def _centred(self, x: Array) -> tuple[Array, Array]:
-        """Return x - m, and sqrt(v + eps) for each feature; ValueError where x has another shape."""
+    def _moments(self, x: Array) -> tuple[Array, Array]:
+        """Return mean and biased variance of each feature."""
+        if x.ndim > 2:
+            mean, variance = kernels.batch_norm(x, eps=self.eps, with_output=False)[1]
+            return mean, variance
+        mean = mean_over(x, ROWS)
+        d = x - mean
+        return mean, mean_over(d, ROWS, d)
+
+    def _refuse_other_shapes(self, x: Array) -> None:
         if x.ndim not in self._forms or x.shape[1] != self.num_features:
             forms = " or ".join(form.format(self.num_features) for form in self._forms.values())
             raise ValueError(f"x: expected shape {forms}, got {x.shape}")
+
+    def _centred(self, x: Array) -> tuple[Array, Array]:
+        """Return x - m, and sqrt(v + eps) for each feature; ValueError where x has another shape."""
+        self._refuse_other_shapes(x)
         if not self._by_batch:
             assert self.running_mean is not None
             assert self.running_var is not None

@@ -270,6 +270,12 @@ class Calls:
             kernels.convolution_weight_gradient(
                 read, gradient, weight_grad=dw.take(side, *weight.shape), bias_grad=db.take(side, 6), **options
             )
+            of_channels = w.take(side, 4)
+            _, moments = kernels.batch_norm(read, of_channels, b.take(side, 4), eps=0.1)
+            kernels.batch_norm_backward(
+                read, dy.take(side, *read.shape), moments, of_channels, eps=0.1,
+                weight_grad=dw.take(side, 4), bias_grad=db.take(side, 4),
+            )  # fmt: skip
             above = _kernels.Above(6 * out[0] * out[1], [], "squared_error", change.take(side, 2, 6 * out[0] * out[1]))
             found = {"grad_weight": dw.take(side, *weight.shape), "grad_bias": db.take(side, 6)}
             _kernels.convolution_difference(above, read, step=1e-3, scale=1.0, out_size=out, **found, **options)
