@@ -97,3 +97,49 @@ void nnf_central_quotients(const nnf_central *p) {
         p->sure[i] = (bend <= p->curved * size + 4 * noise) & (noise <= p->rounded * size) & (size < INFINITY);
     }
 }
+
+/* How far x[i] has been moved, and what the function changes by. */
+static void moves_of(const nnf_slopes *p, intptr_t i, double way[4], double change[4]) {
+    static const double side[4] = {1, -1, 0.5, -0.5};
+    for (intptr_t k = 0; k < 4; k++) {
+        const double value = p->value[k * p->count + i];
+        way[k] = p->way ? p->way[k * p->count + i] : (p->x[i] + side[k] * p->size[i]) - p->x[i];
+        change[k] = p->base ? value - p->base[i] : value;
+    }
+}
+
+static double largest_quotient(const nnf_slopes *p) {
+    double most = 0;
+    for (intptr_t i = 0; i < p->count; i++) {
+        double w[4], c[4];
+        moves_of(p, i, w, c);
+        const double size = fabs((c[0] - c[1]) / (w[0] - w[1]));
+        most = size > most && size < INFINITY ? size : most;
+    }
+    return most;
+}
+
+double nnf_measured_slopes(const nnf_slopes *p) {
+    const double scale = largest_quotient(p);
+    double bend = 0;
+    for (intptr_t i = 0; i < p->count; i++) {
+        double w[4], c[4];
+        moves_of(p, i, w, c);
+        const double whole = (c[0] - c[1]) / (w[0] - w[1]), half = (c[2] - c[3]) / (w[2] - w[3]);
+        const double apart = c[0] / w[0] - c[1] / w[1], near = c[2] / w[2] - c[3] / w[3];
+        const double beside = p->base ? (fabs(p->base[i]) + fabs(p->x[i] * whole)) / p->size[i] : fabs(whole);
+        const double noise = 16 * p->eps * beside, most = noise > p->close * scale ? noise : p->close * scale;
+        const int still = c[0] == 0 && c[1] == 0 && c[2] == 0 && c[3] == 0;
+        if (!p->left[i] ||
+            !(fabs(whole - half) <= most && fabs(apart - 2 * near) <= 4 * most && (noise <= p->noisy * scale || still)))
+            continue;
+        p->slope[i] = (4 * half - whole) / 3, p->reach[i] = p->size[i], p->left[i] = 0;
+        bend = fabs(apart) / p->size[i] > bend ? fabs(apart) / p->size[i] : bend;
+    }
+    return bend;
+}
+
+void nnf_moved_along(intptr_t count, const double *start, const double *way, double distance, double *out) {
+    for (intptr_t i = 0; i < count; i++)
+        out[i] = start[i] + distance * way[i];
+}

@@ -7,16 +7,14 @@
  * tiles; each sums its own gradients, and those are added in the order of the tasks.
  *
  * Layers, for wide networks: all rows through one stage after another, (rows, features), each product on all threads.
+ * Central differences of these are taken in one call where no unit is below more than one linear layer: what a unit
+ * does to the loss is then a sum of residuals times weights, as backward has it.
  */
 
-/* ---- layers: all rows through one stage after another ---- */
+#undef entries_t
+#define entries_t FN(entries_t)
 
-/* What a layer gave, (N, width). */
-NNF_INLINE T *FN(rows_of)(const network_plan_t *plan, intptr_t s) {
-    if (s < 0) return (T *)plan->p->x;                        /* is only read, */
-    if (plan->p->stage[s].y) return (T *)plan->p->stage[s].y; /* and so is this */
-    return s + 1 == plan->p->stages ? plan->p->y : plan->slot + plan->place[s].y;
-}
+/* ---- layers: all rows through one stage after another ---- */
 
 static void FN(forward_layer)(const network_plan_t *plan, intptr_t i) {
     const nnf_network *p = plan->p;
@@ -41,6 +39,32 @@ static void FN(forward_layer)(const network_plan_t *plan, intptr_t i) {
                                 .c_row = s->width,
                                 .bias = s->bias};
     FN(matmul)(&product);
+}
+
+typedef struct {
+    const nnf_stage *s;
+    const T *dz, *x;
+    intptr_t rows, inputs, each; /* entries of a task */
+} entries_t;
+
+static void FN(entries_task)(void *context, intptr_t task) {
+    const entries_t *j = context;
+    const intptr_t first = task * j->each, left = j->s->entries - first;
+    for (intptr_t e = first; e < first + (left < j->each ? left : j->each); e++) {
+        const intptr_t at = j->s->entry[e], o = at / j->inputs;
+        const T *dz = j->dz + o, *x = j->x + (at - o * j->inputs);
+        double sum[4] = {0}; /* of every fourth row: one sum would wait for itself */
+        for (intptr_t r = 0; r < j->rows; r++)
+            sum[r % 4] += (double)dz[r * j->s->width] * (double)x[r * j->inputs];
+        ((T *)j->s->grad_weight)[at] = (T)((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    }
+}
+
+/* The chosen entries of dz^T x, one by one. */
+static void FN(few_products)(const network_plan_t *plan, intptr_t i, const T *dz) {
+    const intptr_t rows = plan->p->rows, each = NNF_ENTRY_TASK / rows + 1;
+    entries_t j = {plan->p->stage + i, dz, FN(rows_of)(plan, i - 1), rows, plan->place[i].inputs, each};
+    nnf_parallel((j.s->entries + each - 1) / each, FN(entries_task), &j);
 }
 
 /* The gradients of a linear layer from dz (N, width): dz^T x, and a row of ones times dz. */
@@ -71,8 +95,11 @@ static void FN(gradients_of_layer)(const network_plan_t *plan, intptr_t i, const
                              .b_col = 1,
                              .c = s->grad_bias,
                              .c_row = s->width};
-    if (s->grad_weight) FN(matmul)(&weight);
-    if (s->grad_bias) FN(matmul)(&bias);
+    if (plan->place[i].weight >= 0 && s->entry && NNF_FEW_ENTRIES * s->entries < s->width * inputs)
+        FN(few_products)(plan, i, dz);
+    else if (plan->place[i].weight >= 0)
+        FN(matmul)(&weight);
+    if (plan->place[i].bias >= 0) FN(matmul)(&bias);
 }
 
 /* dz: the gradient of stage i's output; returns that of its input, in `other` or in place. */
@@ -112,11 +139,12 @@ static int FN(asked)(int (*poll)(void), int64_t *polled) {
     return poll();
 }
 
-static int FN(gradient_by_layers)(const network_plan_t *plan, int (*poll)(void)) {
+static int FN(gradient_by_layers)(network_plan_t *plan, int (*poll)(void)) {
     const nnf_network *p = plan->p;
     const intptr_t last = p->stages - 1;
     int64_t polled = poll ? nnf_nanoseconds() : 0;
     int answer = 0;
+    if (p->step > 0 && !FN(may_be_straight)(plan)) return NNF_NOT_STRAIGHT;
     T *dz = plan->slot + plan->values - 2 * p->rows * plan->widest, *other = dz + p->rows * plan->widest;
     for (intptr_t i = 0; i <= last && !answer; i++) {
         if (!p->stage[i].y) FN(forward_layer)(plan, i);
@@ -126,6 +154,7 @@ static int FN(gradient_by_layers)(const network_plan_t *plan, int (*poll)(void))
     if (answer || p->loss == NNF_NO_LOSS) return answer;
     *p->total =
         FN(loss_of_rows)(p, 0, p->rows, FN(rows_of)(plan, last), plan->lowest <= last ? dz : NULL, plan->losses);
+    if (p->step > 0 && !(isfinite(*p->total) && FN(rows_are_straight)(plan, dz))) return NNF_NOT_STRAIGHT;
     for (intptr_t i = last; i >= plan->lowest && !answer; i--) {
         T *const below = FN(backward_layer)(plan, i, dz, other);
         if (below == other) other = dz, dz = below;
@@ -139,12 +168,14 @@ static int FN(gradient_by_layers)(const network_plan_t *plan, int (*poll)(void))
 static size_t FN(network_memory)(const nnf_network *p) {
     network_plan_t plan;
     const size_t size = FN(make_plan)(&plan, p, NULL);
-    return p->step > 0 && !plan.rows_a_task ? 0 : size;
+    return p->step > 0 && !plan.rows_a_task && FN(linear_stages)(p) > 2 ? 0 : size;
 }
 
 static int FN(network)(const nnf_network *p, void *memory, int (*poll)(void)) {
     network_plan_t plan;
     FN(make_plan)(&plan, p, memory);
     if (p->rows == 0) plan.tasks = 0;
-    return plan.rows_a_task ? FN(gradient_by_tiles)(&plan, poll) : FN(gradient_by_layers)(&plan, poll);
+    const int answer = plan.rows_a_task ? FN(gradient_by_tiles)(&plan, poll) : FN(gradient_by_layers)(&plan, poll);
+    if (!answer && p->loss != NNF_NO_LOSS) FN(keep_chosen)(&plan);
+    return answer;
 }

@@ -1,8 +1,9 @@
-/* network_lines.inc.h - the gradients of a network by central differences, a tile of rows at a time.
+/* network_lines.inc.h - the gradients of a network by central differences, in one call.
  *
  * As in straight.inc.h: where bounds show that the curves of a layer's units are straight to rounding, one change
  * upwards stands for all differences of a row. Forward pass and loss are those of network_tile.inc.h, and so are the
  * products of what the units answer with the layer's inputs: all of it while the tile is in the caches.
+ * Wide networks of up to two linear layers are taken layer by layer, as in network.inc.h, after the same bounds.
  *
  * Of a unit o below two linear layers or more, a change by 1 above its activation is W1[k, o] in the outputs of the
  * next layer, slope[k] times that above their activation, and arrives in the layer after that as
@@ -49,6 +50,16 @@ static void FN(join_slopes)(const tile_pass_t *pass, T *residual) {
 
 /* ---- bounds ---- */
 
+/* The largest |x| of n numbers; a NaN is left out. */
+static double FN(largest_in)(const T *x, intptr_t n) {
+    V most = v_set1(0);
+    T lanes[LANES];
+    for (intptr_t i = 0; i < n; i += LANES)
+        most = v_max(FN(vector_absolute)(n - i < LANES ? v_load_n(x + i, n - i) : v_load(x + i)), most);
+    v_store(lanes, most);
+    return (double)FN(largest)(lanes, LANES);
+}
+
 /* The largest |x| of a tile, (width, TILE). */
 static double FN(largest_of_tile)(intptr_t width, intptr_t n, const T *x) {
     V most = v_set1(0);
@@ -62,7 +73,13 @@ static double FN(largest_of_tile)(intptr_t width, intptr_t n, const T *x) {
 
 /* What is remembered of an activation's input in a tile: for each row how near an x is to a kink, should f have one:
  * changes must stay below that; and then the least x, on which the shape of a GELU depends. */
-NNF_INLINE T *FN(range_of)(const tile_pass_t *pass, intptr_t i) { return pass->values + pass->plan->range + i * RANGE; }
+NNF_INLINE T *FN(range_of)(const tile_pass_t *pass, intptr_t i) {
+    return pass->values + pass->plan->range + i * (pass->plan->range_rows + LOGICAL);
+}
+
+NNF_INLINE T *FN(least_of)(const tile_pass_t *pass, intptr_t i) {
+    return FN(range_of)(pass, i) + pass->plan->range_rows;
+}
 
 static void FN(note_range)(const tile_pass_t *pass, intptr_t i, const T *x) {
     const nnf_stage *s = pass->plan->p->stage + i;
@@ -79,9 +96,7 @@ static void FN(note_range)(const tile_pass_t *pass, intptr_t i, const T *x) {
         v_store(range + r, near + odd);
     }
     v_store(lanes, low);
-    range[TILE] = 0;
-    for (intptr_t r = 0; r < LANES; r++)
-        range[TILE] = lanes[r] < range[TILE] ? lanes[r] : range[TILE];
+    *FN(least_of)(pass, i) = (T)FN(least)(lanes, LANES);
 }
 
 /* Marks the rows in which a change by `most` may reach a kink. */
@@ -117,7 +132,7 @@ static int FN(stays_straight)(const network_plan_t *plan, const tile_pass_t *pas
             bound.growth *= linear++ ? plan->place[i].row_sum : plan->place[i].entry;
             continue;
         }
-        bound.shape = nnf_shape_of(s->activation, s->alpha, pass ? (double)FN(range_of)(pass, i)[TILE] : 0);
+        bound.shape = nnf_shape_of(s->activation, s->alpha, pass ? (double)*FN(least_of)(pass, i) : 0);
         if (!FN(passes)(pass, i, &bound, &most, &reach)) return 0;
         bound = (bound_t){1, 0, {0}};
     }
@@ -131,14 +146,11 @@ static int FN(stays_straight)(const network_plan_t *plan, const tile_pass_t *pas
 /* Sets what bounds need of the weights. Returns 0 where the step alone is too large, whatever the inputs are. */
 static int FN(may_be_straight)(network_plan_t *plan) {
     const nnf_network *p = plan->p;
-    for (intptr_t i = 0; i < p->stages; i++) {
+    for (intptr_t i = plan->lowest + 1; i < p->stages; i++) { /* what is moved in the lowest one meets those above */
         place_t *place = plan->place + i;
-        const T *weight = p->stage[i].weight;
-        place->row_sum = place->entry = 0;
-        if (!weight) continue;
+        if (!p->stage[i].weight) continue;
         place->row_sum = FN(largest_row_sum)(p->stage + i, place->inputs);
-        for (intptr_t k = 0; k < p->stage[i].width * place->inputs; k++)
-            place->entry = fabs((double)weight[k]) > place->entry ? fabs((double)weight[k]) : place->entry;
+        place->entry = FN(largest_in)(p->stage[i].weight, p->stage[i].width * place->inputs);
     }
     for (intptr_t i = plan->lowest; i < p->stages; i++)
         if (plan->place[i].bias >= 0 && !FN(stays_straight)(plan, NULL, i, p->step, HUGE_VAL)) return 0;
@@ -218,23 +230,24 @@ static const T *FN(levels_of)(const tile_pass_t *pass, const lines_t *lines, int
     return lines->level;
 }
 
-/* ---- a tile ---- */
+/* ---- a tile, or all rows: output k of row r of what is called residual is at [k * k_step + r * r_step] ---- */
 
-/* Whether all wanted gradients of the tile are straight, but for the rows that are marked. */
-static int FN(is_straight)(const tile_pass_t *pass, const T *residual) {
+/* Whether all wanted gradients are straight, but for the rows that are marked. */
+static int FN(is_straight)(const tile_pass_t *pass, const T *residual, intptr_t k_step, intptr_t r_step) {
     const network_plan_t *plan = pass->plan;
     const nnf_network *p = plan->p;
     const intptr_t width = p->stage[p->stages - 1].width;
     double size = 0;
     for (intptr_t k = 0; p->loss == NNF_SQUARED_ERROR && k < width; k++)
         for (intptr_t r = 0; r < pass->rows; r++)
-            size += fabs((double)residual[k * TILE + r]);
+            size += fabs((double)residual[k * k_step + r * r_step]);
     const double beside = size / (2 * p->scale * (double)(width * pass->rows));
-    memset(FN(range_of)(pass, p->stages), 0, TILE * sizeof(T));
+    memset(FN(range_of)(pass, p->stages), 0, (size_t)plan->range_rows * sizeof(T));
     for (intptr_t i = p->stages - 1; i >= plan->lowest; i--) {
         const place_t *place = plan->place + i;
         if (place->weight < 0 && place->bias < 0) continue;
-        const double x = FN(largest_of_tile)(place->inputs, pass->n, FN(output_of)(pass, i - 1));
+        const double x = plan->rows_a_task ? FN(largest_of_tile)(place->inputs, pass->n, FN(output_of)(pass, i - 1))
+                                           : FN(largest_in)(FN(rows_of)(plan, i - 1), pass->rows * place->inputs);
         const double most = p->step * (place->bias >= 0 && x < 1 ? 1 : x);
         if (!FN(stays_straight)(plan, pass, i, most, beside)) return 0;
     }
@@ -243,15 +256,16 @@ static int FN(is_straight)(const tile_pass_t *pass, const T *residual) {
 
 /* Leaves marked rows out of the gradients, and tells which they are; those that count for nothing need not be told.
  * Returns 0 where nobody is there to be told. */
-static int FN(leave_out)(const tile_pass_t *pass, T *residual) {
+static int FN(leave_out)(const tile_pass_t *pass, T *residual, intptr_t k_step, intptr_t r_step) {
     const nnf_network *p = pass->plan->p;
     const intptr_t width = p->stage[p->stages - 1].width;
     const T *marks = FN(range_of)(pass, p->stages);
     for (intptr_t r = 0; r < pass->rows; r++) {
         int counts = 0;
         for (intptr_t k = 0; marks[r] > 0 && k < width; k++) {
-            counts |= residual[k * TILE + r] != 0;
-            residual[k * TILE + r] = 0;
+            T *const at = residual + k * k_step + r * r_step;
+            counts |= *at != 0;
+            *at = 0;
         }
         if (counts && !p->doubtful) return 0;
         if (p->doubtful && !pass->part) p->doubtful[pass->first + r] = (uint8_t)counts;
@@ -270,7 +284,7 @@ static void FN(differences_of_tile)(const tile_pass_t *pass, T *residual, T *spa
     lines.other = lines.next + plan->most_lines * TILE;
     lines.column = lines.other + plan->most_lines * TILE;
     lines.folded = lines.column + plan->most_lines;
-    if (!FN(is_straight)(pass, residual) || !FN(leave_out)(pass, residual)) {
+    if (!FN(is_straight)(pass, residual, TILE, 1) || !FN(leave_out)(pass, residual, TILE, 1)) {
         atomic_store(plan->bent, 1);
         return;
     }
@@ -281,4 +295,43 @@ static void FN(differences_of_tile)(const tile_pass_t *pass, T *residual, T *spa
         const intptr_t units = (pass->part + 1) * p->stage[i].width / plan->parts - first;
         FN(add_gradients)(pass, i, first, units, FN(levels_of)(pass, &lines, i, first, units), spare);
     }
+}
+
+/* ---- all rows, layer by layer ---- */
+
+/* As note_range, of x (N, width). */
+static void FN(note_range_of_rows)(const tile_pass_t *pass, intptr_t i, const T *x) {
+    const nnf_stage *s = pass->plan->p->stage + i;
+    const T kink = (T)nnf_shape_of(s->activation, s->alpha, 0).kink_at;
+    T *range = FN(range_of)(pass, i), lanes[LANES];
+    V low = v_set1(0);
+    for (intptr_t r = 0; r < pass->rows; r++, x += s->width) {
+        V near = v_set1((T)HUGE_VAL), odd = v_set1(0);
+        for (intptr_t k = 0; k < s->width; k += LANES) { /* what is beyond the row's end counts as its last entry */
+            T tail[LANES];
+            for (intptr_t l = 0; s->width - k < LANES && l < LANES; l++)
+                tail[l] = x[k + l < s->width ? k + l : s->width - 1];
+            const V v = v_load(s->width - k < LANES ? tail : x + k);
+            near = v_min(FN(vector_absolute)(FN(vector_absolute)(v) - v_set1(kink)), near), low = v_min(v, low);
+            odd = odd + (v - v);
+        }
+        v_store(lanes, near + odd);
+        range[r] = (T)HUGE_VAL;
+        for (intptr_t l = 0; l < LANES; l++)
+            range[r] = lanes[l] >= range[r] || range[r] != range[r] ? range[r] : lanes[l]; /* a NaN stays */
+    }
+    for (intptr_t r = pass->rows; r < pass->n; r++)
+        range[r] = (T)HUGE_VAL;
+    v_store(lanes, low);
+    *FN(least_of)(pass, i) = (T)FN(least)(lanes, LANES);
+}
+
+/* Whether all wanted gradients are straight; rows that are not are left out of dz (N, width), and told. */
+static int FN(rows_are_straight)(const network_plan_t *plan, T *dz) {
+    const nnf_network *p = plan->p;
+    const intptr_t width = p->stage[p->stages - 1].width;
+    const tile_pass_t pass = {.plan = plan, .rows = p->rows, .n = plan->range_rows, .values = plan->slot};
+    for (intptr_t i = plan->lowest + 1; i < p->stages; i++)
+        if (!p->stage[i].weight) FN(note_range_of_rows)(&pass, i, FN(rows_of)(plan, i - 1));
+    return FN(is_straight)(&pass, dz, 1, width) && FN(leave_out)(&pass, dz, 1, width);
 }

@@ -9,8 +9,6 @@
 #undef LOGICAL
 #define LOGICAL ((intptr_t)(64 / sizeof(T)))
 #define TILE    (NNF_TILE_LANES * LOGICAL) /* rows */
-#undef RANGE
-#define RANGE (TILE + LOGICAL) /* see range_of in network_lines.inc.h */
 
 /* Where a stage keeps what, counted in elements from the start of an array. */
 typedef struct {
@@ -29,13 +27,15 @@ typedef struct {
     intptr_t widest;               /* of the input and all stages */
     intptr_t tasks, rows_a_task;   /* tiles */
     intptr_t parts;                /* differences: so many tasks share a tile's units, each with a pass of its own */
-    intptr_t range, most_lines;    /* differences: where a slot notes ranges; lines of a buffer there */
+    intptr_t range, range_rows;    /* differences: where a slot notes ranges, of so many rows; */
+    intptr_t most_lines;           /*              lines of a buffer there */
     _Atomic int *bent;             /* differences: set where a curve is not known to be straight */
     T *copies;                     /* (parts - 1, N, width of the last stage): the output for all parts but the first */
     intptr_t values, sums, lanes;  /* elements of a slot, of the sums of a task, of the sums of lanes of a slot */
     intptr_t slots;                /* buffers for tasks that run at the same time */
     _Atomic int *taken;            /* (slots): whether a task uses it */
     T *slot, *sum;                 /* (slots, values + lanes), (tasks, sums) */
+    T *kept;                       /* as many as the most entries that are chosen of a gradient */
     double *losses, *loss_of_task; /* (parts, N), (tasks) */
 } network_plan_t;
 
@@ -73,6 +73,24 @@ static intptr_t FN(weights_of)(const nnf_network *p) {
     return weights;
 }
 
+static intptr_t FN(linear_stages)(const nnf_network *p) {
+    intptr_t count = 0;
+    for (intptr_t i = 0; i < p->stages; i++)
+        count += p->stage[i].weight != NULL;
+    return count;
+}
+
+/* The most entries that are chosen of a gradient. */
+static intptr_t FN(most_entries)(const nnf_network *p) {
+    intptr_t most = 0;
+    for (intptr_t i = 0; i < p->stages; i++) {
+        const nnf_stage *s = p->stage + i;
+        if (s->entry && s->entries > most) most = s->entries;
+        if (s->bias_entry && s->bias_entries > most) most = s->bias_entries;
+    }
+    return most;
+}
+
 /* A product with inputs for columns needs as many as a vector has lanes to be worth it, and some outputs to be worth
  * the transposition of its inputs, which those of the lowest stage do not need. */
 NNF_INLINE int FN(sums_in_lanes)(intptr_t stage, intptr_t inputs, intptr_t width) {
@@ -99,12 +117,15 @@ static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_
             place.slope = at;
             at += s->width * rows;
         }
-        if (s->weight && p->step > 0 && i + 1 < p->stages) { /* the activation's above; of ones where there is none */
+        if (s->weight && tiles && p->step > 0 &&
+            i + 1 < p->stages) { /* the activation's above; of ones where there is none */
             place.slope = at;
             at += p->stage[i + 1].weight ? s->width * rows : 0;
         }
-        if ((s->grad_weight || s->grad_bias) && plan->lowest > i) plan->lowest = i;
-        if (s->grad_weight) {
+        const int weight = s->grad_weight && !(s->entry && s->entries == 0);
+        const int bias = s->grad_bias && !(s->bias_entry && s->bias_entries == 0);
+        if ((weight || bias) && plan->lowest > i) plan->lowest = i;
+        if (weight) {
             place.weight = plan->sums;
             plan->sums += FN(whole_lines)(inputs * s->width);
             if (FN(sums_in_lanes)(i, inputs, s->width)) {
@@ -112,7 +133,7 @@ static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_
                 plan->lanes += inputs * s->width * LOGICAL;
             }
         }
-        if (s->grad_bias) {
+        if (bias) {
             place.bias = plan->sums, place.bias_lanes = plan->lanes;
             plan->sums += FN(whole_lines)(s->width);
             plan->lanes += s->width * LOGICAL;
@@ -123,8 +144,9 @@ static void FN(place_all)(network_plan_t *plan, intptr_t rows, int tiles, place_
         if (places) places[i] = place;
     }
     if (p->step > 0) {
-        plan->range = at;
-        at += (p->stages + 1) * RANGE + plan->most_lines * (4 * rows + plan->most_lines + 1);
+        plan->range = at, plan->range_rows = FN(whole_lines)(rows);
+        at += (p->stages + 1) * (plan->range_rows + LOGICAL);
+        at += tiles ? plan->most_lines * (4 * rows + plan->most_lines + 1) : 0;
     }
     plan->values = at + 2 * FN(whole_lines)(plan->widest * rows);
 }
@@ -169,8 +191,36 @@ static size_t FN(make_plan)(network_plan_t *plan, const nnf_network *p, char *me
     NNF_TAKE(loss_of_task, double, plan->tasks);
     NNF_TAKE(slot, T, plan->slots * (plan->values + plan->lanes));
     NNF_TAKE(sum, T, plan->tasks * plan->sums);
+    NNF_TAKE(kept, T, FN(most_entries)(p));
 #undef NNF_TAKE
     return size;
+}
+
+/* ---- chosen entries ---- */
+
+/* Sets all of n numbers but those that are chosen to 0. */
+static void FN(keep)(const network_plan_t *plan, T *grad, intptr_t n, const intptr_t *entry, intptr_t entries) {
+    if (!grad || !entry) return;
+    for (intptr_t e = 0; e < entries; e++)
+        plan->kept[e] = grad[entry[e]];
+    memset(grad, 0, (size_t)n * sizeof(T));
+    for (intptr_t e = 0; e < entries; e++)
+        grad[entry[e]] = plan->kept[e];
+}
+
+static void FN(keep_chosen)(const network_plan_t *plan) {
+    for (intptr_t i = 0; i < plan->p->stages; i++) {
+        const nnf_stage *s = plan->p->stage + i;
+        FN(keep)(plan, s->grad_weight, s->width * plan->place[i].inputs, s->entry, s->entries);
+        FN(keep)(plan, s->grad_bias, s->width, s->bias_entry, s->bias_entries);
+    }
+}
+
+/* What a layer gave, (N, width). */
+NNF_INLINE T *FN(rows_of)(const network_plan_t *plan, intptr_t s) {
+    if (s < 0) return (T *)plan->p->x;                        /* is only read, */
+    if (plan->p->stage[s].y) return (T *)plan->p->stage[s].y; /* and so is this */
+    return s + 1 == plan->p->stages ? plan->p->y : plan->slot + plan->place[s].y;
 }
 
 /* ---- the loss of some rows ---- */

@@ -199,14 +199,17 @@ enum { NNF_MOST_OPEN = 4 };
  * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above
  * it. */
 typedef struct {
-    const void *weight;            /* linear: (width, inputs), contiguous; NULL for an activation */
-    nnf_activation activation;     /* activation: its function, */
-    double alpha;                  /*             its parameter, */
-    const void *x, *y;             /*             its input and output, (N, width), contiguous */
-    int measured;                  /* or a function of each entry, known from measurements: see above */
-    intptr_t width;                /* outputs of this stage per row */
-    const void *bias;              /* linear: width, or NULL; differences do not read it */
-    void *grad_weight, *grad_bias; /* linear: like weight and bias; NULL: not wanted. For nnf_network alone */
+    const void *weight;        /* linear: (width, inputs), contiguous; NULL for an activation */
+    nnf_activation activation; /* activation: its function, */
+    double alpha;              /*             its parameter, */
+    const void *x, *y;         /*             its input and output, (N, width), contiguous */
+    int measured;              /* or a function of each entry, known from measurements: see above */
+    intptr_t width;            /* outputs of this stage per row */
+    const void *bias;          /* linear: width, or NULL; differences do not read it */
+    /* For nnf_network alone, linear stages: */
+    void *grad_weight, *grad_bias;      /* like weight and bias; NULL: not wanted */
+    const intptr_t *entry, *bias_entry; /* NULL, or which entries of these are wanted, ascending; others are set to 0 */
+    intptr_t entries, bias_entries;
     /* For nnf_convolution_difference alone, NULL otherwise, and weight is NULL where one is not: */
     const nnf_convolution *convolution; /* x, bias and y are not read */
     const nnf_pooling *pooling;         /* of planes as many as channels; x (N, planes, *in_size) and index, or (mean)
@@ -492,6 +495,28 @@ typedef struct {
 } nnf_central;
 
 void nnf_central_quotients(const nnf_central *p);
+
+/* The slopes of a smooth function of one number, at many numbers x at a time. base: (count), the function at x; value:
+ * (4, count), the function where x is moved by size, -size, and half of both; way: NULL, it is (x + size) - x and so
+ * on, what rounding leaves of them. Or base and x are NULL, value is what the function changes by, and way: (4, count),
+ * where x is moved by way. With quotients over both sides, whole and half, and over one, up, down, and near ones: noise
+ * = 16 eps (|base| + |x whole|) / size, or 16 eps |whole| without a base most = max(close max|whole|, noise), of whole
+ * that are finite smooth: |whole - half| <= most, |(up - down) - 2 (near_up - near_down)| <= 4 most, and noise <= noisy
+ * max|whole| or nothing moves Of those that are smooth and left: slope = (4 half - whole) / 3, reach = size, left = 0;
+ * the others stay as they are. Returns the largest |up - down| / size of these: about |f''|. All are contiguous, (4,
+ * count) or (count). On the calling thread. */
+typedef struct {
+    intptr_t count;
+    const double *way, *value, *base, *x, *size;
+    double eps, close, noisy;
+    double *slope, *reach;
+    uint8_t *left;
+} nnf_slopes;
+
+double nnf_measured_slopes(const nnf_slopes *p);
+
+/* out = start + distance way; (count) each, contiguous. On the calling thread. */
+void nnf_moved_along(intptr_t count, const double *start, const double *way, double distance, double *out);
 
 /* ---- the tables --------------------------------------------------------------------------------------- */
 

@@ -68,7 +68,9 @@ enum {
     NNF_TILED_WEIGHTS = 1 << 14,   /* of a network that is small enough to be taken a tile of rows at a time */
     NNF_TILE_TASK_FLOPS = 1 << 19, /* some 10 us of work, */
     NNF_LINES = 16,                /* of a product that several units share, by differences: a strip of rows or so */
-    NNF_TILE_TASKS = 32            /* and not more sums of gradients to add up than so many */
+    NNF_TILE_TASKS = 32,           /* and not more sums of gradients to add up than so many */
+    NNF_FEW_ENTRIES = 96,          /* so many times fewer entries than all are summed one by one, */
+    NNF_ENTRY_TASK = 1 << 14       /* so many products a task */
 };
 
 /* ---- normalisation: see normalization.inc.h ---- */

@@ -27,6 +27,7 @@ Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
 STACK_BYTES = 1 << 23  # of the widest array in a stack of perturbations
+CALL_BYTES = 1 << 16  # of that in one call of an author: larger arrays come from the system, and go back to it
 STEP = float(np.finfo(np.float64).eps) ** (1 / 3)
 
 
@@ -94,10 +95,16 @@ def _rows(x: Any, rows: Rows) -> Any:
 
 def _subtracted(link: Link, x: Any, dx: Array, rows: Rows | None) -> Array:
     """Subtract two evaluations in float64, so that digits are left."""
+    moved, base = values_of(link, x, dx, rows)
+    return moved - base
+
+
+def values_of(link: Link, x: Any, dx: Array, rows: Rows | None = None) -> tuple[Doubles, Doubles]:
+    """Return forward(x + dx), for one dx or a stack of them, and forward(x), both evaluated in float64."""
     run = the_run()
     wide = _in_double(link, x, run)
     base = _base(link, wide, rows, run)
-    return _evaluated_at(link, wide, dx, base.shape, rows, run) - base
+    return _evaluated_at(link, wide, dx, base.shape, rows, run), base
 
 
 def _in_double(link: Link, x: Any, run: Run) -> Doubles:
@@ -119,15 +126,19 @@ def _floats_in_double(x: Any) -> Any:
 
 def _evaluated_at(link: Link, x: Doubles, dx: Array, shape: tuple[int, ...], rows: Rows | None, run: Run) -> Doubles:
     """Return forward(x + dx) in float64, for one dx or a stack of them; `shape` is that of one output."""
-    moved = x + dx
     if dx.ndim == x.ndim:
-        return evaluated(link, moved, run, rows, shape)
+        return evaluated(link, x + dx, run, rows, shape)
     if couples_of(link, run) == "batch" and rows is None:
-        return np.stack([evaluated(link, one, run) for one in moved])
+        return np.stack([evaluated(link, x + one, run) for one in dx])
     own = row_numbers(len(x), run) if rows is None else rows
-    flat = moved.reshape(-1, *x.shape[1:])
-    y = evaluated(link, flat, run, np.tile(own, len(dx)), (len(flat), *shape[1:]))
-    return y.reshape(len(dx), *shape)
+    many = max(1, CALL_BYTES // (8 * max(1, x.size, math.prod(shape))))
+    found = np.empty((len(dx), *shape))
+    for first in range(0, len(dx), many):
+        moved = x + dx[first : first + many]
+        flat = moved.reshape(-1, *x.shape[1:])
+        y = evaluated(link, flat, run, np.tile(own, len(moved)), (len(flat), *shape[1:]))
+        found[first : first + many] = y.reshape(len(moved), *shape)
+    return found
 
 
 def row_numbers(count: int, run: Run) -> Rows:

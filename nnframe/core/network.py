@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnframe.core.chain import ForwardPass, Link, Reshaped, run_forward
-from nnframe.core.parameter import Array, Parameter
+from nnframe.core.parameter import NONE, Array, Chosen, Parameter
 from nnframe.core.protocol import LayerError
 from nnframe.core.run import Run, at_the_door
 from nnframe.core.structure import Memory
@@ -70,23 +70,24 @@ class Network:
         step: float = 0.0,
         doubtful: npt.NDArray[np.bool_] | None = None,
         described: tuple[Any, ...] | None = None,
+        chosen: Chosen | None = None,
     ) -> tuple[float, Array, npt.NDArray[Any]] | None:
         """Overwrite the gradient of each parameter; returns the loss, the output and the labels as they were taken.
 
         step : of central differences; 0: backpropagation. doubtful : tells which rows the differences leave out. None
         where the loss does not take the labels, or C does not have such differences in one call. described : what the
-        loss says of itself, where that is known.
+        loss says of itself, where that is known. chosen : which entries are wanted, the others are 0; None: all.
         """
         parameters, described = self.parameters, described or loss.in_network(t)
         if described is None:
             return None
         values, gradients = values_of(parameters), gradients_of(parameters)
+        entries = None if chosen is None else [chosen.get(id(parameter), NONE) for parameter in parameters]
+        options: dict[str, Any] = {"outputs": outputs, "step": step, "doubtful": doubtful, "entries": entries}
         if self.trained:
-            return self.compiled.gradient(
-                x, t, values, gradients, *described, outputs=outputs, step=step, doubtful=doubtful
-            )
+            return self.compiled.gradient(x, t, values, gradients, *described, **options)
         some: list[Any] = [parameter.grad if parameter.trainable else None for parameter in parameters]
-        found = self.compiled.gradient(x, t, values, some, *described, outputs=outputs, step=step, doubtful=doubtful)
+        found = self.compiled.gradient(x, t, values, some, *described, **options)
         for parameter in parameters:
             if not parameter.trainable and found is not None:
                 parameter.grad.fill(0)
@@ -231,11 +232,17 @@ class NetworkPass(ForwardPass):
 
 
 def gradient_in_one_call(
-    model: Any, loss: Any, x: Any, t: npt.ArrayLike, memory: Memory, step: float = 0.0
+    model: Any,
+    loss: Any,
+    x: Any,
+    t: npt.ArrayLike,
+    memory: Memory,
+    step: float = 0.0,
+    chosen: Chosen | None = None,
 ) -> NetworkPass | None:
     """Overwrite the gradients of a model's parameters, in one call; None where model, loss or x ask for the layers.
 
-    step : as for `Network.gradient`
+    step, chosen : as for `Network.gradient`
     """
     network = network_in_one_call(model, step) if is_known_loss(loss) else None
     if network is None:
@@ -247,7 +254,7 @@ def gradient_in_one_call(
         if not network.takes(rows):
             return None
     doubtful = np.zeros(len(rows), bool) if step else None
-    found = network.gradient(loss, rows, labels, step=step, doubtful=doubtful)
+    found = network.gradient(loss, rows, labels, step=step, doubtful=doubtful, chosen=chosen)
     if found is None:
         return None
     passed = NetworkPass(model, memory, x, loss)
@@ -278,10 +285,12 @@ def _positions(x: Any, t: npt.ArrayLike, loss: Any) -> tuple[Any, npt.ArrayLike]
     return x.reshape(-1, x.shape[-1]), labels.reshape(-1, *labels.shape[x.ndim - 1 :])
 
 
-def gradient_of_chain(passed: ForwardPass, loss: Any, t: npt.ArrayLike, step: float = 0.0) -> bool:
+def gradient_of_chain(
+    passed: ForwardPass, loss: Any, t: npt.ArrayLike, step: float = 0.0, chosen: Chosen | None = None
+) -> bool:
     """Overwrite the gradients after a forward pass, in one call, and measure it; whether that could be done.
 
-    step : as for `Network.gradient`
+    step, chosen : as for `Network.gradient`
     """
     if not is_known_loss(loss) or not len(passed.output):
         return False
@@ -291,7 +300,7 @@ def gradient_of_chain(passed: ForwardPass, loss: Any, t: npt.ArrayLike, step: fl
     network, x, outputs = chain
     if step and not network.compiled.differences:
         return False
-    found = network.gradient(loss, x, t, outputs, step)
+    found = network.gradient(loss, x, t, outputs, step, chosen=chosen)
     if found is None:
         return False
     passed.loss, passed.value, passed.labels = loss, found[0], found[2]

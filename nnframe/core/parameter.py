@@ -10,6 +10,9 @@ import numpy.typing as npt
 from nnframe._checks import as_dtype
 
 Array = npt.NDArray[np.floating]
+Entries = npt.NDArray[np.intp]
+Chosen = dict[int, Entries]  # flat indices of the entries of each parameter, ascending, by the parameter's `id`
+NONE: Entries = np.zeros(0, np.intp)
 
 changes = [
     0

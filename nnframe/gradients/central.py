@@ -23,13 +23,13 @@ import numpy.typing as npt
 from nnframe.core.chain import ForwardPass, expanded
 from nnframe.core.layer import Layer
 from nnframe.core.local import as_step
-from nnframe.core.parameter import Parameter
+from nnframe.core.parameter import NONE, Chosen, Parameter
 from nnframe.core.structure import Memory, couples_of
 from nnframe.gradients.channels import convolution_in_c
 from nnframe.gradients.curves import StackedCurves, curves_pay, only_entries
 from nnframe.gradients.entries import SharedEntries, StackedEntries
 from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
-from nnframe.gradients.selection import NONE, Blocks, Chosen, Only, choose
+from nnframe.gradients.selection import Blocks, Only, choose
 from nnframe.gradients.straight import Taken, straight_gradients
 from nnframe.gradients.work import (
     EXACT_STEP,
@@ -102,37 +102,17 @@ class CentralDifference(WorkingStrategy):
             return 0.0
         return min(self.step, EXACT_STEP) if self.scaled else self.step
 
-    def everything(self) -> CentralDifference:
-        """Return the same strategy for all entries of all parameters."""
-        if self.only is None:
-            return self
-        found = copy.copy(self)
-        found.only = None
-        return found
+    def select(self, model: Layer) -> Chosen | None:
+        """Return which entries are asked for, the next block of `Blocks`; None: all of them."""
+        return choose(self.only, model) if isinstance(model, Layer) else None
 
-    def count_selected(self, model: Layer) -> int:
-        """How many entries are asked for; KeyError or ValueError where they are not the model's."""
+    def unselect(self) -> None:
+        """Let the last block of `Blocks` be the next one again."""
         if isinstance(self.only, Blocks):
-            return min(self.only.size, sum(p.value.size for p in model.parameters() if p.trainable))
-        chosen = choose(self.only, model)
-        return super().count_selected(model) if chosen is None else sum(map(len, chosen.values()))
+            self.only.put_back()
 
-    def known_selection(self, model: Layer) -> Chosen | None:
-        """Return which entries are asked for, where that is the same for each call; None: all, or it is not."""
-        if isinstance(self.only, Blocks) or not isinstance(model, Layer):
-            return None
-        return choose(self.only, model)
-
-    def keep_selected(self, passed: ForwardPass, chosen: Chosen | None) -> None:
-        """Set the gradients of all other entries to 0; chosen is what `known_selection` returned."""
-        chosen = choose(self.only, passed.model) if chosen is None else chosen
-        if chosen is not None:
-            for parameter in passed.parameters:
-                parameter.grad[...] = only_entries(parameter.grad, chosen.get(id(parameter), NONE))
-
-    def work(self, passed: ForwardPass) -> list[Work]:
+    def work(self, passed: ForwardPass, chosen: Chosen | None) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
-        chosen = choose(self.only, passed.model)
         described, exact = describe_loss(passed, self.scaled), has_exact_differences(passed.loss)
         places = places_of(passed.links)
         pieces, places = self._together(passed, places, chosen, described)

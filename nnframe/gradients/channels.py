@@ -11,12 +11,11 @@ import numpy as np
 
 from nnframe.core.chain import Link, expanded
 from nnframe.core.local import name_of
-from nnframe.core.parameter import Array, Parameter
+from nnframe.core.parameter import Array, Entries, Parameter
 from nnframe.core.protocol import CostWarning
 from nnframe.core.run import Run
 from nnframe.core.structure import Memory
 from nnframe.gradients.in_c import Described, is_linear
-from nnframe.gradients.selection import Entries
 from nnframe.gradients.work import Place
 from nnframe.kernels import _kernels
 from nnframe.layers.convolution import Convolution

@@ -10,9 +10,8 @@ import numpy.typing as npt
 from nnframe import kernels
 from nnframe.core.chain import ForwardPass, Link
 from nnframe.core.local import chunks, run_differences
-from nnframe.core.parameter import Array, Parameter
+from nnframe.core.parameter import Array, Entries, Parameter
 from nnframe.gradients.entries import StackedEntries
-from nnframe.gradients.selection import Entries
 from nnframe.gradients.work import Place
 from nnframe.losses.base import row_changes
 

@@ -16,10 +16,9 @@ import numpy.typing as npt
 from nnframe import kernels
 from nnframe.core.chain import ForwardPass, Link
 from nnframe.core.local import run_differences
-from nnframe.core.parameter import Array, Parameter
+from nnframe.core.parameter import Array, Entries, Parameter
 from nnframe.core.structure import couples_of
 from nnframe.gradients.curves import NODES, tolerance_below, units_of
-from nnframe.gradients.selection import Entries
 from nnframe.gradients.work import Place
 from nnframe.kernels import _kernels
 from nnframe.layers.linear import Linear

@@ -9,7 +9,7 @@ import numpy as np
 from nnframe import kernels
 from nnframe.core.chain import ForwardPass
 from nnframe.core.local import as_step, chunks, run_differences
-from nnframe.core.parameter import Array, Parameter
+from nnframe.core.parameter import Array, Chosen, Parameter
 from nnframe.core.structure import Memory, couples_of
 from nnframe.gradients.entries import StackedEntries
 from nnframe.gradients.in_c import InC, above_in_c, describe_loss, is_linear
@@ -55,7 +55,7 @@ class NodePerturbation(WorkingStrategy):
         self.scaled = step is None
         self.memory = Memory()
 
-    def work(self, passed: ForwardPass) -> list[Work]:
+    def work(self, passed: ForwardPass, chosen: Chosen | None) -> list[Work]:
         """Return what there is to do for a mini-batch that has run through the model."""
         found: list[Work] = []
         described, exact = describe_loss(passed, self.scaled), has_exact_differences(passed.loss)

@@ -6,15 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from nnframe._checks import as_generator
 from nnframe.core.layer import Layer
-from nnframe.core.parameter import Parameter
+from nnframe.core.parameter import Chosen, Entries, Parameter
 
-Entries = npt.NDArray[np.intp]
-Chosen = dict[int, Entries]  # flat indices of the entries of each parameter, ascending, by the parameter's `id`
-NONE: Entries = np.zeros(0, np.intp)
+MANY = 20  # times as many entries as are drawn: fewer are sooner marked among all than sorted
 
 
 class Blocks:
@@ -48,23 +45,21 @@ class Blocks:
         self.size = int(size)
         self.order = order
         self.rng = as_generator(rng)
-        self.at = 0
+        self.at = self.before = 0
 
     def entries(self, parameters: list[Parameter]) -> Chosen:
         """Return which entries the next block has."""
         ends = np.cumsum([p.value.size for p in parameters])
         total = int(ends[-1]) if len(ends) else 0
+        self.before = self.at
         if self.order == "random":
-            block = self.rng.choice(total, min(self.size, total), replace=False, shuffle=False)
+            block = _drawn(total, min(self.size, total), self.rng)
         else:
-            block = (self.at + np.arange(min(self.size, total))) % total
+            last = self.at + min(self.size, total)
+            block = np.arange(self.at, min(last, total))
+            if last > total:  # and on from the start
+                block = np.concatenate([np.arange(last - total), block])
             self.at = (self.at + self.size) % total
-        if 64 * len(block) < total:
-            block.sort()
-        else:  # sooner than sorting
-            mask = np.zeros(total, bool)
-            mask[block] = True
-            block = np.flatnonzero(mask)
         cuts = np.searchsorted(block, ends).tolist()
         return {
             id(p): block[first:last] - (end - p.value.size)
@@ -72,8 +67,22 @@ class Blocks:
             if last > first
         }
 
+    def put_back(self) -> None:
+        """Let the last block be the next one again, where it did not have its turn."""
+        self.at = self.before
+
     def __repr__(self) -> str:
         return f"Blocks({self.size}, {self.order!r})"
+
+
+def _drawn(total: int, count: int, rng: np.random.Generator) -> Entries:
+    """Draw so many different numbers below total, ascending."""
+    found = rng.choice(total, count, replace=False, shuffle=False)
+    if MANY * count < total:
+        return np.sort(found)
+    mask = np.zeros(total, bool)  # sooner than sorting
+    mask[found] = True
+    return np.flatnonzero(mask)
 
 
 Only = Blocks | Parameter | str | Iterable[Parameter | str] | Mapping[Any, Any]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from nnframe import kernels
 from nnframe.core.chain import ForwardPass, Link
-from nnframe.core.local import difference_of
+from nnframe.core.local import difference_of, values_of
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.structure import couples_of
 from nnframe.gradients.curves import TOLERANCE
@@ -26,6 +26,8 @@ from nnframe.kernels import _kernels
 
 STEPS = (1e-5, 1e-6, 1e-7)  # times max(1, |x|): how far an argument moves when a slope is measured
 CLOSE, NOISE = 1e-9, 1e-8  # of the largest slope: what smooth functions stay below, and what noise may be
+EPS = float(np.finfo(np.float64).eps)
+SIDES = (1, -1, 0.5, -0.5)  # of a step: where a function is evaluated
 Doubles = npt.NDArray[np.float64]
 
 
@@ -106,40 +108,40 @@ def _measured(link: Link) -> tuple[str, float, Array, Array]:
     closer as fast as the step: that tells kinks and jumps from it wherever they lie. Entries at which no step
     does have a reach of 0.
     """
-    slope, reach = np.zeros(link.y.shape), np.zeros(link.y.shape)
-    bend = 0.0
-    left = np.ones(link.y.shape, bool)
+    x = link.x.astype(np.float64)
+    slope, reach = np.zeros((2, *x.shape))
+    left, bend = np.ones(x.shape, bool), 0.0
     for step in STEPS:
-        found, bent, size, good = _quotients(link, step)
-        good &= left
-        slope[good], reach[good] = found[good], size[good]
-        bend = max(bend, float(bent[good].max(initial=0)))
-        left &= ~good
+        bend = max(bend, _fill_in(link, x, step, slope, reach, left))
         if not left.any():
             break
     dtype = link.y.dtype
     return "measured", bend / 2, slope.astype(dtype), reach.astype(dtype)
 
 
-def _quotients(link: Link, step: float) -> tuple[Doubles, Doubles, Doubles, npt.NDArray[np.bool_]]:
-    """Slope, |second derivative| and step at each entry, and where they are those of a smooth function."""
-    x = link.x.astype(np.float64)
+def _fill_in(link: Link, x: Doubles, step: float, slope: Doubles, reach: Doubles, left: npt.NDArray[np.bool_]) -> float:
+    """Measure the slopes of entries that are left; returns the largest second derivative of those that are smooth."""
     size = step * np.maximum(1, np.abs(x))
-    ends = np.multiply.outer([1, -1, 0.5, -0.5], size)
-    if link.traits.difference:
-        ends = ends.astype(link.x.dtype)
-        ways = ends.astype(np.float64)
-    else:
-        ways = (x + ends) - x  # what rounding leaves of them
+    values, base, ways, eps = np.empty((len(SIDES), *x.shape)), None, None, EPS
     with np.errstate(all="ignore"):
-        change = np.asarray(difference_of(link, ends), np.float64)
-        up, down, near_up, near_down = change / ways
-        whole = (change[0] - change[1]) / (ways[0] - ways[1])
-        half = (change[2] - change[3]) / (ways[2] - ways[3])
-        scale = float(np.abs(whole[np.isfinite(whole)]).max(initial=0))
-        eps = float(np.finfo(link.y.dtype if link.traits.difference else np.float64).eps)
-        noise = 16 * eps * (np.abs(whole) if link.traits.difference else (np.abs(link.y) + np.abs(x * whole)) / size)
-        most = np.maximum(CLOSE * scale, noise)
-        good = (np.abs(whole - half) <= most) & (np.abs((up - down) - 2 * (near_up - near_down)) <= 4 * most)
-        good &= (noise <= max(NOISE, 64 * eps) * scale) | ~change.any(axis=0)
-    return (4 * half - whole) / 3, np.abs(up - down) / size, size, good
+        if link.traits.difference:
+            ends: Array = np.multiply.outer(SIDES, size).astype(link.x.dtype)
+            values[...], ways = difference_of(link, ends), ends.astype(np.float64)
+            eps = float(np.finfo(link.y.dtype).eps)
+        else:
+            for k, side in enumerate(SIDES):
+                values[k], base = values_of(link, x, side * size)
+    flat = (len(SIDES), -1)
+    return _kernels.measured_slopes(
+        values.reshape(flat),
+        None if base is None else base.reshape(-1),
+        None if base is None else x.reshape(-1),
+        None if ways is None else ways.reshape(flat),
+        size.reshape(-1),
+        eps,
+        CLOSE,
+        max(NOISE, 64 * eps),
+        slope.reshape(-1),
+        reach.reshape(-1),
+        left.reshape(-1),
+    )

@@ -16,11 +16,10 @@ from nnframe.core.chain import ForwardPass, Link, expanded, run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.local import name_of
 from nnframe.core.network import NetworkPass, gradient_in_one_call, gradient_of_chain, network_in_one_call
-from nnframe.core.parameter import Array, Parameter
+from nnframe.core.parameter import Array, Chosen, Parameter
 from nnframe.core.protocol import CostWarning
 from nnframe.core.run import Run, at_the_door
 from nnframe.core.structure import Memory
-from nnframe.gradients.selection import Chosen
 from nnframe.gradients.whole import look_at_the_whole
 from nnframe.layers.containers import Joint
 from nnframe.losses.base import Loss, as_labels, gradient_by_differences, value_of
@@ -176,23 +175,18 @@ class WorkingStrategy:
         """Return the step of central differences that C may take of a whole network at once; 0: it may not."""
         return 0.0
 
-    def everything(self) -> WorkingStrategy:
-        """Return the same strategy for all entries of all parameters."""
-        return self
-
-    def count_selected(self, model: Layer) -> int:
-        """How many entries are asked for; KeyError or ValueError where they are not the model's."""
-        return sum(parameter.value.size for parameter in model.parameters())
-
-    def known_selection(self, model: Layer) -> Chosen | None:
-        """Return which entries are asked for, where that is the same for each call; None: all, or it is not."""
+    def select(self, model: Layer) -> Chosen | None:
+        """Return which entries are asked for; None: all. KeyError or ValueError where they are not the model's."""
         return None
 
-    def keep_selected(self, passed: ForwardPass, chosen: Chosen | None) -> None:
-        """Set the gradients of all other entries to 0; chosen is what `known_selection` returned."""
+    def unselect(self) -> None:
+        """Take back what `select` has changed: the gradient could not be taken."""
 
-    def work(self, passed: ForwardPass) -> list[Work]:
-        """Return what there is to do for a mini-batch that has run through the model."""
+    def work(self, passed: ForwardPass, chosen: Chosen | None) -> list[Work]:
+        """Return what there is to do for a mini-batch that has run through the model.
+
+        chosen : what `select` returned
+        """
         raise NotImplementedError(f"{type(self).__name__} has no work")
 
     def __call__(
@@ -231,35 +225,46 @@ class WorkingStrategy:
         self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike, progress: Progress | None
     ) -> tuple[ForwardPass, list[Work]]:
         """Take a gradient; returns the forward pass and the work that was done."""
+        chosen = self.select(model)  # what is not the model's is refused before anything is changed
+        try:
+            return self._take_chosen(model, loss, x, t, progress, chosen)
+        except BaseException:
+            self.unselect()
+            raise
+
+    def _take_chosen(
+        self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike, progress: Progress | None, chosen: Any
+    ) -> tuple[ForwardPass, list[Work]]:
         step = self.step_in_one_call()
-        chosen = self.known_selection(model)  # what is not the model's is refused before anything is changed
-        found = self._in_one_call(model, loss, x, t, step) if step else None
+        found = self._in_one_call(model, loss, x, t, step, chosen) if step else None
         if found is not None:
             if found.left_out is not None:
-                self._add_rows(found, found.left_out)
-            self.keep_selected(found, chosen)
-            self._tell_all(model, progress)
+                self._add_rows(found, found.left_out, chosen)
+            _tell_all(model, progress, chosen)
             return found, []
         with Run(True, self.memory, self.step, model) as run:
             passed = run_forward(model, x, run)
-            if step and gradient_of_chain(passed, loss, t, step):
-                self.keep_selected(passed, chosen)
-                self._tell_all(model, progress)
+            if step and gradient_of_chain(passed, loss, t, step, chosen):
+                _tell_all(model, progress, chosen)
                 return passed, []
-            pieces = self.work(measure(passed, loss, t))
+            pieces = self.work(measure(passed, loss, t), chosen)
             _run_all(pieces, progress)
             sums = _sums_of(pieces)
             for parameter in passed.parameters:
                 parameter.grad[...] = sums.get(id(parameter), 0) if parameter.trainable else 0
         return passed, pieces
 
-    def _in_one_call(self, model: Layer, loss: Loss, x: Any, t: npt.ArrayLike, step: float) -> NetworkPass | None:
+    def _in_one_call(
+        self, model: Layer, loss: Loss, x: Any, t: npt.ArrayLike, step: float, chosen: Chosen | None
+    ) -> NetworkPass | None:
         """Take a gradient in one call; None where there is no such way."""
         if self.scaled and isinstance(loss, Loss) and not loss._traits.stage and loss.is_sum_over_rows:
-            return self._below_own_loss(model, loss, x, t, step)
-        return gradient_in_one_call(model, loss, x, t, self.memory, step)
+            return self._below_own_loss(model, loss, x, t, step, chosen)
+        return gradient_in_one_call(model, loss, x, t, self.memory, step, chosen)
 
-    def _below_own_loss(self, model: Layer, loss: Loss, x: Any, t: npt.ArrayLike, step: float) -> NetworkPass | None:
+    def _below_own_loss(
+        self, model: Layer, loss: Loss, x: Any, t: npt.ArrayLike, step: float, chosen: Chosen | None
+    ) -> NetworkPass | None:
         """Do so below a sum over rows that C does not know, by its gradient with respect to the output: see in_c.py."""
         network = network_in_one_call(model, step)
         if network is None:
@@ -274,23 +279,18 @@ class WorkingStrategy:
         slope, doubtful = gradient_by_differences(loss, passed.output, passed.labels, None), np.zeros(len(x), bool)
         if not np.isfinite(slope).all():
             return None
-        if network.gradient(loss, x, slope, step=step, doubtful=doubtful, described=("linear", "sum")) is None:
+        linear = ("linear", "sum")
+        if network.gradient(loss, x, slope, step=step, doubtful=doubtful, described=linear, chosen=chosen) is None:
             return None
         passed.leave_out(doubtful, x)
         return passed
 
-    def _tell_all(self, model: Layer, progress: Progress | None) -> None:
-        """Report a gradient that was taken in one call."""
-        if progress is not None:
-            total = 2 * self.count_selected(model)
-            progress(total, total)
-
-    def _add_rows(self, passed: NetworkPass, rows: npt.NDArray[np.intp]) -> None:
+    def _add_rows(self, passed: NetworkPass, rows: npt.NDArray[np.intp], chosen: Chosen | None) -> None:
         """Add the gradients of rows that were left out, a loss being the sum of what its rows give."""
         loss, (x, output, labels) = passed.loss, passed.taken
         with Run(True, self.memory, self.step, passed.model) as run:
             part = measure(run_forward(passed.model, x[rows], run), loss, labels[rows])
-            pieces = self.everything().work(part)
+            pieces = self.work(part, chosen)
             _run_all(pieces, None)
             share = loss.row_scale(output, labels) / loss.row_scale(part.output, part.labels)
             sums = _sums_of(pieces)
@@ -304,25 +304,31 @@ class WorkingStrategy:
         The time is estimated from running a sample of each layer's units, some hundredths of a second of each; or, of
         a network that C takes in one call, by taking the gradient of a copy.
         """
-        seconds = self._seconds_in_one_call(model, loss, x, t)
+        chosen = self.select(model)
+        seconds = self._seconds_in_one_call(model, loss, x, t, chosen)
         if seconds is not None:
-            return Cost(2 * self.count_selected(model), seconds)
+            return Cost(2 * _count(model, chosen), seconds)
         start = time.perf_counter()
         with Run(True, self.memory, self.step, model) as run:
-            pieces = self.work(measure(run_forward(model, x, run), loss, t))
+            pieces = self.work(measure(run_forward(model, x, run), loss, t), chosen)
             seconds = time.perf_counter() - start
             return Cost(sum(piece.evaluations for piece in pieces), seconds + sum(map(_seconds_of, pieces)))
 
-    def _seconds_in_one_call(self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike) -> float | None:
+    def _seconds_in_one_call(
+        self, model: Layer, loss: Loss, x: npt.ArrayLike, t: npt.ArrayLike, chosen: Chosen | None
+    ) -> float | None:
         """How long a gradient takes in one call; None where it takes more than that."""
         step = self.step_in_one_call()
         if not step:
             return None
         private = copy.deepcopy(model)
-        if self._in_one_call(private, loss, x, t, step) is None:  # finds caches cold, threads asleep
+        if chosen is not None:
+            own = zip(model.parameters(), private.parameters(), strict=True)
+            chosen = {id(other): chosen[id(p)] for p, other in own if id(p) in chosen}
+        if self._in_one_call(private, loss, x, t, step, chosen) is None:  # finds caches cold, threads asleep
             return None
         start = time.perf_counter()
-        self.everything()._take(private, loss, x, t, None)
+        self._take_chosen(private, loss, x, t, None, chosen)
         return time.perf_counter() - start
 
     def see_whether_something_passes(self, passed: ForwardPass, pieces: list[Work]) -> None:
@@ -340,6 +346,17 @@ class WorkingStrategy:
 
     def _is_stuck(self, link: Link) -> bool:
         return not link.traits.backward and self.memory.first_time("nothing passes", link.layer)
+
+
+def _count(model: Layer, chosen: Chosen | None) -> int:
+    """How many entries are asked for."""
+    return sum(p.value.size for p in model.parameters()) if chosen is None else sum(map(len, chosen.values()))
+
+
+def _tell_all(model: Layer, progress: Progress | None, chosen: Chosen | None) -> None:
+    """Report a gradient that was taken in one call."""
+    if progress is not None:
+        progress(2 * _count(model, chosen), 2 * _count(model, chosen))
 
 
 def measure(passed: ForwardPass, loss: Loss, t: npt.ArrayLike) -> ForwardPass:

@@ -108,6 +108,9 @@ cdef extern from "nnframe.h" nogil:
         const void *bias
         void *grad_weight
         void *grad_bias
+        const intptr_t *entry
+        const intptr_t *bias_entry
+        intptr_t entries, bias_entries
         const nnf_convolution *convolution
         const nnf_pooling *pooling
         const nnf_norm *norm
@@ -288,6 +291,19 @@ cdef extern from "nnframe.h" nogil:
         double *out
         uint8_t *sure
     void nnf_central_quotients(const nnf_central *p)
+    ctypedef struct nnf_slopes:
+        intptr_t count
+        const double *way
+        const double *value
+        const double *base
+        const double *x
+        const double *size
+        double eps, close, noisy
+        double *slope
+        double *reach
+        uint8_t *left
+    double nnf_measured_slopes(const nnf_slopes *p)
+    void nnf_moved_along(intptr_t count, const double *start, const double *way, double distance, double *out)
     void *nnf_take(size_t *bytes)
     void nnf_give(void *memory, size_t bytes)
     void nnf_set_num_threads(int n, int at_once)

@@ -157,3 +157,98 @@ def central_quotients(value, y, double base, double noise, double relative, doub
     with nogil:
         nnf_central_quotients(&p)
     return out, sure
+
+
+def measured_slopes(value, base, x, way, size, double eps, double close, double noisy, slope, reach, left):
+    """Slopes of a smooth function of one number, where values around each x show that it is smooth.
+
+    Parameters
+    ----------
+    value : array (4, n) of float64
+        The function where x is moved up by size, down by it, and by half of both.
+    base, x : array (n,) of float64, or None
+        The function at x, and x. None: `value` is what the function changes by.
+    way : array (4, n) of float64, or None
+        How far x is moved, where x is None.
+    size : array (n,) of float64
+    eps, close, noisy : float
+        See csrc/nnframe.h.
+    slope, reach : array (n,) of float64
+        Written where x is left and the function smooth: its slope, and `size`. In C order.
+    left : array (n,) of bool
+        Which x are left; those that are written are not left any more. In C order.
+
+    Returns
+    -------
+    float
+        The largest second derivative of these, about.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Dtypes or shapes that do not fit each other; nothing has been written.
+    """
+    cdef array values = as_doubles(value, "value")
+    cdef array sizes = as_doubles(size, "size")
+    cdef array bases = None, at = None, ways = None
+    cdef cnp.npy_intp shape[2]
+    cdef nnf_slopes p
+    cdef double bend
+    shape[0], shape[1] = 4, cnp.PyArray_SIZE(sizes)
+    if not (has_shape(values, 2, shape) and has_shape(sizes, 1, &shape[1])):
+        raise ValueError(f"value, size: expected shapes (4, n) and (n,), got {np.shape(values)} and {np.shape(sizes)}")
+    if (base is None) != (x is None) or (way is None) == (x is None):
+        raise TypeError("base, x, way: expected base and x, or way alone")
+    if base is not None:
+        bases, at = as_same_shape(base, "base", sizes, "of size"), as_same_shape(x, "x", sizes, "of size")
+    else:
+        ways = as_same_shape(way, "way", values, "of value")
+    cdef array slopes = as_output(must_be_given(slope, "slope"), "slope", 1, &shape[1], cnp.NPY_FLOAT64)
+    cdef array reaches = as_output(must_be_given(reach, "reach"), "reach", 1, &shape[1], cnp.NPY_FLOAT64)
+    cdef array unknown = as_output(must_be_given(left, "left"), "left", 1, &shape[1], cnp.NPY_BOOL)
+    for to, name in ((slopes, "slope"), (reaches, "reach"), (unknown, "left")):
+        for other, its_name in ((value, "value"), (base, "base"), (x, "x"), (way, "way"), (size, "size")):
+            if other is not None:
+                refuse_overlap(to, name, other, its_name)
+    refuse_overlap(slopes, "slope", reaches, "reach")
+    refuse_overlap(unknown, "left", slopes, "slope")
+    refuse_overlap(unknown, "left", reaches, "reach")
+    if reference is not None:
+        return reference.measured_slopes(values, bases, at, ways, sizes, eps, close, noisy, slopes, reaches, unknown)
+    p.count, p.eps, p.close, p.noisy = shape[1], eps, close, noisy
+    p.base, p.x, p.way = <const double *>address(bases), <const double *>address(at), <const double *>address(ways)
+    p.value, p.size = <const double *>cnp.PyArray_DATA(values), <const double *>cnp.PyArray_DATA(sizes)
+    p.slope = <double *>cnp.PyArray_DATA(slopes)
+    p.reach, p.left = <double *>cnp.PyArray_DATA(reaches), <uint8_t *>cnp.PyArray_DATA(unknown)
+    with nogil:
+        bend = nnf_measured_slopes(&p)
+    return bend
+
+
+def moved_along(start, way, double distance, out):
+    """out = start + distance way.
+
+    Parameters
+    ----------
+    start, way, out : array of float64, as many numbers each
+        `out` in C order.
+    distance : float
+
+    Raises
+    ------
+    TypeError, ValueError
+        Dtypes or sizes that do not fit each other; nothing has been written.
+    """
+    cdef array starts = as_doubles(start, "start")
+    cdef array ways = as_doubles(way, "way")
+    if not cnp.PyArray_SAMESHAPE(starts, ways):
+        raise ValueError(f"start, way: expected the same shape, got {np.shape(starts)} and {np.shape(ways)}")
+    cdef array to = as_output(must_be_given(out, "out"), "out", cnp.PyArray_NDIM(starts), cnp.PyArray_DIMS(starts),
+                              cnp.NPY_FLOAT64)
+    refuse_overlap(to, "out", start, "start")
+    refuse_overlap(to, "out", way, "way")
+    if reference is not None:
+        reference.moved_along(starts, ways, distance, to)
+        return
+    nnf_moved_along(cnp.PyArray_SIZE(starts), <const double *>cnp.PyArray_DATA(starts),
+                    <const double *>cnp.PyArray_DATA(ways), distance, <double *>cnp.PyArray_DATA(to))

@@ -305,6 +305,7 @@ class Network:
         outputs: list[_Floats] | None = None,
         step: float = 0.0,
         doubtful: npt.NDArray[np.bool_] | None = None,
+        entries: list[npt.NDArray[np.intp]] | None = None,
     ) -> tuple[float, Any, npt.NDArray[Any]] | None: ...
 
 def difference_gradient(
@@ -353,6 +354,20 @@ def moved_copies(x: _Floats, index: npt.NDArray[np.intp], value: _Floats, out: _
 def change_quotients(
     y: _Floats, weight: _Floats, noise: _Floats, end: _Floats, step: _Floats, first: int, resolved: float, out: _Floats
 ) -> None: ...
+def measured_slopes(
+    value: _Floats,
+    base: _Floats | None,
+    x: _Floats | None,
+    way: _Floats | None,
+    size: _Floats,
+    eps: float,
+    close: float,
+    noisy: float,
+    slope: _Floats,
+    reach: _Floats,
+    left: npt.NDArray[np.bool_],
+) -> float: ...
+def moved_along(start: _Floats, way: _Floats, distance: float, out: _Floats) -> None: ...
 def central_quotients(
     value: _Floats, y: _Floats, base: float, noise: float, relative: float, curved: float, rounded: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]: ...

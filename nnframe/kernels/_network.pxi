@@ -141,7 +141,8 @@ cdef class Network:
                 and cnp.PyArray_TYPE(<array>x) == self.typenum)
 
     def gradient(self, x, labels, list values not None, list gradients not None, loss, reduction="mean", weight=None,
-                 label_smoothing=0.0, ignore_index=None, *, list outputs=None, double step=0.0, doubtful=None):
+                 label_smoothing=0.0, ignore_index=None, *, list outputs=None, double step=0.0, doubtful=None,
+                 list entries=None):
         """Forward, the loss, backward: overwrite the gradients of weights and biases.
 
         Parameters
@@ -166,6 +167,8 @@ cdef class Network:
         doubtful : array (N,) of bool, in C order, optional
             With a step, overwritten: rows in which a kink or jump may lie within the step, which the gradients then
             leave out. If not given, there are no gradients where there are such rows.
+        entries : list of arrays of np.intp, optional
+            Of each gradient the entries that are wanted, flat and ascending; all others are set to 0.
 
         Returns
         -------
@@ -216,7 +219,8 @@ cdef class Network:
         w.c.doubtful = <uint8_t *>address(rows_in_doubt)
         cdef list known = self.describe_outputs(w, outputs)
         cdef list written = self.describe_gradients(w, gradients, x, values, labels, outputs)
-        if self.compute(w, rows, t, weights, kept, gradients, y) == NNF_NOT_STRAIGHT:
+        cdef list chosen = self.describe_entries(w, entries)
+        if self.compute(w, rows, t, weights, kept, gradients, y, entries) == NNF_NOT_STRAIGHT:
             self.give_back(w)
             return None
         if reference is None:
@@ -328,6 +332,32 @@ cdef class Network:
         self.refuse_shared(gradients, values, x, labels, outputs or [])
         return written
 
+    cdef list describe_entries(self, Workspace w, list entries):
+        """Set which entries of the gradients are wanted; returns the arrays that C reads."""
+        cdef list kept = []
+        cdef intptr_t i, at = 0, inputs = self.inputs
+        cdef const unsigned char *arrays = self.kinds
+        cdef nnf_stage *stage
+        cdef array found
+        if entries is None:
+            return kept
+        if len(entries) != self.arrays:
+            raise ValueError(f"entries: expected {self.arrays} arrays, got {len(entries)}")
+        for i in range(len(self.stages)):
+            stage = &w.stage[i]
+            if arrays[i] > 0:
+                found = as_entries(entries[at], at, stage.width * inputs)
+                stage.entry, stage.entries = <const intptr_t *>cnp.PyArray_DATA(found), cnp.PyArray_SIZE(found)
+                kept.append(found)
+            if arrays[i] > 1:
+                found = as_entries(entries[at + 1], at + 1, stage.width)
+                stage.bias_entry, stage.bias_entries = (<const intptr_t *>cnp.PyArray_DATA(found),
+                                                        cnp.PyArray_SIZE(found))
+                kept.append(found)
+            at += arrays[i]
+            inputs = stage.width
+        return kept
+
     cdef object as_gradient(self, object given, intptr_t i, cnp.npy_intp width, cnp.npy_intp inputs):
         cdef cnp.npy_intp shape[2]
         if given is None:
@@ -369,11 +399,11 @@ cdef class Network:
     # ---- running ----
 
     cdef int compute(self, Workspace w, array rows, array t, array weights, list values, list gradients,
-                     array y) except -1:
+                     array y, list entries) except -1:
         """Loss and gradients; 0 or NNF_NOT_STRAIGHT."""
         if reference is None:
             return self.run(w)
-        return self.by_reference(w, rows, t, weights, values, gradients, y)
+        return self.by_reference(w, rows, t, weights, values, gradients, y, entries)
 
     cdef int run(self, Workspace w) except -1:
         cdef const nnf_kernels *kernels = isa.kernels[0 if self.typenum == cnp.NPY_FLOAT32 else 1]
@@ -389,7 +419,7 @@ cdef class Network:
         return answer if answer == NNF_NOT_STRAIGHT else finish(answer)
 
     cdef int by_reference(self, Workspace w, array rows, array t, array weights, list values, list gradients,
-                          array y) except -1:
+                          array y, list entries) except -1:
         outputs = reference.network_forward(rows, self.stages, values)
         y[...] = outputs[-1]
         if w.c.loss == NNF_CROSS_ENTROPY:
@@ -401,10 +431,25 @@ cdef class Network:
             losses, dy = (y - t).astype(np.float64) ** 2, 2 * (y - t)
         w.total = losses.sum()
         found = reference.network_gradient(rows, self.stages, values, outputs, dy * y.dtype.type(w.c.scale))
-        for gradient, own in zip(gradients, found):
+        for i, (gradient, own) in enumerate(zip(gradients, found)):
             if gradient is not None:
-                gradient[...] = own
+                gradient[...] = own if entries is None else reference.chosen_entries(own, entries[i])
         return 0
+
+
+cdef array as_entries(object given, intptr_t i, intptr_t size):
+    """Which entries of a gradient of this size are wanted."""
+    cdef array found = as_indices(given, f"entries[{i}]")
+    cdef const intptr_t *entry = <const intptr_t *>cnp.PyArray_DATA(found)
+    cdef intptr_t e, last = -1
+    if cnp.PyArray_TYPE(found) != cnp.NPY_INTP or cnp.PyArray_NDIM(found) != 1:
+        raise ValueError(f"entries[{i}]: expected {np.dtype(np.intp)} of shape (n,), got {found.dtype} of shape "
+                         f"{np.shape(found)}")
+    for e in range(cnp.PyArray_SIZE(found)):
+        if not last < entry[e] < size:
+            raise ValueError(f"entries[{i}]: expected ascending numbers in [0, {size}), got {entry[e]} at position {e}")
+        last = entry[e]
+    return found
 
 
 cdef array as_values(object labels, array y):

@@ -14,7 +14,13 @@ import numpy.typing as npt
 
 from nnframe.kernels.reference_activations import activation, activation_backward, activation_difference
 from nnframe.kernels.reference_attention import attention, attention_backward
-from nnframe.kernels.reference_changes import central_quotients, change_quotients, moved_copies
+from nnframe.kernels.reference_changes import (
+    central_quotients,
+    change_quotients,
+    measured_slopes,
+    moved_along,
+    moved_copies,
+)
 from nnframe.kernels.reference_convolution import (
     convolution,
     convolution_difference,
@@ -28,7 +34,7 @@ from nnframe.kernels.reference_convolution import (
 )
 from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
-from nnframe.kernels.reference_network import network_forward, network_gradient
+from nnframe.kernels.reference_network import chosen_entries, network_forward, network_gradient
 from nnframe.kernels.reference_normalization import batch_norm, batch_norm_backward
 from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward
 
@@ -42,6 +48,7 @@ __all__ = [
     "batch_norm_backward",
     "central_quotients",
     "change_quotients",
+    "chosen_entries",
     "convolution",
     "convolution_difference",
     "convolution_input_gradient",
@@ -54,6 +61,8 @@ __all__ = [
     "max_pooling_difference",
     "mean_pooling",
     "mean_pooling_backward",
+    "measured_slopes",
+    "moved_along",
     "moved_copies",
     "network_forward",
     "network_gradient",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -49,3 +51,38 @@ def central_quotients(
             & (change < np.inf)
         )
         return np.array([width, (up - down) / width, change]), sure
+
+
+def measured_slopes(
+    value: Doubles,
+    base: Doubles | None,
+    x: Doubles | None,
+    way: Doubles | Any,
+    size: Doubles,
+    eps: float,
+    close: float,
+    noisy: float,
+    slope: Doubles,
+    reach: Doubles,
+    left: npt.NDArray[np.bool_],
+) -> float:
+    """Fill in slopes where the function is smooth; returns the largest second derivative: see csrc/nnframe.h."""
+    with np.errstate(all="ignore"):
+        if x is not None:
+            way = (x + np.array([[1], [-1], [0.5], [-0.5]]) * size) - x
+        change = value if base is None else value - base
+        up, down, near_up, near_down = change / way
+        whole, half = (change[0::2] - change[1::2]) / (way[0::2] - way[1::2])
+        scale = float(np.abs(whole[np.isfinite(whole)]).max(initial=0))
+        beside = np.abs(whole) if base is None or x is None else (np.abs(base) + np.abs(x * whole)) / size
+        noise = 16 * eps * beside
+        most = np.fmax(close * scale, noise)
+        good = (np.abs(whole - half) <= most) & (np.abs((up - down) - 2 * (near_up - near_down)) <= 4 * most)
+        good &= ((noise <= noisy * scale) | ~change.any(axis=0)) & left
+        slope[good], reach[good], left[good] = ((4 * half - whole) / 3)[good], size[good], False
+        return float((np.abs(up - down) / size)[good].max(initial=0))
+
+
+def moved_along(start: Doubles, way: Doubles, distance: float, out: Doubles) -> None:
+    """out = start + distance way."""
+    np.add(start, distance * way, out=out)

@@ -46,3 +46,10 @@ def network_gradient(
         found.append(dy.T @ below)
         dy = dy @ arrays.pop()
     return found[::-1]
+
+
+def chosen_entries(gradient: Floats, entries: npt.NDArray[np.intp]) -> Floats:
+    """Return a gradient that is 0 but for these entries, flat."""
+    found = np.zeros_like(gradient)
+    found.reshape(-1)[entries] = gradient.reshape(-1)[entries]
+    return found

@@ -418,7 +418,7 @@ def test_what_is_asked_for_otherwise_is_taken_piece_by_piece(rng, calls):
     ):
         take(nn.Sequential(*parts(np.float64)), nn.CrossEntropyLoss(), x, t, strategy)
         assert not calls
-    large = nn.Sequential(nn.Linear(7, 2400, rng=0), nn.Tanh(), nn.Linear(2400, 3, rng=1))
+    large = nn.Sequential(nn.Linear(7, 2400, rng=0), nn.Tanh(), nn.Linear(2400, 3, rng=1), nn.Tanh(), nn.Linear(3, 3))
     take(large, nn.CrossEntropyLoss(), x, t, nn.CentralDifference())
     assert not calls
 

@@ -69,3 +69,60 @@ def test_a_bias_alone_leaves_the_weight_at_zero(dtype):
     assert model[0].bias.grad.any()
     for name, parameter in model.named_parameters():
         assert name == "0.bias" or not parameter.grad.any(), f"{name} was not asked for"
+
+
+def wide_model(dtype):
+    return nn.Sequential(nn.Linear(120, 150, dtype=dtype, rng=1), nn.ReLU(), nn.Linear(150, 3, dtype=dtype, rng=2))
+
+
+@pytest.mark.parametrize("share", [0.002, 0.5])
+def test_selections_of_a_wide_network(dtype, share):
+    rng = np.random.default_rng(0)
+    model, loss = wide_model(dtype), nn.CrossEntropyLoss()
+    x, t = rng.standard_normal((9, 120)), rng.integers(0, 3, 9)
+    x[4] = 0  # with biases of 0 each unit is at its kink
+    model[0].bias.value[...] = 0
+    nn.CentralDifference(interpolate=False)(model, loss, x, t)
+    masks = {name: rng.random(p.value.shape) < share for name, p in model.named_parameters()}
+    expected = {name: np.where(masks[name], p.grad, 0) for name, p in model.named_parameters()}
+    nn.CentralDifference(only=masks)(model, loss, x, t)
+    for name, parameter in model.named_parameters():
+        off = np.abs(parameter.grad - expected[name]).max() / np.abs(expected[name]).max(initial=1e-3)
+        assert off <= (1e-9 if dtype == np.float64 else 5e-6), f"{name}: off by {off:.1e}"
+
+
+def test_a_block_that_did_not_have_its_turn_is_the_next_one():
+    model, loss, x, t = model_and_batch(np.float64)
+    blocks = nn.Blocks(100, "cyclic")
+    strategy = nn.CentralDifference(only=blocks)
+    strategy(model, loss, x, t)
+    assert blocks.at == 100
+    with pytest.raises(ValueError, match="labels"):
+        strategy(model, loss, x, t[:-1])
+    assert blocks.at == 100
+    strategy.cost(model, loss, x, t)
+    assert blocks.at == 100
+
+
+@pytest.mark.parametrize("size", [1, 7, 400, 600, 785])
+def test_random_blocks_are_sets_of_that_size_each_entry_as_often_as_any_other(size):
+    parameters = [nn.Parameter(np.zeros((40, 19))), nn.Parameter(np.zeros(25))]
+    blocks, counts, times = nn.Blocks(size, rng=0), np.zeros(785), 2000
+    for _ in range(times):
+        found = blocks.entries(parameters)
+        first, second = [found.get(id(p), np.zeros(0, int)) for p in parameters]
+        block = np.concatenate([first, second + 760])
+        assert len(block) == size
+        assert (np.diff(block) > 0).all()
+        counts[block] += 1
+    share = size / 785
+    assert np.abs(counts / times - share).max() <= 5 * np.sqrt(share * (1 - share) / times) + 4 / times
+
+
+def test_cyclic_blocks_go_on_from_the_start():
+    parameters = [nn.Parameter(np.zeros(7)), nn.Parameter(np.zeros(3))]
+    blocks, seen = nn.Blocks(4, "cyclic"), []
+    for _ in range(5):
+        found = blocks.entries(parameters)
+        seen.append(sorted([*found.get(id(parameters[0]), []), *(found.get(id(parameters[1]), np.zeros(0)) + 7)]))
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 8, 9], [2, 3, 4, 5], [6, 7, 8, 9]]

@@ -44,7 +44,7 @@ def pieces_of(monkeypatch, strategy, *args):
     made = []
     work = type(strategy).work
     monkeypatch.setattr(type(strategy), "step_in_one_call", lambda self: 0.0)
-    monkeypatch.setattr(type(strategy), "work", lambda self, passed: made.append(work(self, passed)) or made[-1])
+    monkeypatch.setattr(type(strategy), "work", lambda *given: made.append(work(*given)) or made[-1])
     strategy(*args)
     monkeypatch.undo()
     return made[-1]

@@ -250,6 +250,20 @@ CALLS = {
         ["out"],
         [],
     ),
+    "measured_slopes": (
+        lambda a: _kernels.measured_slopes(
+            a["value"], a["base"], a["x"], None, a["size"], 1e-16, 1e-9, 1e-8, a["slope"], a["reach"], np.ones(7, bool)
+        ),
+        {"slope": (7,), "reach": (7,), "value": (4, 7), "base": (7,), "x": (7,), "size": (7,)},
+        ["slope", "reach"],
+        [],
+    ),
+    "moved_along": (
+        lambda a: _kernels.moved_along(a["start"], a["way"], 0.5, a["out"]),
+        {"out": (ROWS, 7), "start": (ROWS, 7), "way": (ROWS, 7)},
+        ["out"],
+        [],
+    ),
     "change_quotients": (
         lambda a: _kernels.change_quotients(a["y"], a["weight"], a["noise"], a["end"], a["step"], 0, 1e-3, a["out"]),
         {

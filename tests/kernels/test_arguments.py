@@ -194,6 +194,40 @@ def test_central_quotients_refuses():
             _kernels.central_quotients(value, y, *about)
 
 
+def test_measured_slopes_refuses():
+    own = {"value": floats(4, 3), "base": floats(3), "x": floats(3), "way": None, "size": floats(3)}
+    own |= {"eps": 0.0, "close": 0.0, "noisy": 0.0, "slope": floats(3), "reach": floats(3), "left": np.ones(3, bool)}
+    for wrong, message in (
+        ({"value": floats(3, 3)}, r"value, size: expected shapes \(4, n\) and \(n,\), got \(3, 3\) and \(3,\)"),
+        ({"size": floats(2)}, r"value, size: expected shapes .* got \(4, 3\) and \(2,\)"),
+        ({"base": floats(4)}, r"base: expected shape of size \(3,\), got \(4,\)"),
+        ({"x": None}, "base, x, way: expected base and x, or way alone"),
+        ({"way": floats(4, 3)}, "base, x, way: expected base and x, or way alone"),
+        ({"base": None, "x": None}, "base, x, way: expected base and x, or way alone"),
+        ({"base": None, "x": None, "way": floats(3)}, r"way: expected shape of value \(4, 3\), got \(3,\)"),
+        ({"slope": floats(4)}, r"slope: expected float64 of shape \(3,\), got float64 of shape \(4,\)"),
+        ({"left": np.ones(3)}, r"left: expected bool of shape \(3,\), got float64"),
+        ({"reach": None}, "reach: expected"),
+    ):
+        call = own | wrong
+        before = [np.array(a, copy=True) for a in call.values() if isinstance(a, np.ndarray)]
+        with pytest.raises((TypeError, ValueError), match=message):
+            _kernels.measured_slopes(**call)
+        for one, other in zip(before, [a for a in call.values() if isinstance(a, np.ndarray)], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_moved_along_refuses():
+    for start, way, out, message in (
+        (floats(3), floats(4), floats(3), r"start, way: expected the same shape, got \(3,\) and \(4,\)"),
+        (floats(3), floats(3), floats(4), r"out: expected float64 of shape \(3,\), got float64 of shape \(4,\)"),
+        (floats(3).astype(np.float32), floats(3), floats(3), "start: expected float64"),
+        (floats(3), floats(3), None, "out: expected"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            _kernels.moved_along(start, way, 1.0, out)
+
+
 def test_evaluate_moved_refuses():
     own = {"x": floats(5), "index": np.arange(3), "value": floats(3, 2), "out": floats(3, 2)}
     for wrong, message in (

@@ -136,3 +136,57 @@ def test_central_quotients_are_doubted():
     for relative, expected in ((1e-16, True), (1e-10, False)):
         _, sure = _kernels.central_quotients(value[2:], y[2:], 1e9 - 1, 0.0, relative, 0.01, 1e-3)
         assert sure.all() == expected
+
+
+def slopes_of(f, x, step, way=None, rng=None):
+    """Arguments of one call for a function, where it is known by its values; or by its changes, with `way`."""
+    size = step * np.maximum(1, np.abs(x))
+    sides = np.array([[1.0], [-1.0], [0.5], [-0.5]])
+    if way is None:
+        value, base = f(x + sides * size), f(x)
+        return {"value": value, "base": base, "x": x, "way": None, "size": size}
+    ways = sides * size
+    return {"value": f(x + ways) - f(x), "base": None, "x": None, "way": ways, "size": size}
+
+
+def measured(kernel, call):
+    slope, reach = np.full((2, len(call["size"])), 7.0)
+    left = np.ones(len(call["size"]), bool)
+    left[::5] = False
+    rest = {"eps": 2.0**-52, "close": 1e-9, "noisy": 1e-8, "slope": slope, "reach": reach, "left": left}
+    return kernel(**call, **rest), slope, reach, left
+
+
+@pytest.mark.parametrize("way", [None, True])
+@pytest.mark.parametrize("step", [1e-4, 1e-5, 1e-6])
+def test_measured_slopes(way, step, rng):
+    for f in (np.sin, np.tanh, np.abs, np.floor, lambda x: np.where(x > 2, np.nan, np.exp(x))):
+        with np.errstate(all="ignore"):
+            call = slopes_of(f, np.append(rng.uniform(-3, 3, 400), [0.0, 1.0, step / 3]), step, way)
+        found, expected = (measured(k.measured_slopes, call) for k in (_kernels, reference_changes))
+        assert abs(found[0] - expected[0]) <= 1e-9 * expected[0]
+        for one, other in zip(found[1:], expected[1:], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+def test_measured_slopes_are_derivatives_and_not_those_of_kinks(rng):
+    x = np.append(rng.uniform(-3, 3, 400), [0.0, 1e-6, -4e-6])
+    bend, slope, reach, left = measured(_kernels.measured_slopes, slopes_of(np.sin, x, 1e-5))
+    some = np.arange(len(x)) % 5 > 0
+    assert not left.any()
+    assert (reach[~some] == 7).all()
+    assert (slope[~some] == 7).all()
+    np.testing.assert_allclose(slope[some], np.cos(x)[some], atol=1e-10)
+    assert abs(bend - np.abs(np.sin(x[some])).max()) <= 1e-4
+    _, slope, reach, left = measured(_kernels.measured_slopes, slopes_of(np.abs, x, 1e-5))
+    np.testing.assert_array_equal(np.flatnonzero(left), [i for i in (400, 401, 402) if i % 5])
+    np.testing.assert_array_equal(slope[some & ~left], np.sign(x)[some & ~left])
+
+
+def test_moved_along(rng):
+    for shape in ((0,), (1,), (7, 3)):
+        start, way = rng.standard_normal((2, *shape))
+        out, expected = np.full((2, *shape), np.nan)
+        _kernels.moved_along(start, way, 0.3, out)
+        reference_changes.moved_along(start, way, 0.3, expected)
+        np.testing.assert_allclose(out, expected, rtol=1e-15, atol=1e-15)

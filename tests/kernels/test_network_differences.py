@@ -10,6 +10,7 @@ from test_network import LABELS, NAMES, TILED, WIDE, Made, by_reference
 from nnframe.kernels import _kernels
 
 STEP = 1e-12
+BROAD = (3, 4300, 2)  # too large for tiles, though each unit has few weights
 DEEP = [(5, 7, 3, 9, 4, 17, 6), (3, 20, 1, 20, 2), (6, 8, 8, 8, 8, 3)]  # units share products where a layer is narrow
 
 
@@ -32,7 +33,7 @@ def compare(made, bound):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("widths", TILED + DEEP)
+@pytest.mark.parametrize("widths", [*TILED, *DEEP, *WIDE, BROAD])
 def test_against_the_reference(simd, dtype, rng, widths, name):
     for rows in (1, 17, 65):
         compare(Made(rng, dtype, widths, name, rows), 10 * tolerance(dtype))
@@ -40,13 +41,13 @@ def test_against_the_reference(simd, dtype, rng, widths, name):
 
 @pytest.mark.parametrize("rows", [1, 2, 15, 16, 31, 32, 33, 63, 64, 100, 127, 128, 129, 400, 1500])
 def test_any_number_of_rows(simd, dtype, rng, rows):
-    for widths in ((4, 32, 16, 4), (6, 40, 40, 3)):  # the latter cuts the units of few rows into parts
+    for widths in ((4, 32, 16, 4), (6, 40, 40, 3), (150, 120, 3)):  # the second cuts the units of few rows into parts
         compare(Made(rng, dtype, widths, "tanh", rows), 10 * tolerance(dtype))
 
 
 @pytest.mark.parametrize("labels", LABELS)
 def test_losses(simd, dtype, rng, labels):
-    for widths, rows in itertools.product(((5, 9, 4), (7, 6, 5, 40), (5, 40, 40, 4)), (1, 3, 70, 200)):
+    for widths, rows in itertools.product(((5, 9, 4), (7, 6, 5, 40), (5, 40, 40, 4), *WIDE), (1, 3, 70, 200)):
         compare(Made(rng, dtype, widths, "sigmoid", rows, labels), 10 * tolerance(dtype))
 
 
@@ -71,7 +72,7 @@ def test_stages_in_any_order(simd, dtype, rng):
         compare(made, 10 * tolerance(dtype))
 
 
-@pytest.mark.parametrize("widths", [(4, 32, 16, 4), (5, 40, 40, 40, 3), (5, 9, 3)])
+@pytest.mark.parametrize("widths", [(4, 32, 16, 4), (5, 40, 40, 40, 3), (5, 9, 3), (150, 120, 3)])
 def test_the_same_bits_with_any_number_of_threads(simd, dtype, threads, widths):
     for rows in (50, 3000):
         found = []
@@ -90,7 +91,10 @@ def test_avx2_gives_the_bits_of_avx512(dtype, name):
     for isa in ("avx2", "avx512"):
         _kernels.set_simd(isa)
         made = (
-            Made(np.random.default_rng(1), dtype, w, name, n) for w in TILED + DEEP for n in (1, 50, 700) if w[-1] <= 32
+            Made(np.random.default_rng(1), dtype, w, name, n)
+            for w in [*TILED, *DEEP, *WIDE, BROAD]
+            for n in (1, 50, 700)
+            if w[-1] <= 32
         )
         found.append([array for one in made for array in differences(one)])
     _kernels.set_simd(before)
@@ -108,39 +112,95 @@ def test_some_gradients(simd, dtype, rng):
             assert one is None or np.array_equal(one, expected)
 
 
+@pytest.mark.parametrize("step", [0.0, STEP])
+@pytest.mark.parametrize("widths", [(4, 9, 6, 4), (150, 120, 3), BROAD])
+def test_chosen_entries(simd, dtype, rng, widths, step):
+    """They have the gradients that they have among all; all others are 0."""
+    made = Made(rng, dtype, widths, "tanh", 70)
+    everything = made.gradient(step=step)
+    for share in (0.0, 0.004, 0.3, 1.0):
+        entries = [np.flatnonzero(rng.random(v.size) < share) for v in made.values]
+        found = made.gradient(step=step, entries=entries)
+        for one, other in zip(found[:2], everything[:2], strict=True):
+            np.testing.assert_array_equal(one, other)
+        for one, whole, some in zip(found[2:], everything[2:], entries, strict=True):
+            expected = np.zeros_like(whole)
+            expected.flat[some] = whole.flat[some]
+            assert_close(one, expected, tolerance(dtype), f"share {share}")
+            assert np.count_nonzero(one) == len(some)
+
+
+def test_chosen_entries_of_some_arrays_and_of_gradients_in_another_order(simd, dtype, rng):
+    made = Made(rng, dtype, (150, 120, 3), "tanh", 70)
+    everything = made.gradient(step=STEP)
+    few, none = np.array([3, 170, 17999]), np.zeros(0, np.intp)
+    for chosen, wanted in (([few, none, none], 0), ([none, few[:1], none], 1), ([none, none, few[:2]], 2)):
+        gradients = [np.full_like(v, 7, order="F") for v in made.values]
+        made.gradient(step=STEP, entries=chosen, gradients=gradients)
+        for k, gradient in enumerate(gradients):
+            expected = np.zeros_like(made.values[k])
+            expected.flat[chosen[k]] = everything[2 + k].flat[chosen[k]]
+            assert_close(gradient, expected, tolerance(dtype), f"array {k}")
+            assert gradient.any() == (k == wanted)
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([[0], [0]], r"entries: expected 3 arrays, got 2"),
+        ([[1, 1], [0], [0]], r"entries\[0\]: expected ascending numbers in \[0, 18000\), got 1 at position 1"),
+        ([[0], [120], [0]], r"entries\[1\]: expected ascending numbers in \[0, 120\), got 120 at position 0"),
+        ([[0], [0], [-1]], r"entries\[2\]: expected ascending numbers in \[0, 360\), got -1 at position 0"),
+        ([[0.0], [0], [0]], r"entries\[0\]: expected int64 of shape \(n,\), got float64 of shape \(1,\)"),
+        ([[[0]], [0], [0]], r"entries\[0\]: expected int64 of shape \(n,\), got int64 of shape \(1, 1\)"),
+    ],
+)
+def test_entries_that_are_none(rng, entries, words):
+    made = Made(rng, np.float64, (150, 120, 3), "tanh", 5)
+    gradients = [np.full_like(v, 7) for v in made.values]
+    with pytest.raises(ValueError, match=words):
+        made.gradient(step=STEP, gradients=gradients, entries=[np.array(some) for some in entries])
+    assert all((g == 7).all() for g in gradients)
+
+
 # ---- where curves are not known to be straight ----
 
 
+@pytest.mark.parametrize("widths", [(3, 5, 4), BROAD])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_step_at_which_curves_bend_is_left_to_others(simd, dtype, rng, name):
+def test_a_step_at_which_curves_bend_is_left_to_others(simd, dtype, rng, name, widths):
     """Whatever is answered is the central difference, as by weights that are moved in float64."""
     answered = []
     for step in (1e-12, 1e-9, 1e-6, 1e-4, 1e-2, 1.0):
-        made = Made(rng, dtype, (3, 5, 4), name, 6)
+        made = Made(rng, dtype, widths, name, 6)
         found = differences(made, step)
         answered.append(found is not None)
         if found is None or step < 1e-6:
             continue
-        wide = Made(rng, np.float64, (3, 5, 4), name, 6)
+        wide = Made(rng, np.float64, widths, name, 6)
         wide.x, wide.t = made.x.astype(np.float64), made.t
         for k, value in enumerate(made.values):
             wide.values = [v.astype(np.float64) for v in made.values]
-            expected = np.zeros(value.shape)
-            for at in np.ndindex(value.shape):
+            entries = rng.choice(value.size, min(20, value.size), replace=False)
+            some = [tuple(map(int, np.unravel_index(entry, value.shape))) for entry in entries]
+            expected = {}
+            for at in some:
                 sides = []
                 for sign in (1, -1):
                     wide.values[k][at] = float(value[at]) + sign * step
                     sides.append(float(wide.gradient()[0]))
                 wide.values[k][at] = value[at]
                 expected[at] = (sides[0] - sides[1]) / (2 * step)
-            assert_close(found[2 + k], expected, 10 * tolerance(dtype) + 1e-15 / step, f"{name}, step {step}")
+            bound = (10 * tolerance(dtype) + 1e-15 / step) * max(np.abs(found[2 + k]).max(), 1e-300)
+            for at in some:
+                assert abs(found[2 + k][at] - expected[at]) <= bound, f"{name}, step {step}, array {k} at {at}"
     assert answered[0]
     assert not answered[-1] or name == "identity"
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "elu", "step"])
 def test_rows_that_may_reach_a_kink_are_left_out(simd, dtype, rng, name):
-    for widths, rows in (((3, 4, 2), 200), ((3, 4, 40, 40, 2), 30)):  # the latter is cut into parts
+    for widths, rows in (((3, 4, 2), 200), ((3, 4, 40, 40, 2), 30), (BROAD, 30)):  # the second is cut into parts
         made = Made(rng, dtype, widths, name, rows)
         made.values[1][2] = 0.3
         if len(widths) > 3:
@@ -165,11 +225,12 @@ def test_rows_that_may_reach_a_kink_are_left_out(simd, dtype, rng, name):
 
 
 def test_kinks_that_are_not_at_0(simd, dtype, rng):
-    made = Made(rng, dtype, (3, 4, 2), "hardswish", 30)
-    for bias, straight in ((3, False), (-3, False), (0, True), (2.9, True)):
-        made.x[7] = 0
-        made.values[1][2] = bias
-        assert (differences(made) is not None) == straight
+    for widths in ((3, 4, 2), BROAD):
+        made = Made(rng, dtype, widths, "hardswish", 30)
+        for bias, straight in ((3, False), (-3, False), (0, True), (2.9, True)):
+            made.x[7] = 0
+            made.values[1][2] = bias
+            assert (differences(made) is not None) == straight
 
 
 def test_rows_that_count_for_nothing_are_in_no_doubt(simd, dtype, rng):
@@ -182,10 +243,11 @@ def test_rows_that_count_for_nothing_are_in_no_doubt(simd, dtype, rng):
     assert differences(made) is None
 
 
-def test_large_inputs_and_weights_count(simd, rng):
-    made = Made(rng, np.float64, (3, 4, 5, 2), "tanh", 20)
+@pytest.mark.parametrize("widths", [(3, 4, 5, 2), BROAD])
+def test_large_inputs_and_weights_count(simd, rng, widths):
+    made = Made(rng, np.float64, widths, "tanh", 20)
     for factor, straight in ((10, True), (1e5, False)):
-        larger = Made(rng, np.float64, (3, 4, 5, 2), "tanh", 20)
+        larger = Made(rng, np.float64, widths, "tanh", 20)
         larger.x, larger.values = made.x * factor, made.values
         assert (differences(larger) is not None) == straight
         larger.x, larger.values = made.x, [v * factor ** (v.ndim - 1) for v in made.values]
@@ -193,22 +255,23 @@ def test_large_inputs_and_weights_count(simd, rng):
 
 
 def test_what_is_not_finite_is_left_to_others(simd, dtype, rng):
-    for name, value in itertools.product(("tanh", "relu"), (np.nan, np.inf)):
-        made = Made(rng, dtype, (3, 6, 4), name, 40)
+    for name, value, widths in itertools.product(("tanh", "relu"), (np.nan, np.inf), ((3, 6, 4), BROAD)):
+        made = Made(rng, dtype, widths, name, 40)
         made.x[7, 1] = value
         assert differences(made) is None
 
 
 def test_a_squared_error_that_is_zero(simd, dtype, rng):
-    made = Made(rng, dtype, (3, 6, 4), "tanh", 10, "squared error")
-    made.t = made.gradient()[1]
-    assert differences(made) is None  # nothing that rounding could be compared with
-    made.t[0, 0] += 1
-    assert differences(made) is not None
+    for widths in ((3, 6, 4), BROAD):
+        made = Made(rng, dtype, widths, "tanh", 10, "squared error")
+        made.t = made.gradient()[1]
+        assert differences(made) is None  # nothing that rounding could be compared with
+        made.t[0, 0] += 1
+        assert differences(made) is not None
 
 
 def test_networks_that_are_too_large(simd, dtype, rng):
-    for widths in WIDE:
+    for widths in ((150, 120, 30, 3), (3, 4300, 2, 2)):
         assert differences(Made(rng, dtype, widths, "tanh", 5)) is None
 
 

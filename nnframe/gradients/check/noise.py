@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nnframe.kernels import _kernels
+
 Doubles = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
@@ -65,9 +67,12 @@ class Line:
     def __init__(self, arrays: Mapping[str, Any], rng: np.random.Generator) -> None:
         self.arrays, self.way = arrays, dict[str, Doubles]()
         self.sizes = {name: sizes_of(array) for name, array in arrays.items()}
+        random = 2 * rng.random(sum(array.size for array in arrays.values())) - 1
+        random += np.copysign(0.5, random)
+        last = 0
         for name, array in arrays.items():
-            random = 2 * rng.random(array.shape) - 1
-            self.way[name] = self.sizes[name].reshape(array.shape) * (random + np.copysign(0.5, random))
+            first, last = last, last + array.size
+            self.way[name] = (self.sizes[name] * random[first:last]).reshape(array.shape)
 
     def values(self, value: Callable[[], Any], distances: Any) -> list[Any]:
         """Return what `value` gives at some distances along the line."""
@@ -76,8 +81,7 @@ class Line:
             moves = [(array, self.way[name], start[name]) for name, array in self.arrays.items()]
             for distance in map(float, distances):
                 for array, way, before in moves:
-                    np.multiply(way, distance, out=array)
-                    array += before
+                    _kernels.moved_along(before, way, distance, array)
                 found.append(value())
         return found
 
