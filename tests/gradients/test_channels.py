@@ -98,7 +98,7 @@ def gradients(strategy, model, x, t, loss=None):
 def pieces_of(monkeypatch, strategy, *args):
     made = []
     work = type(strategy).work
-    monkeypatch.setattr(type(strategy), "work", lambda self, passed: made.append(work(self, passed)) or made[-1])
+    monkeypatch.setattr(type(strategy), "work", lambda *given: made.append(work(*given)) or made[-1])
     strategy(*args)
     monkeypatch.undo()
     return made[0]

@@ -75,5 +75,5 @@ def test_arguments_that_do_not_fit():
         kernels.batch_norm_backward(x, x, np.ones((3, 2)), eps=0.1)
     with pytest.raises(ValueError, match=r"weight_grad: expected float64 of shape \(3,\)"):
         kernels.batch_norm_backward(x, x, moments, eps=0.1, weight_grad=np.ones(2))
-    with pytest.raises(ValueError, match=r"bias_grad.* weight"):
+    with pytest.raises(ValueError, match="bias_grad: expected an array that shares no memory with moments"):
         kernels.batch_norm_backward(x, x, moments, moments[0], eps=0.1, bias_grad=moments[0])
