@@ -79,10 +79,13 @@ BETWEEN = {
 
 
 def network(name, dtype):
-    """A convolution, what is between, a linear layer."""
+    """A convolution, what is between, a linear layer; no parameter has the value that it starts at."""
     layers = [conv(2, 4, 3, padding=1, dtype=dtype), *BETWEEN[name](dtype), nn.Flatten()]
     features = nn.Sequential(*layers)(np.zeros((ROWS, 2, 6, 6), dtype), training=True).shape[1]
-    return nn.Sequential(*layers, nn.Linear(features, 3, rng=9, dtype=dtype))
+    model, rng = nn.Sequential(*layers, nn.Linear(features, 3, rng=9, dtype=dtype)), np.random.default_rng(8)
+    for p in model.parameters():
+        p.value += rng.uniform(-0.3, 0.3, p.value.shape).astype(dtype)
+    return model
 
 
 def batch(dtype):
