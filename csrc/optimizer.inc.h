@@ -35,6 +35,15 @@ NNF_INLINE V FN(update_of)(nnf_rule rule, const nnf_update *p, V w, V g, V *m, V
         *m = *m + rest2 * (g - *m);
         *s = *s + rest2 * (g * g - *s);
         return w - rate * g / (v_sqrt(v_max(v_set1(0), *s - *m * *m)) + eps);
+    case NNF_RMSPROP_MOMENTUM:
+        *s = *s + rest2 * (g * g - *s);
+        *m = beta1 * *m + g / (v_sqrt(*s) + eps);
+        return w - rate * *m;
+    case NNF_CENTERED_MOMENTUM:
+        *m = *m + rest2 * (g - *m);
+        *s = *s + rest2 * (g * g - *s);
+        *k = beta1 * *k + g / (v_sqrt(v_max(v_set1(0), *s - *m * *m)) + eps);
+        return w - rate * *k;
     case NNF_ADAM:
         *m = *m + rest1 * (g - *m);
         *s = *s + rest2 * (g * g - *s);

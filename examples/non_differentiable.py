@@ -80,7 +80,9 @@ class Converter(nn.Layer):
         with tempfile.TemporaryDirectory() as folder:
             source, library = Path(folder, "converter.c"), Path(folder, "converter.so")
             source.write_text(CONVERTER)
-            compiler = shutil.which("cc") or "gcc"
+            compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+            if compiler is None:
+                raise SystemExit("this example compiles C, and found none of cc, gcc and clang: install a C compiler")
             subprocess.run([compiler, "-shared", "-fPIC", "-O2", "-o", library, source, "-lm"], check=True)
             self.convert = ctypes.CDLL(str(library)).convert
         self.convert.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]

@@ -625,6 +625,34 @@ MUTATIONS: list[Mutation] = [
         "tests/optimizers",
     ),
     Mutation(
+        "nnframe/optimizers/base.py",
+        "[-g for g in gradients] if self.maximize else gradients",
+        "gradients",
+        "maximize is not looked at",
+        "tests/optimizers",
+    ),
+    Mutation(
+        "nnframe/kernels/reference.py",
+        "kept[...] = kind(beta1) * kept + g / (root + kind(eps))",
+        "kept[...] = kind(beta1) * kept + direction / root",
+        "RMSprop's momentum leaves eps out, in the NumPy twin",
+        "tests/optimizers",
+    ),
+    Mutation(
+        "nnframe/losses/likelihood.py",
+        "return float(self._weighted(y, t)[1].sum())",
+        "return float(len(y))",
+        "NLLLoss divides by rows, not by the weights of the positions that count",
+        "tests/losses",
+    ),
+    Mutation(
+        "nnframe/layers/padding.py",
+        "inside[sources[i]] += moved[i]",
+        "inside[sources[i]] = moved[i]",
+        "what a padded entry was copied from forgets its own gradient",
+        "tests/layers/test_padding.py",
+    ),
+    Mutation(
         "nnframe/kernels/reference_differences.py",
         "* (scale / (2 * step))",
         "* (scale / step)",
@@ -696,10 +724,31 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/gradients/work.py",
-        "share = loss.row_scale(passed.output, passed.labels) / loss.row_scale(part.output, part.labels)",
+        "share = loss.row_scale(output, labels) / loss.row_scale(part.output, part.labels)",
         "share = 1.0",
         "rows that are added count as if there were no others",
         "tests/gradients/test_in_one_call.py -k kink",
+    ),
+    Mutation(
+        "nnframe/gradients/work.py",
+        "pieces = self.work(part, chosen)",
+        "pieces = self.work(part, None)",
+        "rows that are added bring entries that were not asked for",
+        "tests/gradients/test_selected_entries.py tests/gradients/test_in_one_call.py -k selected",
+    ),
+    Mutation(
+        "nnframe/gradients/selection.py",
+        'did not have its turn."""\n        self.at = self.before',
+        'did not have its turn."""',
+        "a block whose gradient failed loses its turn",
+        "tests/gradients/test_selected_entries.py",
+    ),
+    Mutation(
+        "nnframe/gradients/straight.py",
+        "values[k], base = values_of(link, x, side * size)",
+        "values[k], base = values_of(link, x, abs(side) * size)",
+        "slopes of elementwise layers are measured on one side",
+        "tests/gradients/test_straight.py",
     ),
 ]
 

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +22,8 @@ def main(arguments: list[str] | None = None) -> int:
     0, 1 for a wrong gradient, 2 for bad input, 128 + n after signal n (130: Ctrl-C).
     """
     lasting = contextlib.redirect_stdout(Lasting(sys.stdout)), contextlib.redirect_stderr(Lasting(sys.stderr))
-    with lasting[0], lasting[1], Termination() as termination:
+    with lasting[0], lasting[1], warnings.catch_warnings(), Termination() as termination:
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             options = make_parser().parse_args(arguments)
             status: int = options.run(options)
@@ -34,6 +36,11 @@ def main(arguments: list[str] | None = None) -> int:
         finally:
             sys.stdout.flush()  # as long as an error there is no reason to complain
         return 128 + termination.number if termination.number else status
+
+
+def _show_warning(message: Warning | str, *where: object) -> None:
+    """Print a warning as a line of the command: where in nnframe it comes from is of no use to its user."""
+    print(f"nnframe: warning: {message}", file=sys.stderr)
 
 
 class Lasting:

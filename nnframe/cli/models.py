@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import itertools
 import math
 from collections.abc import Callable
@@ -34,7 +36,9 @@ def make_model(side: int, options: argparse.Namespace, rng: np.random.Generator)
         _refuse("a model in a file", options, ["args", "shape"])
         return _mlp(side * side, options, rng), (side * side,)
     if options.model not in MODELS and ":" not in options.model and not options.model.endswith(".py"):
-        raise Refused(f"--model: expected {', '.join(MODELS)} or FILE.py:NAME, got {options.model!r}")
+        near = difflib.get_close_matches(options.model.lower(), MODELS, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise Refused(f"--model: expected {', '.join(MODELS)} or FILE.py:NAME, got {options.model!r}{hint}")
     _refuse("mlp", options, given)
     if options.model == "lenet":
         _refuse("a model in a file", options, ["args", "shape"])
@@ -92,8 +96,20 @@ def _in_file(shape: tuple[int, ...], options: argparse.Namespace) -> nn.Layer:
     try:
         y = model(np.zeros((2, *shape), options.dtype))
     except Exception as error:
-        hint = "; --shape 1,8,8 gives images of one channel" if len(shape) == 1 else ""
+        hint = _shape_that_fits(model, math.isqrt(math.prod(shape)), options.dtype)
         raise Refused(f"{options.model}: with images of shape {(2, *shape)}: {told(error)}{hint}") from error
     if np.shape(y) != (2, CLASSES):
         raise Refused(f"{options.model}: expected outputs (N, {CLASSES}), one for each class, got {np.shape(y)}")
+    if (np.asarray(y) >= 0).all() and np.allclose(np.sum(y, axis=1), 1, atol=1e-3):
+        print(f"{options.model}: its outputs look like probabilities; the loss, CrossEntropyLoss, takes logits: a "
+              "Softmax at its end makes training slow, leave it out")  # fmt: skip
     return model
+
+
+def _shape_that_fits(model: nn.Layer, side: int, dtype: str) -> str:
+    """Return a hint at the shape of images that a model takes, if there is one."""
+    for shape in ((side * side,), (1, side, side), (side, side)):
+        with contextlib.suppress(Exception):
+            model(np.zeros((2, *shape), dtype))
+            return f"; it takes images of --shape {','.join(map(str, shape))}"
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -87,7 +88,9 @@ def run(options: argparse.Namespace) -> int:
           f"{nn.config_info()['simd']}, {nn.get_num_threads()} threads")  # fmt: skip
     if isinstance(trainer.gradient, nn.CentralDifference | nn.NodePerturbation):
         some = slice(0, batch_size)
-        print(f"one gradient: {trainer.gradient.cost(model, trainer.loss, x[some], t[some])}")
+        cost = trainer.gradient.cost(model, trainer.loss, x[some], t[some])
+        gradients = math.ceil(len(x) / batch_size)
+        print(f"one gradient: {cost}; an epoch takes {gradients:,}, about {_duration(gradients * cost.seconds)}")
     print()
     try:
         history = trainer.fit(
@@ -122,6 +125,11 @@ def load_data(options: argparse.Namespace) -> tuple[Pair, Pair]:
     try:
         if options.data == "digits":
             return nn.data.digits(dtype=options.dtype)
+        if not (options.data_folder or os.environ.get("NNFRAME_DATA")):
+            raise Refused(
+                "mnist: expected the folder of its four IDX files, by --data-folder DIR or in the environment variable "
+                "NNFRAME_DATA; digits come with nnframe"
+            )
         return nn.data.mnist(options.data_folder, dtype=options.dtype)
     except (OSError, ValueError) as error:
         raise Refused(error) from error
@@ -175,6 +183,11 @@ def draw(history: nn.History) -> tuple[bytes | None, str]:
         return plotting.to_bytes(plotting.plot_history(history), "png"), ""
     except Exception as error:  # matplotlib that is not installed, or does not work
         return None, str(error)
+
+
+def _duration(seconds: float) -> str:
+    """Return a time in words."""
+    return f"{seconds / 60:.3g} min" if seconds >= 60 else f"{seconds:.2g} s"
 
 
 def _reason(error: OSError) -> str:

@@ -6,20 +6,22 @@ def optimizer_update(rule, list values not None, list gradients not None, list m
 
     With g = gradient + decay * value, and value first multiplied by 1 - shrink:
 
-    ========  ==================================================================================
-    sgd       value -= rate g
-    momentum  m = beta1 m + gain g; value -= rate m
-    nesterov  m = beta1 m + g; value -= rate (g + beta1 m)
-    adagrad   s += g^2; value -= rate g / (sqrt(s) + eps)
-    rmsprop   s = beta2 s + (1 - beta2) g^2; value -= rate g / (sqrt(s) + eps)
-    centered  s as rmsprop; m = beta2 m + (1 - beta2) g; value -= rate g / (sqrt(s - m^2) + eps)
-    adam      m = beta1 m + (1 - beta1) g; s as rmsprop; value -= rate m / (sqrt(s) + eps)
-    amsgrad   m, s as adam; k = max(k, s); value -= rate m / (sqrt(k) + eps)
-    nadam     m, s as adam; value -= rate (m + gain g) / (sqrt(s) + eps)
-    radam     m, s as adam; value -= rate m / (gain sqrt(s) + eps)
-    lion      value -= rate sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g
-    rprop     s *= beta2 where g m > 0, beta1 where it is < 0 (g is 0 then), eps <= s <= gain; value -= s sign(g); m = g
-    ========  ==================================================================================
+    =================  ============================================================================================
+    sgd                value -= rate g
+    momentum           m = beta1 m + gain g; value -= rate m
+    nesterov           m = beta1 m + g; value -= rate (g + beta1 m)
+    adagrad            s += g^2; value -= rate g / (sqrt(s) + eps)
+    rmsprop            s = beta2 s + (1 - beta2) g^2; value -= rate g / (sqrt(s) + eps)
+    centered           s as rmsprop; m = beta2 m + (1 - beta2) g; value -= rate g / (sqrt(s - m^2) + eps)
+    rmsprop_momentum   s as rmsprop; m = beta1 m + g / (sqrt(s) + eps); value -= rate m
+    centered_momentum  m, s as centered; k = beta1 k + g / (sqrt(s - m^2) + eps); value -= rate k
+    adam               m = beta1 m + (1 - beta1) g; s as rmsprop; value -= rate m / (sqrt(s) + eps)
+    amsgrad            m, s as adam; k = max(k, s); value -= rate m / (sqrt(k) + eps)
+    nadam              m, s as adam; value -= rate (m + gain g) / (sqrt(s) + eps)
+    radam              m, s as adam; value -= rate m / (gain sqrt(s) + eps)
+    lion               value -= rate sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g
+    rprop              s *= beta2 if g m > 0, beta1 if < 0 (g = 0 then), in [eps, gain]; value -= s sign(g); m = g
+    =================  ============================================================================================
 
     Parameters
     ----------

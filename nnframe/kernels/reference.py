@@ -121,13 +121,20 @@ def optimizer_update(
         w -= kind(rate) * direction
         return
     s[...] = s + g * g if rule == "adagrad" else s + kind(1 - beta2) * (g * g - s)
-    if k is not None:
-        k[...] = np.maximum(k, s)
-    under: Floats = s if k is None else k
-    if rule == "centered":
+    under: Floats = s
+    if rule == "amsgrad":
+        assert k is not None
+        under = k[...] = np.maximum(k, s)
+    if rule.startswith("centered"):
         assert m is not None
         under = np.maximum(s - m * m, 0)
     root = kind(gain) * np.sqrt(under) if rule == "radam" else np.sqrt(under)
+    if rule.endswith("_momentum"):
+        kept = m if k is None else k
+        assert kept is not None
+        kept[...] = kind(beta1) * kept + g / (root + kind(eps))
+        w -= kind(rate) * kept
+        return
     w -= kind(rate) * direction / (root + kind(eps))
 
 
@@ -137,7 +144,9 @@ def _direction(rule: str, g: Floats, m: Floats, beta1: Any, rest1: Any, rest2: A
         way: Floats = np.sign(m + rest1 * (g - m))
         m[...] = m + rest2 * (g - m)
         return way
-    if rule == "centered":
+    if rule == "rmsprop_momentum":  # which comes after s
+        return g
+    if rule.startswith("centered"):
         m[...] = m + rest2 * (g - m)
         return g
     if rule in ("momentum", "nesterov"):

@@ -25,11 +25,21 @@ from nnframe.layers.dropout import Dropout, Dropout2d
 from nnframe.layers.embedding import Embedding
 from nnframe.layers.linear import Linear
 from nnframe.layers.normalization import BatchNorm1d, BatchNorm2d, LayerNorm
+from nnframe.layers.padding import (
+    CircularPad1d,
+    CircularPad2d,
+    ReflectionPad1d,
+    ReflectionPad2d,
+    ReplicationPad1d,
+    ReplicationPad2d,
+    ZeroPad1d,
+    ZeroPad2d,
+)
 from nnframe.layers.pooling import AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from nnframe.layers.quantization import Quantize, Round, Sign
 from nnframe.layers.recurrent import GRU, LSTM, RNN
 from nnframe.layers.row_normalization import GroupNorm, RMSNorm
-from nnframe.layers.shape import Flatten, Permute, Reshape, Unflatten
+from nnframe.layers.shape import Flatten, Identity, Permute, Reshape, Unflatten
 from nnframe.layers.transformer import PositionalEncoding, TransformerEncoderLayer
 
 __all__ = [
@@ -46,6 +56,8 @@ __all__ = [
     "BatchNorm1d",
     "BatchNorm2d",
     "Branches",
+    "CircularPad1d",
+    "CircularPad2d",
     "Conv1d",
     "Conv2d",
     "ConvTranspose1d",
@@ -56,6 +68,7 @@ __all__ = [
     "Flatten",
     "GroupNorm",
     "Hardswish",
+    "Identity",
     "LayerNorm",
     "LeakyReLU",
     "Linear",
@@ -70,6 +83,10 @@ __all__ = [
     "Quantize",
     "RMSNorm",
     "ReLU",
+    "ReflectionPad1d",
+    "ReflectionPad2d",
+    "ReplicationPad1d",
+    "ReplicationPad2d",
     "Reshape",
     "Residual",
     "Round",
@@ -83,4 +100,6 @@ __all__ = [
     "Tanh",
     "TransformerEncoderLayer",
     "Unflatten",
+    "ZeroPad1d",
+    "ZeroPad2d",
 ]

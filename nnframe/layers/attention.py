@@ -15,7 +15,7 @@ from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array, Parameter
 from nnframe.layers.dropout import Dropout, as_probability
 from nnframe.layers.linear import Linear
-from nnframe.layers.sequences import Mask, real_steps
+from nnframe.layers.sequences import Mask, real_steps, refuse_time_first
 
 
 class Heads(NamedTuple):
@@ -54,6 +54,8 @@ class MultiheadAttention(Layer):
         Whether step i sees steps 0 to i only.
     mask_zero : bool
         Whether keys whose features are all 0 are padding.
+    batch_first : bool
+        True, not False as in PyTorch: rows are the first axis of every array.
     dtype : float32 or float64
     rng : np.random.Generator or int, optional
         Draws the weights, and seeds the masks of dropout.
@@ -79,9 +81,11 @@ class MultiheadAttention(Layer):
         *,
         is_causal: bool = False,
         mask_zero: bool = False,
+        batch_first: bool = True,
         dtype: npt.DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
+        refuse_time_first(batch_first)
         self.embed_dim = as_count("embed_dim", embed_dim)
         self.num_heads = as_count("num_heads", num_heads)
         if self.embed_dim % self.num_heads:
@@ -246,8 +250,15 @@ class MultiheadAttention(Layer):
         out = kernels.batched_matmul(_change_of_softmax(p, scores) * f, heads.v[:, :, own])
         return kernels.linear(out, weight[:, feature - at : feature - at + out.shape[-1]])
 
+    def probabilities(self, x: Any) -> Array:
+        """Return softmax(Q_h K_h^T / sqrt(d)), what each query takes of each value: (N, heads, L, S), without dropout.
+
+        x is what `forward` takes, in arrays of the layer's dtype.
+        """
+        heads, mask = self.forward_saving(x)[1], self._inputs(x)[1]
+        return self._probabilities(heads, mask)
+
     def _probabilities(self, heads: Heads, mask: Mask) -> Array:
-        """Return those of the keys, (N, heads, L, S)."""
         q, k = heads.q.swapaxes(1, 2), heads.k.swapaxes(1, 2)
         scores = kernels.batched_matmul(q, k, transpose_b=True) * q.dtype.type(1 / math.sqrt(q.shape[-1]))
         if self.is_causal:

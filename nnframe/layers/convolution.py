@@ -229,6 +229,9 @@ class Conv1d(_Forward):
         inputs: a depthwise convolution.
     bias : bool
         Whether there is a b.
+    padding_mode : "zeros"
+        What x is padded with. For other modes of PyTorch there are layers: `ReflectionPad1d`, `ReplicationPad1d`,
+        `CircularPad1d`.
     init : callable
         What the weight starts at: `init(shape, rng)`. If not given, weight and bias are drawn from
         U(-1/sqrt(n), 1/sqrt(n)), n being how many weights one output has, as PyTorch draws them.
@@ -259,11 +262,16 @@ class Conv1d(_Forward):
         dilation: int | Sequence[int] = 1,
         groups: int = 1,
         bias: bool = True,
+        padding_mode: Literal["zeros"] = "zeros",
         *,
         init: Initializer | None = None,
         dtype: npt.DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
+        if padding_mode != "zeros":
+            layer = {"reflect": "ReflectionPad", "replicate": "ReplicationPad", "circular": "CircularPad"}
+            hint = f"; nn.{layer[padding_mode]}{self.axes}d below it does that" if padding_mode in layer else ""
+            raise ValueError(f"padding_mode: expected 'zeros', got {padding_mode!r}{hint}")
         super().__init__(in_channels, out_channels, kernel_size, stride, dilation, groups, bias, init, dtype, rng)
         self._set_padding(padding)
 

@@ -7,9 +7,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nnframe._checks import as_flag
 from nnframe.core.parameter import Array
 
 Mask = npt.NDArray[np.bool_] | None
+
+
+def refuse_time_first(batch_first: bool) -> None:
+    """ValueError unless rows are the first axis, as of every array in nnframe."""
+    if not as_flag("batch_first", batch_first):
+        raise ValueError(
+            "batch_first: expected True, as rows are the first axis of every array in nnframe, got False; "
+            "x.transpose(1, 0, 2) brings (T, N, features) into that order"
+        )
 
 
 def split_lengths(x: Any) -> tuple[Array, Array | None]:

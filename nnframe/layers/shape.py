@@ -35,6 +35,15 @@ class Shaping(Layer):
         raise NotImplementedError
 
 
+class Identity(Shaping):
+    """y = x: in the place of a layer that is left out."""
+
+    couples = "entries"
+
+    def _shaped(self, x: Array) -> Array:
+        return x
+
+
 class Flatten(Shaping):
     """Axes `start_dim` to `end_dim` of x as one axis: (N, C, H, W) becomes (N, C H W).
 

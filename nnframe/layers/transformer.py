@@ -17,7 +17,7 @@ from nnframe.layers.containers import Branches, Residual, Sequential
 from nnframe.layers.dropout import Dropout, as_probability
 from nnframe.layers.linear import Linear
 from nnframe.layers.normalization import LayerNorm
-from nnframe.layers.sequences import real_steps
+from nnframe.layers.sequences import real_steps, refuse_time_first
 
 
 class PositionalEncoding(Layer):
@@ -107,6 +107,8 @@ class TransformerEncoderLayer(Sequential):
         0.1 unless given, as in PyTorch: of the probabilities, and of what the three dropouts are given.
     activation : {"relu", "gelu"}
     layer_norm_eps : float
+    batch_first : bool
+        True, not False as in PyTorch: rows are the first axis of every array.
     norm_first, bias : bool
     is_causal : bool
         Whether step i sees steps 0 to i only.
@@ -133,6 +135,7 @@ class TransformerEncoderLayer(Sequential):
         dropout: float = 0.1,
         activation: str = "relu",
         layer_norm_eps: float = 1e-5,
+        batch_first: bool = True,
         norm_first: bool = False,
         bias: bool = True,
         *,
@@ -141,6 +144,7 @@ class TransformerEncoderLayer(Sequential):
         dtype: npt.DTypeLike = np.float32,
         rng: np.random.Generator | int | None = None,
     ) -> None:
+        refuse_time_first(batch_first)
         if activation not in ("relu", "gelu"):
             raise ValueError(f"activation: expected 'relu' or 'gelu', got {activation!r}")
         width, inner, p = as_count("d_model", d_model), as_count("dim_feedforward", dim_feedforward), dropout

@@ -85,6 +85,62 @@ class BCEWithLogitsLoss(ElementwiseLoss):
         return shown(self, weight=None, pos_weight=None)
 
 
+class BCELoss(ElementwiseLoss):
+    """Binary cross-entropy of probabilities: the mean over all entries, or the sum, of
+
+        -w (t log(y) + (1 - t) log(1 - y)),  w being `weight`.
+
+    `y` in [0, 1] holds probabilities, as `Sigmoid` gives them; `t` in [0, 1] has its shape, and (N,) stands for (N, 1).
+    As in PyTorch no logarithm is below -100, so that the loss stays finite, and y (1 - y) is at least 1e-12 in the
+    gradient. `BCEWithLogitsLoss` does both at once, and is exact for probabilities near 0 and 1 as well.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum", "none"}
+        "mean" divides by the number of entries, whatever the weights are. "none": calling the loss returns a number for
+        each entry; a strategy refuses it.
+    weight : array, optional
+        Of the entries of a row, >= 0: of a shape that fits each row, such as (C,).
+    """  # noqa: D400
+
+    def __init__(self, reduction: str = "mean", weight: npt.ArrayLike | None = None) -> None:
+        super().__init__(reduction)
+        self.weight = as_row_weight("weight", weight)
+
+    def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
+        targets = as_targets(y, t)
+        for name, values in (("labels", targets), ("y", y)):
+            outside = values[(values < 0) | (values > 1)]
+            if outside.size:
+                hint = "; a Sigmoid goes below this loss, or take BCEWithLogitsLoss" if name == "y" else ""
+                raise ValueError(f"{name}: expected numbers in [0, 1], got {outside[0]!r}{hint}")
+        return targets
+
+    def entries(self, y: Array, t: Array) -> Array:
+        found: Array = -fitted("weight", self.weight, y) * (t * _log(y) + (1 - t) * _log(1 - y))
+        return found
+
+    def slopes(self, y: Array, t: Array) -> Array:
+        found: Array = fitted("weight", self.weight, y) * (y - t) / np.maximum(y * (1 - y), y.dtype.type(1e-12))
+        return found
+
+    def changes(self, y: Array, t: Array, dy: Array) -> Array:
+        change = t * _log_change(y, dy) + (1 - t) * _log_change(1 - y, -dy)
+        found: Array = -fitted("weight", self.weight, y) * change
+        return found
+
+    def right(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
+        """Return which share of the labels of each row is on its side of 1/2; None where labels are not 0 and 1."""
+        targets = as_targets(y, t)
+        if not ((targets == 0) | (targets == 1)).all():
+            return None
+        found: npt.NDArray[np.float64] = ((y > 0.5) == (targets == 1)).reshape(len(y), -1).mean(axis=1)
+        return found
+
+    def __repr__(self) -> str:
+        return shown(self, weight=None)
+
+
 class MultiLabelSoftMarginLoss(BCEWithLogitsLoss):
     """Binary cross-entropy of several labels, the mean over the C labels of each row, then over rows, or the sum.
 
@@ -123,3 +179,18 @@ def _softplus_change(x: Array, dx: Array) -> Array:
     wide = np.result_type(x, dx)
     x = x.astype(wide, copy=False)
     return kernels.activation_difference("softplus", x, kernels.activation("softplus", x), dx.astype(wide, copy=False))
+
+
+def _log(p: Array) -> Array:
+    """log(p), at least -100."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Array = np.maximum(np.log(p), -100)
+    return found
+
+
+def _log_change(p: Array, dp: Array) -> Array:
+    """Return _log(p + dp) - _log(p), without cancellation where neither of them is held at -100."""
+    least = 1e-43  # below exp(-100), 3.7e-44, one of them is
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: Array = np.where(np.minimum(p, p + dp) > least, np.log1p(dp / p), _log(p + dp) - _log(p))
+    return found

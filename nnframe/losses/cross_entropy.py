@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,8 @@ class CrossEntropyLoss(Loss):
 
     Parameters
     ----------
-    reduction : {"mean", "sum"}
+    reduction : {"mean", "sum", "none"}
+        "none": calling the loss returns a number for each position, (N, ...); a strategy refuses it.
     weight : array (C,), optional
         Of each class, >= 0. With class indices the mean is then a weighted one: it divides by the sum of the weights.
     label_smoothing : float in [0, 1]
@@ -34,6 +35,8 @@ class CrossEntropyLoss(Loss):
     ignore_index : int, optional
         Rows with this class index count for nothing.
     """
+
+    reductions: ClassVar[tuple[str, ...]] = ("mean", "sum", "none")
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class CrossEntropyLoss(Loss):
     def options(self) -> dict[str, Any]:
         """Return what the kernel takes besides logits and labels."""
         return {
-            "reduction": self.reduction,
+            "reduction": "sum" if self.reduction == "none" else self.reduction,
             "weight": self.weight,
             "label_smoothing": self.label_smoothing,
             "ignore_index": self.ignore_index,
@@ -80,6 +83,10 @@ class CrossEntropyLoss(Loss):
         found = cross_entropy_rows(_positions(y), self.targets(y, t))
         return found if y.ndim == 2 else found.reshape(len(y), -1).sum(axis=1)
 
+    def unreduced(self, y: Array, t: npt.NDArray[Any]) -> Array:
+        found = cross_entropy_rows(_positions(y), self.targets(y, t))
+        return found.reshape(y.shape[:-1]).astype(y.dtype, copy=False)
+
     def divisor(self, y: Array, t: npt.NDArray[Any]) -> float:
         """Return what the mean divides by: N, or with class indices the sum of the weights of those that count."""
         rows = float(math.prod(y.shape[:-1]))
@@ -98,6 +105,7 @@ class CrossEntropyLoss(Loss):
         return found
 
     def forward(self, y: Array, t: npt.NDArray[Any]) -> float:
+        self._refuse_unreduced()
         return kernels.softmax_cross_entropy_loss(*self._flat(y, t), **self.options())
 
     def total(self, y: Array, t: npt.NDArray[Any]) -> tuple[float, float]:
@@ -110,6 +118,7 @@ class CrossEntropyLoss(Loss):
         return self.forward_backward(y, t)[1]
 
     def forward_backward(self, y: Array, t: npt.NDArray[Any]) -> tuple[float, Array]:
+        self._refuse_unreduced()
         value, gradient = kernels.softmax_cross_entropy(*self._flat(y, t), **self.options())
         return value, gradient if y.ndim == 2 else gradient.reshape(y.shape)
 
@@ -135,6 +144,7 @@ class CrossEntropyLoss(Loss):
 
     def stage(self, y: Array, t: npt.NDArray[Any]) -> dict[str, Any]:
         """Return the description of this loss for C: see `kernels._kernels.Above`."""
+        self._refuse_unreduced()
         q = self.targets(y, t).astype(y.dtype)
         logits, labels = self._flat(y, t)
         residual = kernels.softmax_cross_entropy(logits, labels, **(self.options() | {"reduction": "sum"}))[1]
@@ -148,13 +158,15 @@ class CrossEntropyLoss(Loss):
 
     def in_network(self, t: npt.ArrayLike) -> tuple[object, ...] | None:
         """Describe this loss for C, see `kernels._kernels.Network.gradient`; None for labels that `prepare` refuses."""
+        self._refuse_unreduced()
         if self.ignore_index is not None and np.ndim(t) == 2:
             return None
         return "cross_entropy", self.reduction, self.weight, self.label_smoothing, self.ignore_index
 
     def __repr__(self) -> str:
         default = {"reduction": "mean", "weight": None, "label_smoothing": 0.0, "ignore_index": None}
-        given = {name: value for name, value in self.options().items() if value is not default[name]}
+        now = self.options() | {"reduction": self.reduction}
+        given = {name: value for name, value in now.items() if value is not default[name]}
         given = {name: value for name, value in given.items() if name == "weight" or value != default[name]}
         shown = [
             repr(value) if name == "reduction" else f"{name}={value.tolist() if name == 'weight' else value}"

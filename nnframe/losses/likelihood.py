@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,18 +18,20 @@ from nnframe.losses.elementwise import Doubles, ElementwiseLoss, as_row_weight, 
 class NLLLoss(Loss):
     """Negative log-likelihood: -w_t y_t for each row, where t is its class.
 
-    `y` holds logarithms of probabilities (N, C), as `LogSoftmax` returns them; `t` class indices (N,). For logits,
-    `CrossEntropyLoss` does both at once.
+    `y` holds logarithms of probabilities (N, C), as `LogSoftmax` returns them; `t` class indices (N,). Outputs of more
+    axes, (N, ..., C) with class indices (N, ...), have a class at each position, and all positions count alike. Classes
+    are on the last axis, as `Linear` gives them; PyTorch has them on axis 1. For logits, `CrossEntropyLoss` does both
+    at once.
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}
-        "mean" divides by the sum of the weights of the classes of the rows that count. "none": calling the loss returns
-        a number for each row, (N,); a strategy refuses it.
+        "mean" divides by the sum of the weights of the classes of the positions that count. "none": calling the loss
+        returns a number for each position, (N, ...); a strategy refuses it.
     weight : array (C,), optional
         Of each class, >= 0.
     ignore_index : int, optional
-        Rows with this class index count for nothing.
+        Positions with this class index count for nothing.
     """
 
     reductions: ClassVar[tuple[str, ...]] = ("mean", "sum", "none")
@@ -42,12 +45,21 @@ class NLLLoss(Loss):
         kernels.check_labels(np.zeros((0, 1)), np.zeros(0, int), ignore_index=ignore_index)  # refuses what does not fit
 
     def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
-        return class_indices(y, t, self.weight, self.ignore_index)
+        given = np.asarray(t)
+        if y.ndim < 2 or given.shape != y.shape[:-1]:
+            raise ValueError(
+                f"labels: expected class indices of shape {y.shape[:-1]} for outputs {y.shape}, whose last axis counts "
+                f"classes, got shape {given.shape}"
+            )
+        flat = class_indices(y.reshape(-1, y.shape[-1]), given.reshape(-1), self.weight, self.ignore_index)
+        return flat.reshape(given.shape)
 
     def rows(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
-        classes, weight = self._weighted(y, t)
-        found: Doubles = -weight * np.where(weight > 0, y[np.arange(len(y)), classes], 0)
+        found: Doubles = self._positions(y, t).reshape(len(y), math.prod(y.shape[1:-1])).sum(axis=1)
         return found
+
+    def unreduced(self, y: Array, t: npt.NDArray[Any]) -> Array:
+        return self._positions(y, t).astype(y.dtype, copy=False)
 
     def divisor(self, y: Array, t: npt.NDArray[Any]) -> float:
         return float(self._weighted(y, t)[1].sum())
@@ -55,12 +67,14 @@ class NLLLoss(Loss):
     def backward(self, y: Array, t: npt.NDArray[Any]) -> Array:
         classes, weight = self._weighted(y, t)
         gradient = np.zeros(y.shape, y.dtype)
-        gradient[np.arange(len(y)), classes] = np.where(weight > 0, -weight * self.row_scale(y, t), 0)
+        slopes = np.where(weight > 0, -weight * self.row_scale(y, t), 0)
+        np.put_along_axis(gradient, classes[..., None], slopes[..., None].astype(y.dtype), axis=-1)
         return gradient
 
     def row_differences(self, y: Array, t: npt.NDArray[Any], dy: Array) -> Doubles:
         classes, weight = self._weighted(y, t)
-        found: Doubles = -weight * dy[:, np.arange(len(y)), classes]
+        own = np.take_along_axis(dy, np.broadcast_to(classes[..., None], (*dy.shape[:-1], 1)), axis=-1)[..., 0]
+        found: Doubles = (-weight * own).reshape(len(dy), len(y), math.prod(y.shape[1:-1])).sum(axis=-1)
         return found
 
     def counted(self, t: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
@@ -69,12 +83,19 @@ class NLLLoss(Loss):
         found: npt.NDArray[np.bool_] = t != self.ignore_index
         return found
 
+    def _positions(self, y: Array, t: npt.NDArray[Any]) -> Doubles:
+        """Return what each position gives, (N, ...)."""
+        classes, weight = self._weighted(y, t)
+        own = np.take_along_axis(y, classes[..., None], axis=-1)[..., 0]
+        found: Doubles = -weight * np.where(weight > 0, own, 0)
+        return found
+
     def _weighted(self, y: Array, t: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Doubles]:
-        """Return the class of each row, and its weight: 0 for one that is ignored, whose class is then 0."""
+        """Return the class of each position, and its weight: 0 for one that is ignored, whose class is then 0."""
         classes = self.prepare(y, t)
-        counts = np.ones(len(y), bool) if self.ignore_index is None else classes != self.ignore_index
+        counts = np.ones(classes.shape, bool) if self.ignore_index is None else classes != self.ignore_index
         classes = np.where(counts, classes, 0)
-        return classes, counts * (np.ones(len(y)) if self.weight is None else self.weight[classes])
+        return classes, counts * (1.0 if self.weight is None else self.weight[classes])
 
     def __repr__(self) -> str:
         return shown(self, weight=None, ignore_index=None)

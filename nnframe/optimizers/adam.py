@@ -17,7 +17,8 @@ class Adam(Optimizer):
     """Adam (Kingma and Ba 2015, algorithm 1).
 
     m = b1 m + (1 - b1) g, v = b2 v + (1 - b2) g^2, value -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps).
-    With `amsgrad` the largest v so far takes its place (Reddi, Kale and Kumar 2018, algorithm 2).
+    With `amsgrad` the largest v so far takes its place (Reddi, Kale and Kumar 2018, algorithm 2). With
+    `decoupled_weight_decay` it is `AdamW`.
     """
 
     def __init__(
@@ -28,8 +29,12 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
     ) -> None:
-        super().__init__(parameters, lr, weight_decay)
+        super().__init__(parameters, lr, weight_decay, maximize=maximize)
+        self.decoupled_weight_decay = as_flag("decoupled_weight_decay", decoupled_weight_decay)
         self.betas = _as_betas(betas)
         self.eps = in_range("eps", eps)
         self.steps = 0
@@ -43,20 +48,22 @@ class Adam(Optimizer):
         _as_betas(self.betas)
 
     def update(self) -> None:
-        self.adam(decay=self.weight_decay)
-
-    def adam(self, **decay: float) -> None:
-        """Take an optimizer step; the bias corrections, 1 - b^t, go into the rate and eps."""
-        b1, b2 = self.betas
+        b1, b2 = self.betas  # the bias corrections, 1 - b^t, go into the rate and eps
         steps = self.steps + 1
         scale = math.sqrt(1 - b2**steps)
         rate = self.lr * scale / (1 - b1**steps)
         if self.amsgrad and not self.largest:
             raise ValueError("amsgrad: expected what the optimizer was made with, False, got True")
         rule, largest = ("amsgrad", self.largest) if self.amsgrad else ("adam", [])
-        constants = {"beta1": b1, "beta2": b2, "eps": self.eps * scale, **decay}
+        constants = {"beta1": b1, "beta2": b2, "eps": self.eps * scale, **self.decay()}
         self.apply(rule, rate, self.means, self.squares, largest, **constants)
         object.__setattr__(self, "steps", steps)  # no setting: it is not looked for among them
+
+    def decay(self) -> dict[str, float]:
+        """Return weight decay as a rule takes it: of the value itself, or added to the gradient."""
+        if self.decoupled_weight_decay:
+            return {"shrink": self.lr * self.weight_decay}
+        return {"decay": self.weight_decay}
 
 
 class AdamW(Adam):
@@ -70,11 +77,12 @@ class AdamW(Adam):
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(parameters, lr, betas, eps, weight_decay, amsgrad)
-
-    def update(self) -> None:
-        self.adam(shrink=self.lr * self.weight_decay)
+        super().__init__(
+            parameters, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True
+        )
 
 
 class NAdam(Adam):
@@ -94,10 +102,19 @@ class NAdam(Adam):
         weight_decay: float = 0.0,
         momentum_decay: float = 4e-3,
         decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(parameters, lr, betas, eps, weight_decay)
+        super().__init__(
+            parameters,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
         self.momentum_decay = in_range("momentum_decay", momentum_decay)
-        self.decoupled_weight_decay = as_flag("decoupled_weight_decay", decoupled_weight_decay)
         self.product = 1.0  # of u_1 to u_t
 
     def check_settings(self) -> None:
@@ -109,7 +126,7 @@ class NAdam(Adam):
         now, then = (b1 * (1 - 0.5 * 0.96 ** (t * self.momentum_decay)) for t in (steps, steps + 1))
         product, scale = self.product * now, math.sqrt(1 - b2**steps)
         of_mean, of_gradient = then / (1 - product * then), (1 - now) / (1 - product)
-        constants = {"beta1": b1, "beta2": b2, "eps": self.eps * scale, **_decay(self, self.decoupled_weight_decay)}
+        constants = {"beta1": b1, "beta2": b2, "eps": self.eps * scale, **self.decay()}
         if of_mean:
             constants["gain"] = of_gradient / of_mean
             self.apply("nadam", self.lr * scale * of_mean, self.means, self.squares, [], **constants)
@@ -137,16 +154,25 @@ class RAdam(Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(parameters, lr, betas, eps, weight_decay)
-        self.decoupled_weight_decay = as_flag("decoupled_weight_decay", decoupled_weight_decay)
+        super().__init__(
+            parameters,
+            lr,
+            betas,
+            eps,
+            weight_decay,
+            maximize=maximize,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )
 
     def update(self) -> None:
         steps, (b1, b2) = self.steps + 1, self.betas
         rate = self.lr / (1 - b1**steps)
         most, left = 2 / (1 - b2) - 1, 1 - b2**steps
         length = most - 2 * steps * b2**steps / left
-        constants = {"beta1": b1, "beta2": b2, "gain": 0.0, "eps": 1.0, **_decay(self, self.decoupled_weight_decay)}
+        constants = {"beta1": b1, "beta2": b2, "gain": 0.0, "eps": 1.0, **self.decay()}
         if length > 5:
             c = (length - 4) * (length - 2) * most / ((most - 4) * (most - 2) * length)
             rate *= math.sqrt(c * left)
@@ -167,8 +193,10 @@ class Lion(Optimizer):
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(parameters, lr, weight_decay)
+        super().__init__(parameters, lr, weight_decay, maximize=maximize)
         self.betas = _as_betas(betas)
         self.means = self.state()
 
@@ -179,13 +207,6 @@ class Lion(Optimizer):
     def update(self) -> None:
         b1, b2 = self.betas
         self.apply("lion", self.lr, self.means, [], beta1=b1, beta2=b2, shrink=self.lr * self.weight_decay)
-
-
-def _decay(optimizer: Optimizer, decoupled: bool) -> dict[str, float]:
-    """Return weight decay as a rule takes it: of the value itself, or added to the gradient."""
-    if decoupled:
-        return {"shrink": optimizer.lr * optimizer.weight_decay}
-    return {"decay": optimizer.weight_decay}
 
 
 def _as_betas(betas: Any) -> tuple[float, float]:

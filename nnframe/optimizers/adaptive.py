@@ -12,23 +12,40 @@ from nnframe.optimizers.base import Optimizer
 
 
 class AdaGrad(Optimizer):
-    """AdaGrad (Duchi, Hazan and Singer 2011): s += g^2, value -= lr g / (sqrt(s) + eps)."""
+    """AdaGrad (Duchi, Hazan and Singer 2011): s += g^2, value -= lr g / (sqrt(s) + eps).
+
+    s starts at `initial_accumulator_value`. In step t, counted from 0, the rate is lr / (1 + t lr_decay).
+    """
 
     def __init__(
-        self, parameters: Iterable[Parameter], lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[Parameter],
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        weight_decay: float = 0.0,
+        initial_accumulator_value: float = 0.0,
+        eps: float = 1e-10,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(parameters, lr, weight_decay)
+        super().__init__(parameters, lr, weight_decay, maximize=maximize)
         self.eps = in_range("eps", eps)
-        self.squares = self.state()
+        self.lr_decay = in_range("lr_decay", lr_decay)
+        start = in_range("initial_accumulator_value", initial_accumulator_value)
+        self.squares = [np.full_like(p.value, start) for p in self.parameters]
+        self.steps = 0
 
     def update(self) -> None:
-        self.apply("adagrad", self.lr, [], self.squares, decay=self.weight_decay, eps=self.eps)
+        rate = self.lr / (1 + self.steps * self.lr_decay)
+        self.apply("adagrad", rate, [], self.squares, decay=self.weight_decay, eps=self.eps)
+        object.__setattr__(self, "steps", self.steps + 1)
 
 
 class RMSprop(Optimizer):
     """RMSprop (Tieleman and Hinton 2012): s = alpha s + (1 - alpha) g^2, value -= lr g / (sqrt(s) + eps).
 
-    With `centered` (Graves 2013, eq. 38 to 41) s - m^2 takes the place of s, where m = alpha m + (1 - alpha) g.
+    With `centered` (Graves 2013, eq. 38 to 41) s - m^2 takes the place of s, where m = alpha m + (1 - alpha) g. With
+    `momentum`, as in PyTorch, value -= lr b, where b = momentum b + g / (sqrt(s) + eps).
     """
 
     def __init__(
@@ -38,20 +55,31 @@ class RMSprop(Optimizer):
         alpha: float = 0.99,
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        momentum: float = 0.0,
         centered: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(parameters, lr, weight_decay)
+        super().__init__(parameters, lr, weight_decay, maximize=maximize)
         self.alpha = in_range("alpha", alpha, below=1.0)
         self.eps = in_range("eps", eps)
+        self.momentum = in_range("momentum", momentum, below=1.0)
         self.centered = as_flag("centered", centered)
         self.means = self.state() if centered else []
         self.squares = self.state()
+        self.velocities = self.state() if momentum else []
 
     def update(self) -> None:
         if self.centered and not self.means:
             raise ValueError("centered: expected what the optimizer was made with, False, got True")
-        rule = "centered" if self.centered else "rmsprop"
-        self.apply(rule, self.lr, self.means, self.squares, decay=self.weight_decay, beta2=self.alpha, eps=self.eps)
+        if self.momentum and not self.velocities:  # assigned since
+            self.velocities = self.state()
+        rule, states = ("centered", [self.means]) if self.centered else ("rmsprop", [])
+        if self.velocities:
+            rule, states = f"{rule}_momentum", [*states, self.velocities]
+        means, largest = [*states, [], []][:2]
+        constants = {"beta1": self.momentum, "beta2": self.alpha, "eps": self.eps}
+        self.apply(rule, self.lr, means, self.squares, largest, decay=self.weight_decay, **constants)
 
 
 class Rprop(Optimizer):
@@ -78,8 +106,10 @@ class Rprop(Optimizer):
         lr: float = 1e-2,
         etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50.0),
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(parameters, lr, 0.0)
+        super().__init__(parameters, lr, 0.0, maximize=maximize)
         self.etas, self.step_sizes = etas, step_sizes
         self.check_settings()
         self.gradients = self.state()

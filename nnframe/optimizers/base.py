@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from nnframe import kernels
-from nnframe._checks import in_range
+from nnframe._checks import as_flag, in_range
 from nnframe.core.parameter import Array, Parameter
 from nnframe.kernels._kernels import are_trainable, gradients_of, values_of
 
 SETTINGS = frozenset(
     {"lr", "weight_decay", "momentum", "alpha", "eps", "betas", "dampening", "momentum_decay", "etas", "step_sizes"}
+    | {"lr_decay", "maximize"}
 )
 
 
@@ -28,9 +29,13 @@ class Optimizer:
         Learning rate, finite and not negative.
     weight_decay : float
         Adds weight_decay * value to each gradient (L2 regularisation).
+    maximize : bool
+        Whether the gradients are those of something that should grow: they are taken with their sign changed.
     """
 
-    def __init__(self, parameters: Iterable[Parameter], lr: float, weight_decay: float) -> None:
+    def __init__(
+        self, parameters: Iterable[Parameter], lr: float, weight_decay: float, *, maximize: bool = False
+    ) -> None:
         self.parameters = list(parameters)
         if not self.parameters:
             raise ValueError("parameters: expected at least one Parameter, got none")
@@ -41,6 +46,7 @@ class Optimizer:
             raise ValueError("parameters: expected each Parameter once, got one of them twice")
         self.lr = in_range("lr", lr)
         self.weight_decay = in_range("weight_decay", weight_decay)
+        self.maximize = as_flag("maximize", maximize)
 
     def zero_grad(self) -> None:
         """Set every gradient to zero. The gradient strategies overwrite gradients by themselves."""
@@ -65,7 +71,14 @@ class Optimizer:
         """Refuse settings that do not fit: they may be assigned between steps."""
         in_range("lr", self.lr)
         in_range("weight_decay", self.weight_decay)
-        for name, below in (("momentum", 1.0), ("alpha", 1.0), ("eps", math.inf), ("dampening", math.inf)):
+        as_flag("maximize", self.maximize)
+        for name, below in (
+            ("momentum", 1.0),
+            ("alpha", 1.0),
+            ("eps", math.inf),
+            ("dampening", math.inf),
+            ("lr_decay", math.inf),
+        ):
             if name in vars(self):
                 in_range(name, vars(self)[name], below)
 
@@ -94,10 +107,11 @@ class Optimizer:
             means, squares, largest = (
                 [arrays[i] for i in kept] if arrays else [] for arrays in (means, squares, largest)
             )
+        gradients = gradients_of(parameters)
         kernels.optimizer_update(
             rule,
             values_of(parameters),
-            gradients_of(parameters),
+            [-g for g in gradients] if self.maximize else gradients,
             means,
             squares,
             list(largest),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from nnframe._checks import in_range
+from nnframe._checks import as_flag, in_range
 from nnframe.core.parameter import Parameter
 from nnframe.optimizers.base import Optimizer
 
@@ -21,11 +21,14 @@ class SGD(Optimizer):
         parameters: Iterable[Parameter],
         lr: float,
         momentum: float = 0.0,
-        nesterov: bool = False,
-        weight_decay: float = 0.0,
         dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
     ) -> None:
-        super().__init__(parameters, lr, weight_decay)
+        super().__init__(parameters, lr, weight_decay, maximize=maximize)
+        nesterov = as_flag("nesterov", nesterov)
         self.momentum = in_range("momentum", momentum, below=1.0)
         if nesterov and not momentum:
             raise ValueError("nesterov: expected a momentum above 0 with it, got 0")

@@ -23,6 +23,7 @@ NAMES = ("identity", "sigmoid", "tanh", "relu", "step", "leaky_relu", "elu", "ge
 RULES = {
     "sgd": "", "momentum": "m", "nesterov": "m", "adagrad": "s", "rmsprop": "s", "adam": "ms", "centered": "ms",
     "amsgrad": "msk", "nadam": "ms", "radam": "ms", "lion": "m", "rprop": "ms",
+    "rmsprop_momentum": "ms", "centered_momentum": "msk",
 }  # fmt: skip
 ROOM = 1 << 16  # bytes of a region
 LAYOUTS = ("plain", "wide rows", "transposed", "every second column")

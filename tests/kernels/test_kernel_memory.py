@@ -113,7 +113,7 @@ def test_arrays_to_be_written_are_checked(kernel):
 
 
 @pytest.mark.filterwarnings("ignore:the matrix subclass")
-@pytest.mark.parametrize("rule", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"])
+@pytest.mark.parametrize("rule", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam", "rmsprop_momentum"])
 def test_an_update_of_any_layout(dtype, rule):
     def layouts(a):
         yield np.asfortranarray(a)

@@ -58,6 +58,10 @@ def test_self_attention_like_pytorch(simd, embed_dim, heads, bias, causal, padde
         y, saved = layer.forward_saving(given)
         dx = layer.backward(given, y, dy, saved)
         assert_like(layer, theirs, {"y": (y, their_y), "dx": (dx[0] if padded else dx, their_x.grad)})
+        looked = theirs(
+            their_x, their_x, their_x, key_padding_mask=hidden, attn_mask=future, average_attn_weights=False
+        )
+        np.testing.assert_allclose(layer.probabilities(given), looked[1].detach().numpy(), rtol=0, atol=CLOSE)
 
 
 @pytest.mark.parametrize("arrays", [2, 3])
@@ -91,11 +95,9 @@ OPTIONS = list(itertools.product((True, False), ("relu", "gelu"), (True, False),
 def test_encoder_layer_like_pytorch(norm_first, activation, bias, causal, rng):
     torch = pytest.importorskip("torch")
     layer = nn.TransformerEncoderLayer(
-        8, 2, 12, 0.0, activation, 1e-4, norm_first, bias, is_causal=causal, dtype=np.float64, rng=0
+        8, 2, 12, 0.0, activation, 1e-4, True, norm_first, bias, is_causal=causal, dtype=np.float64, rng=0
     )
-    theirs = torch.nn.TransformerEncoderLayer(
-        8, 2, 12, 0.0, activation, 1e-4, batch_first=True, norm_first=norm_first, bias=bias
-    ).double()
+    theirs = torch.nn.TransformerEncoderLayer(8, 2, 12, 0.0, activation, 1e-4, True, norm_first, bias).double()
     for p in layer.parameters():
         p.value[...] = rng.standard_normal(p.value.shape) * 0.5
     loaded(layer, theirs)

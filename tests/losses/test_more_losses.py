@@ -101,7 +101,7 @@ def test_ignored_rows_may_hold_anything(rng):
     ("call", "error", "message"),
     [
         (lambda: nn.L1Loss("max"), ValueError, "reduction: expected 'mean', 'sum' or 'none', got 'max'"),
-        (lambda: nn.CrossEntropyLoss("none"), ValueError, "reduction: expected 'mean' or 'sum', got 'none'"),
+        (lambda: nn.CrossEntropyLoss("max"), ValueError, "reduction: expected 'mean', 'sum' or 'none', got 'max'"),
         (lambda: nn.L1Loss("batchmean"), ValueError, "reduction: expected .* got 'batchmean'"),
         (lambda: nn.HuberLoss(delta=0), ValueError, "delta: expected a finite number > 0, got 0"),
         (lambda: nn.SmoothL1Loss(beta=-1), ValueError, "beta: expected a finite number >= 0, got -1"),
@@ -123,7 +123,7 @@ def test_ignored_rows_may_hold_anything(rng):
         ),
         (lambda: nn.HingeEmbeddingLoss()(np.zeros((2, 1)), [0, 1]), ValueError, "labels: expected 1 or -1, got .*0.0"),
         (lambda: nn.KLDivLoss()(np.zeros((1, 2)), [[-1, 2]]), ValueError, "labels: expected probabilities >= 0, got"),
-        (lambda: nn.NLLLoss()(np.zeros((2, 3)), np.eye(3)[:2]), ValueError, r"labels: expected class indices, shape"),
+        (lambda: nn.NLLLoss()(np.zeros((2, 3)), np.eye(3)), ValueError, r"labels: expected class indices of"),
         (lambda: nn.NLLLoss()(np.zeros((2, 3)), [0, 3]), ValueError, "labels"),
         (lambda: nn.NLLLoss(weight=[1, 2])(np.zeros((2, 3)), [0, 1]), ValueError, r"weight: expected shape \(3,\)"),
         (lambda: nn.MultiMarginLoss()(np.zeros((2, 3)), [0.5, 1]), (TypeError, ValueError), "labels"),

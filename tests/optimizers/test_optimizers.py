@@ -1,5 +1,7 @@
 """Optimizers against their formulas, step by step."""
 
+import inspect
+
 import numpy as np
 import pytest
 
@@ -36,7 +38,7 @@ def test_sgd(dtype, rng, momentum, nesterov, weight_decay):
             v[...] = momentum * v + g
             w -= 0.05 * ((g + momentum * v) if nesterov else v)
     for actual, expected in zip(
-        run(nn.SGD(made, 0.05, momentum, nesterov, weight_decay), gradients), values, strict=True
+        run(nn.SGD(made, 0.05, momentum, 0.0, weight_decay, nesterov), gradients), values, strict=True
     ):
         assert actual.dtype == dtype
         np.testing.assert_allclose(actual, expected, rtol=0, atol=40 * np.finfo(dtype).eps)
@@ -62,7 +64,7 @@ def rmsprop(g, w, m, s, t):
 RULES = {
     "Adam": (lambda p, decay: nn.Adam(p, 0.01, (0.8, 0.95), 1e-3, decay), lambda *a, decay: adam(*a, 0.0)),
     "AdamW": (lambda p, decay: nn.AdamW(p, 0.01, (0.8, 0.95), 1e-3, decay), lambda *a, decay: adam(*a, decay)),
-    "AdaGrad": (lambda p, decay: nn.AdaGrad(p, 0.02, 1e-3, decay), lambda *a, decay: adagrad(*a)),
+    "AdaGrad": (lambda p, decay: nn.AdaGrad(p, 0.02, eps=1e-3, weight_decay=decay), lambda *a, decay: adagrad(*a)),
     "RMSprop": (lambda p, decay: nn.RMSprop(p, 0.02, 0.9, 1e-3, decay), lambda *a, decay: rmsprop(*a)),
 }
 
@@ -86,6 +88,7 @@ def test_adaptive_rules(simd, dtype, rng, name, weight_decay):
 STATES = {
     "sgd": "", "momentum": "m", "nesterov": "m", "adagrad": "s", "rmsprop": "s", "adam": "ms", "centered": "ms",
     "amsgrad": "msk", "nadam": "ms", "radam": "ms", "lion": "m", "rprop": "ms",
+    "rmsprop_momentum": "ms", "centered_momentum": "msk",
 }  # fmt: skip
 
 
@@ -93,7 +96,9 @@ STATES = {
 def test_kernel_and_twin_agree_at_any_size(simd, dtype, rng, rule):
     for n in (0, 1, 7, 16, 33, 100000):
         w, g, m = (rng.standard_normal(n).astype(dtype) for _ in range(3))
-        s, k = (rng.uniform(0, 1, n).astype(dtype) + (rule == "centered") * (m * m + dtype(0.3)) for _ in range(2))
+        s, k = (
+            rng.uniform(0, 1, n).astype(dtype) + rule.startswith("centered") * (m * m + dtype(0.3)) for _ in range(2)
+        )
         constants = {"rate": 0.1, "decay": 0.01, "shrink": 0.001, "beta1": 0.9, "beta2": 0.99, "eps": 1e-3, "gain": 0.7}
         twin = [w.copy(), m.copy(), s.copy(), k.copy()]
         states = (a if name in STATES[rule] else None for name, a in zip("msk", twin[1:], strict=True))
@@ -150,7 +155,7 @@ def test_all_finite(simd, dtype):
 
 
 def test_a_parabola_is_minimised():
-    for make in (lambda p: nn.SGD(p, 0.1), lambda p: nn.SGD(p, 0.05, 0.9, True), lambda p: nn.Adam(p, 0.1)):
+    for make in (lambda p: nn.SGD(p, 0.1), lambda p: nn.SGD(p, 0.05, 0.9, nesterov=True), lambda p: nn.Adam(p, 0.1)):
         parameter = nn.Parameter([3.0, -2.0], np.float64)
         optimizer = make([parameter])
         for _ in range(300):
@@ -244,9 +249,10 @@ PYTORCH = [
     ),
     ("SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True}),
     *(
-        ("RMSprop", {"lr": 0.02, "alpha": 0.9, "centered": c, "weight_decay": w})
+        ("RMSprop", {"lr": 0.02, "alpha": 0.9, "centered": c, "weight_decay": w, "momentum": m})
         for c in (False, True)
         for w in (0.0, 0.1)
+        for m in (0.0, 0.8)
     ),
     *(
         (name, {"lr": 0.02, "betas": b, "amsgrad": a, "weight_decay": w})
@@ -269,6 +275,26 @@ PYTORCH = [
         for d in (False, True)
     ),
     *(
+        ("AdaGrad", {"lr": 0.1, "lr_decay": d, "initial_accumulator_value": i, "weight_decay": w})
+        for d in (0.0, 0.2)
+        for i in (0.0, 0.5)
+        for w in (0.0, 0.1)
+    ),
+    *(("Adam", {"lr": 0.02, "decoupled_weight_decay": True, "amsgrad": a, "weight_decay": 0.1}) for a in (False, True)),
+    *(
+        (name, {"lr": 0.02, "maximize": True, **more})
+        for name, more in (
+            ("SGD", {"momentum": 0.9, "weight_decay": 0.1}),
+            ("AdaGrad", {"weight_decay": 0.1}),
+            ("RMSprop", {"momentum": 0.5, "centered": True}),
+            ("Adam", {"weight_decay": 0.1}),
+            ("AdamW", {"amsgrad": True}),
+            ("NAdam", {}),
+            ("RAdam", {}),
+            ("Rprop", {}),
+        )
+    ),
+    *(
         ("Rprop", {"lr": 0.02, "etas": e, "step_sizes": s})
         for e in ((0.5, 1.2), (0.3, 2))
         for s in ((1e-6, 50), (0.01, 0.1))
@@ -284,7 +310,8 @@ def test_twenty_steps_as_pytorch(rng, request, name, options):
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)  # NAdam keeps its product of momenta in this one
     request.addfinalizer(lambda: torch.set_default_dtype(before))
-    optimizer, other = getattr(nn, name)(made, **options), getattr(torch.optim, name)(theirs, **options)
+    rule = getattr(torch.optim, {"AdaGrad": "Adagrad"}.get(name, name))
+    optimizer, other = getattr(nn, name)(made, **options), rule(theirs, **options)
     target = [rng.standard_normal(p.value.shape) for p in made]
     for step in range(20):
         for parameter, tensor, t in zip(made, theirs, target, strict=True):
@@ -346,7 +373,7 @@ def test_a_parameter_that_is_not_trainable_stays(rng, make):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda p: nn.SGD([p], 0.1, 0.9, True, dampening=0.1), ValueError, "nesterov: expected a dampening of 0"),
+        (lambda p: nn.SGD([p], 0.1, 0.9, 0.1, nesterov=True), ValueError, "nesterov: expected a dampening of 0"),
         (lambda p: nn.SGD([p], 0.1, 0.9, dampening=-1), ValueError, "dampening: expected a finite number >= 0, got -1"),
         (lambda p: nn.RMSprop([p], centered=1), TypeError, "centered: expected True or False, got 1"),
         (lambda p: nn.Adam([p], amsgrad="yes"), TypeError, "amsgrad: expected True or False, got 'yes'"),
@@ -369,3 +396,18 @@ def test_what_was_made_without_a_state_is_refused_later():
         with pytest.raises(ValueError, match=f"{name}: expected what the optimizer was made with"):
             optimizer.step()
     assert parameter.value[0] == 1
+
+
+def test_arguments_come_in_the_order_of_pytorch():
+    torch = pytest.importorskip("torch")
+    for name in ("SGD", "Adagrad", "RMSprop", "Adam", "AdamW", "NAdam", "RAdam", "Rprop"):
+        ours = inspect.signature(getattr(nn, {"Adagrad": "AdaGrad"}.get(name, name))).parameters
+        theirs = inspect.signature(getattr(torch.optim, name)).parameters
+        positional = [n for n, p in ours.items() if p.kind is not p.KEYWORD_ONLY][1:]
+        assert positional == list(theirs)[1 : len(positional) + 1], name
+        assert set(theirs) - set(ours) <= {"params", "foreach", "fused", "capturable", "differentiable"}
+
+
+def test_a_momentum_in_the_place_of_a_flag_is_refused():
+    with pytest.raises(TypeError, match=r"nesterov: expected True or False, got 0\.9"):
+        nn.SGD([nn.Parameter([1.0])], 0.1, 0.5, 0.0, 0.0, 0.9)

@@ -76,6 +76,7 @@ LAYERS = {
     "a shared layer": (lambda: nn.Sequential(*[nn.Linear(4, 4, rng=0)] * 2), (4,)),
     **planes.LAYERS,
 }
+PROBABILITIES = lambda rows, rng: rng.uniform(0.1, 0.9, (rows, 3))  # noqa: E731
 LOSSES = {
     "MSELoss": (nn.MSELoss, (3,), None),
     "MSELoss, sum": (lambda: nn.MSELoss("sum"), (3,), None),
@@ -93,6 +94,18 @@ LOSSES = {
         lambda: nn.BCEWithLogitsLoss("sum", [0.5, 1, 2], [3, 1, 2]),
         (3,),
         lambda rows, rng: rng.uniform(0, 1, (rows, 3)),
+    ),
+    "BCELoss": (
+        nn.BCELoss,
+        (1,),
+        lambda rows, rng: rng.integers(0, 2, rows),
+        lambda rows, rng: rng.uniform(0.1, 0.9, (rows, 1)),
+    ),
+    "BCELoss, weights": (
+        lambda: nn.BCELoss("sum", [0.5, 1, 2]),
+        (3,),
+        lambda rows, rng: rng.uniform(0, 1, (rows, 3)),
+        PROBABILITIES,
     ),
     "MultiLabelSoftMarginLoss": (
         lambda: nn.MultiLabelSoftMarginLoss(weight=[0.5, 1, 2]),
@@ -125,8 +138,8 @@ def every(make, shape, **options):
 def parameters(things):
     return [
         pytest.param(check.values[0], id=f"{name}: {check.id}")
-        for name, (make, shape, *labels) in things.items()
-        for check in every(make, shape, **({"labels": labels[0]} if labels else {}))
+        for name, (make, shape, *more) in things.items()
+        for check in every(make, shape, **dict(zip(("labels", "inputs"), more, strict=False)))
     ]
 
 
