@@ -28,6 +28,7 @@ from call_tables import calls
 from checker_tables import checking, mistakes, right
 from composition_tables import composition, structure
 from convolution_tables import convolution
+from deleted_tables import deleted
 from depth_tables import depth, forms, learnt, selected
 from gradient_tables import agreement, compiled, deep, dense, gradient, interrupts, large, training
 from limits import peak
@@ -295,7 +296,8 @@ def start(full: bool) -> str:
 TABLES = {
     "start": start, "gradient": gradient, "dense": dense, "deep": deep, "agreement": agreement, "compiled": compiled,
     "accuracy": accuracy, "mistakes": mistakes, "right": right, "checking": checking,
-    "composition": composition, "structure": structure, "depth": depth, "learnt": learnt, "selected": selected,
+    "composition": composition, "structure": structure, "deleted": deleted, "depth": depth, "learnt": learnt,
+    "selected": selected,
     "convolution": convolution, "forms": forms, "large": large, "training": training, "interrupts": interrupts,
     "sweep": sweep, "stacks": stacks, "softmax_sweep": softmax_sweep, "scaling": scaling, "threads": threads,
     "softmax": softmax, "activation": activation, "step": step, "tiles": tiles, "calls": calls, "sequences": sequences,

@@ -14,17 +14,21 @@
 #include "straight.inc.h"
 #include "curves.inc.h"
 #include "selected.inc.h"
+#include "sparse.inc.h"
 #include "network_plan.inc.h"
 #include "network_tile.inc.h"
 #include "network_lines.inc.h"
 #include "network.inc.h"
 #include "optimizer.inc.h"
 #include "recurrent.inc.h"
+#include "recurrent_change.inc.h"
 #include "attention.inc.h"
 #include "random.inc.h"
 
 #include "convolution.inc.h"
 #include "pooling.inc.h"
+#include "normalization.inc.h"
+#include "channel_stages.inc.h"
 #include "channels.inc.h"
 
 static const nnf_kernels FN(kernels) = {
@@ -41,14 +45,17 @@ static const nnf_kernels FN(kernels) = {
     .difference_gradient = FN(difference_gradient),
     .difference_curves = FN(difference_curves),
     .selected_products = FN(selected_products),
+    .sparse_product = FN(sparse_product),
 
     .convolution = FN(convolution),
     .convolution_input_gradient = FN(convolution_input_gradient),
     .convolution_weight_gradient = FN(convolution_weight_gradient),
     .pooling = FN(pooling),
+    .batch_norm = FN(batch_norm),
     .convolution_difference = FN(convolution_difference),
     .recurrent = FN(recurrent),
     .recurrent_backward = FN(recurrent_backward),
+    .recurrent_change = FN(recurrent_change),
     .attention = FN(attention),
     .uniform = FN(uniform),
 };

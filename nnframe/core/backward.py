@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnframe.core.bilinear import bilinear_form, gradients_by_terms
 from nnframe.core.coloring import Pattern
 from nnframe.core.local import (
     STEP,
@@ -23,7 +24,14 @@ from nnframe.core.local import (
     the_run,
 )
 from nnframe.core.parameter import Array, Parameter
-from nnframe.core.patterns import CHANGED, forget_pattern, input_pattern, parameter_pattern, seen_through
+from nnframe.core.patterns import (
+    CHANGED,
+    NotThere,
+    forget_pattern,
+    input_pattern,
+    parameter_pattern,
+    seen_through,
+)
 from nnframe.core.protocol import LayerError
 from nnframe.core.run import noted, read_only
 from nnframe.core.structure import couples_of
@@ -113,6 +121,16 @@ def _backward_of_branches(link: Link, dy: Array, step: float | None, input_gradi
 def backward_by_differences(link: Link, dy: Array, step: float | None, input_gradient: bool = True) -> Array | None:
     """Do what a written backward would: add to each parameter's gradient, and return that with respect to x."""
     run = the_run()
+    form = bilinear_form(link, run)
+    if form is not None:
+        try:
+            gradients, below = gradients_by_terms(link, form, dy, step, input_gradient, run)
+        except NotThere:
+            forget_pattern(link, run)
+        else:
+            for parameter, gradient in zip(link.parameters, gradients, strict=True):
+                parameter.grad += gradient
+            return below
     for parameter in link.parameters:
         gradient = parameter_gradient(link, parameter, dy, step)
         parameter.grad += gradient
@@ -247,10 +265,6 @@ def _moved_columns(link: Link, h: Doubles, columns: Rows) -> Doubles:
     moved = np.zeros(h.shape)
     moved[:, columns] = h[:, columns]
     return central_difference(link, moved.reshape(link.x.shape)).reshape(len(h), -1)
-
-
-class NotThere(Exception):
-    """A pattern that was found does not hold for this mini-batch."""
 
 
 def _see_whether_it_holds(link: Link, pattern: Pattern, change: Doubles, own: Rows | None) -> None:

@@ -30,11 +30,15 @@ FEW_COLUMNS = 4  # no more than these are not worth a search for which of them m
 CHANGED = 1e-9  # of the largest output: what counts as a change when it is searched which inputs move which outputs
 
 
+class NotThere(Exception):
+    """What was found about a layer's structure does not hold for this mini-batch."""
+
+
 def input_pattern(link: Link, run: Run, couples: str) -> Pattern | None:
     """Colours of a layer's inputs, found once for each shape; None where each input must be moved alone."""
     by_row = couples == "rows"
     columns = math.prod(link.x.shape[1:]) if by_row else link.x.size
-    found = run.memory.of(link.layer) if run.memory is not None else None
+    found = run.memory.findings(link.layer) if run.memory is not None else None
     if found is None or found.contradicted > 1 or columns <= FEW_COLUMNS or seen_through(link):
         return None
     key = ("x", link.x.shape[1:] if by_row else link.x.shape)

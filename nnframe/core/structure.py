@@ -41,11 +41,13 @@ class Findings:
         Which inputs move which outputs, by what was moved and the shape of the input.
     contradicted : int
         How often a pattern has not held.
+    compared : int
+        How often gradients by terms have been compared with the layer.
     rows : int
         How many rows were looked at.
     """
 
-    __slots__ = ("coarse", "contradicted", "couples", "layer", "patterns", "pauses", "rows")
+    __slots__ = ("coarse", "compared", "contradicted", "couples", "layer", "patterns", "pauses", "rows")
 
     def __init__(self, layer: Layer) -> None:
         self.layer = weakref.ref(layer)
@@ -53,6 +55,7 @@ class Findings:
         self.coarse = ""
         self.patterns: dict[Any, Any] = {}
         self.contradicted = 0
+        self.compared = 0
         self.rows = 0
         self.pauses = Pauses(LONGEST_PAUSE)
         self.pauses.due()
@@ -118,6 +121,13 @@ class Memory:
         """Return what is known about a layer."""
         found = self.known.get(id(layer))
         return found if found is not None and found.layer() is layer else None
+
+    def findings(self, layer: Layer) -> Findings:
+        """Return what is known about a layer, or room for what will be."""
+        found = self.of(layer)
+        if found is None:
+            found = self.known[id(layer)] = Findings(layer)
+        return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Memory:
         return Memory()

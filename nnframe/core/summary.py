@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from nnframe.core.bilinear import bilinear_form
 from nnframe.core.chain import Link, ordered, run_forward
 from nnframe.core.patterns import input_pattern, parameter_pattern
 from nnframe.core.protocol import traits
@@ -33,6 +34,8 @@ class Evaluations(NamedTuple):
 
 def evaluations_of(link: Link, run: Run) -> Evaluations:
     """Count the evaluations of a layer that `Backprop` needs in place of its backward."""
+    if bilinear_form(link, run) is not None:
+        return Evaluations("rows", 2, 0)
     if isinstance(link.x, tuple) or link.x.dtype.kind != "f":
         couples, inputs = "rows", 0
     else:

@@ -71,6 +71,32 @@ cdef extern from "nnframe.h" nogil:
         void *y
         int32_t *index
         const void *change
+    ctypedef struct nnf_batch_norm:
+        intptr_t rows, channels, size
+        double eps
+        const void *x
+        const void *weight
+        const void *bias
+        void *y
+        double *moments
+        const void *dy
+        void *dx
+        void *grad_weight
+        void *grad_bias
+    ctypedef struct nnf_norm:
+        intptr_t group
+        int by_batch, centred
+        double eps
+        const void *d
+        const void *a
+        const void *total
+        const void *weight
+    ctypedef enum nnf_branching:
+        NNF_NO_BRANCH
+        NNF_FORK
+        NNF_OTHER
+        NNF_JOIN
+    int NNF_MOST_OPEN
     ctypedef struct nnf_stage:
         const void *weight
         nnf_activation activation
@@ -87,6 +113,10 @@ cdef extern from "nnframe.h" nogil:
         intptr_t entries, bias_entries
         const nnf_convolution *convolution
         const nnf_pooling *pooling
+        const nnf_norm *norm
+        const void *factors
+        intptr_t factors_row, each
+        nnf_branching branching
     ctypedef enum nnf_loss:
         NNF_CROSS_ENTROPY
         NNF_SQUARED_ERROR
@@ -146,6 +176,13 @@ cdef extern from "nnframe.h" nogil:
         const void *b
         const intptr_t *entry
         void *out
+    ctypedef struct nnf_sparse:
+        intptr_t rows, columns
+        const intptr_t *start
+        const intptr_t *column
+        const void *value
+        const void *b
+        void *out
     ctypedef enum nnf_cell:
         NNF_RNN_TANH
         NNF_RNN_RELU
@@ -169,6 +206,24 @@ cdef extern from "nnframe.h" nogil:
         intptr_t dlast_row
         void *dgates
         void *drecurrent
+    ctypedef struct nnf_recurrent_change:
+        nnf_cell cell
+        intptr_t steps, rows, units, stack
+        int reverse, recurrent
+        const void *weight
+        const uint8_t *mask
+        const void *arguments
+        const void *gates
+        const void *state
+        const void *kept
+        const void *du
+        const intptr_t *at
+        const intptr_t *from_ "from"
+        const void *drive
+        double step
+        void *y
+        intptr_t y_row, y_step
+        void *last
     ctypedef struct nnf_attention:
         intptr_t batch, queries, keys, heads, width
         const void *q
@@ -206,13 +261,16 @@ cdef extern from "nnframe.h" nogil:
         int (*difference_gradient)(const nnf_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*difference_curves)(const nnf_curves *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*selected_products)(const nnf_selected *p) noexcept nogil
+        void (*sparse_product)(const nnf_sparse *p) noexcept nogil
         int (*convolution)(const nnf_convolution *p) noexcept nogil
         int (*convolution_input_gradient)(const nnf_convolution *p) noexcept nogil
         int (*convolution_weight_gradient)(const nnf_convolution *p) noexcept nogil
         void (*pooling)(const nnf_pooling *p) noexcept nogil
+        void (*batch_norm)(const nnf_batch_norm *p) noexcept nogil
         int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*recurrent)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
+        int (*recurrent_change)(const nnf_recurrent_change *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*attention)(const nnf_attention *p, int (*poll)() noexcept nogil) noexcept nogil
         void (*uniform)(intptr_t rows, intptr_t columns, const uint64_t *keys, void *out) noexcept nogil
     ctypedef struct nnf_isa:

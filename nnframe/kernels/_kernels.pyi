@@ -1,6 +1,6 @@
 """Types of the compiled kernels; their documentation is in _kernels.pyx."""
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +103,23 @@ def recurrent_backward(
     reverse: bool = False,
     dy: npt.ArrayLike | None = None,
     dlast: npt.ArrayLike | None = None,
+) -> tuple[_Floats, _Floats]: ...
+def recurrent_change(
+    cell: str,
+    arguments: _Floats,
+    gates: _Floats,
+    weight: _Floats,
+    state: _Floats,
+    kept: _Floats | None = None,
+    *,
+    mask: npt.NDArray[np.bool_] | None = None,
+    reverse: bool = False,
+    du: _Floats | None = None,
+    at: npt.NDArray[np.intp] | None = None,
+    origin: npt.NDArray[np.intp] | None = None,
+    drive: _Floats | None = None,
+    step: float = 0.0,
+    in_state: bool = False,
 ) -> tuple[_Floats, _Floats]: ...
 def attention(
     q: npt.ArrayLike,
@@ -227,6 +244,37 @@ def mean_pooling_backward(
     divisor: float = 0.0,
 ) -> _Floats: ...
 
+# ---- batch normalisation of images ----
+
+@overload
+def batch_norm(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    *,
+    eps: float,
+    with_output: Literal[True] = True,
+) -> tuple[_Floats, npt.NDArray[np.float64]]: ...
+@overload
+def batch_norm(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    *,
+    eps: float,
+    with_output: Literal[False],
+) -> tuple[None, npt.NDArray[np.float64]]: ...
+def batch_norm_backward(
+    x: npt.ArrayLike,
+    dy: npt.ArrayLike,
+    moments: npt.NDArray[np.float64],
+    weight: npt.ArrayLike | None = None,
+    *,
+    eps: float,
+    weight_grad: _Floats | None = None,
+    bias_grad: _Floats | None = None,
+) -> _Floats: ...
+
 class Above:
     rows: int
     outputs: int
@@ -319,6 +367,9 @@ def convolution_difference(
     units: range | None = None,
 ) -> None: ...
 def selected_products(a: _Floats, b: _Floats, entries: npt.NDArray[np.intp], out: _Floats) -> None: ...
+def sparse_product(
+    start: npt.NDArray[np.intp], column: npt.NDArray[np.intp], value: _Floats, b: _Floats
+) -> _Floats: ...
 def moved_copies(x: _Floats, index: npt.NDArray[np.intp], value: _Floats, out: _Floats) -> None: ...
 def change_quotients(
     y: _Floats, weight: _Floats, noise: _Floats, end: _Floats, step: _Floats, first: int, resolved: float, out: _Floats

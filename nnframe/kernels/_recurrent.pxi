@@ -133,6 +133,104 @@ def recurrent_backward(cell, gates, weight, state, kept=None, *, mask=None, reve
     return dgates, dq
 
 
+def recurrent_change(cell, arguments, gates, weight, state, kept=None, *, mask=None, reverse=False, du=None, at=None,
+                     origin=None, drive=None, step=0.0, in_state=False):
+    """How the states of `recurrent` change, for a stack of S changes of what it was given, without cancellation.
+
+    Parameters
+    ----------
+    cell, weight, mask, reverse :
+        As there.
+    arguments : array (T, N, G H)
+        What its activations were given: u + q, and u + r q in the last H of a GRU.
+    gates, state, kept : array
+        As it has left and returned them.
+    du : array (T, S N, G H), optional
+        How u changes. If not given, one column changes in each of the stack:
+    at : array (S,) of np.intp
+        That column, of q where `in_state`, else of u.
+    drive : array (T, S N)
+        By how much.
+    origin : array (S,) of np.intp, optional
+        Entry of the state before whose change, times `step`, is added.
+
+    Returns
+    -------
+    array (S N, T, H), array (S N, H)
+        Changes of the states, 0 where a step is passed over; those of the state after the last step.
+    """
+    cdef nnf_recurrent sizes
+    cdef nnf_recurrent_change p
+    memset(&p, 0, sizeof(nnf_recurrent_change))
+    cdef array w = as_contiguous(as_floats(weight, "weight"))
+    cdef array x = as_contiguous(describe_cell(&sizes, cell, arguments, w))
+    cdef int typenum = cnp.PyArray_TYPE(x), answer
+    cdef array values = checked_floats(gates, "gates", 3, cnp.PyArray_DIMS(x), typenum)
+    cdef cnp.npy_intp shape[3]
+    shape[0], shape[1], shape[2] = sizes.steps, sizes.rows, sizes.units
+    cdef array states = checked_floats(state, "state", 3, shape, typenum), memory = None
+    cdef array steps = as_steps_mask(mask, x), given = None, columns = None, sources = None
+    if sizes.cell == NNF_LSTM or sizes.cell == NNF_GRU:
+        memory = checked_floats(kept, "kept", 3, shape, typenum)
+    elif kept is not None:
+        raise ValueError(f"kept: expected None for {cell!r}, got {got(kept)}")
+    p.cell, p.steps, p.rows, p.units = sizes.cell, sizes.steps, sizes.rows, sizes.units
+    p.reverse, p.recurrent, p.step = as_flag(reverse, "reverse"), as_flag(in_state, "in_state"), as_number(step, "step")
+    if (du is None) == (at is None) or (at is None) != (drive is None):
+        raise TypeError("du, at, drive: expected du alone, or at and drive")
+    if du is not None:
+        given = as_contiguous(as_floats(du, "du", typenum))
+        p.stack = cnp.PyArray_DIM(given, 1) // max(p.rows, 1) if cnp.PyArray_NDIM(given) == 3 else 0
+        shape[1], shape[2] = p.stack * p.rows, cnp.PyArray_DIM(x, 2)
+        given = checked_floats(given, "du", 3, shape, typenum)
+    else:
+        columns = as_positions(at, "at")
+        p.stack = cnp.PyArray_SIZE(columns)
+        refuse_outside(columns, "at", 0, cnp.PyArray_DIM(x, 2))
+        shape[1] = p.stack * p.rows
+        given = checked_floats(drive, "drive", 2, shape, typenum)
+        if origin is not None:
+            sources = as_positions(origin, "origin")
+            if cnp.PyArray_SIZE(sources) != p.stack:
+                raise ValueError(f"origin: expected shape ({p.stack},) like at, got {np.shape(sources)}")
+            refuse_outside(sources, "origin", 0, p.units)
+    shape[0], shape[1], shape[2] = p.stack * p.rows, p.steps, p.units
+    cdef array y = fresh(3, shape, typenum)
+    shape[1] = p.units
+    cdef array last = fresh(2, shape, typenum)
+    if reference is not None:
+        reference.recurrent_change(cell, x, w, states, memory, steps, bool(p.reverse), du is not None, given,
+                                   columns, sources, p.step, bool(p.recurrent), y, last)
+        return y, last
+    p.mask = NULL if steps is None else <uint8_t *>cnp.PyArray_DATA(steps)
+    p.weight, p.arguments, p.gates = cnp.PyArray_DATA(w), cnp.PyArray_DATA(x), cnp.PyArray_DATA(values)
+    p.state, p.kept = cnp.PyArray_DATA(states), NULL if memory is None else cnp.PyArray_DATA(memory)
+    if du is not None:
+        p.du = cnp.PyArray_DATA(given)
+    else:
+        p.drive, p.at = cnp.PyArray_DATA(given), <const intptr_t *>cnp.PyArray_DATA(columns)
+        if sources is not None:
+            p.from_ = <const intptr_t *>cnp.PyArray_DATA(sources)
+    p.y, p.y_row, p.y_step, p.last = cnp.PyArray_DATA(y), p.steps * p.units, p.units, cnp.PyArray_DATA(last)
+    if p.steps == 0:
+        last.fill(0)
+    cdef const nnf_kernels *kernels = kernels_for(x)
+    with nogil:
+        answer = kernels.recurrent_change(&p, poll)
+    finish(answer)
+    return y, last
+
+
+cdef int refuse_outside(array positions, str name, intptr_t least, intptr_t end) except -1:
+    """ValueError where some of an array of np.intp are not in [least, end)."""
+    cdef const intptr_t *at = <const intptr_t *>cnp.PyArray_DATA(positions)
+    cdef intptr_t i
+    for i in range(cnp.PyArray_SIZE(positions)):
+        if not least <= at[i] < end:
+            raise ValueError(f"{name}: expected numbers in [{least}, {end}), got {at[i]} at position {i}")
+    return 0
+
+
 cdef array describe_cell(nnf_recurrent *p, object cell, object gates, array weight):
     """Set the sizes and the weight of a call; returns the gates, as they are."""
     cdef array u = as_floats(gates, "gates", cnp.PyArray_TYPE(weight))

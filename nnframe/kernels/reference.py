@@ -32,10 +32,16 @@ from nnframe.kernels.reference_convolution import (
     mean_pooling,
     mean_pooling_backward,
 )
-from nnframe.kernels.reference_differences import difference_curves, difference_gradient, selected_products
+from nnframe.kernels.reference_differences import (
+    difference_curves,
+    difference_gradient,
+    selected_products,
+    sparse_product,
+)
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
 from nnframe.kernels.reference_network import chosen_entries, network_forward, network_gradient
-from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward
+from nnframe.kernels.reference_normalization import batch_norm, batch_norm_backward
+from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward, recurrent_change
 
 __all__ = [
     "activation",
@@ -43,6 +49,8 @@ __all__ = [
     "activation_difference",
     "attention",
     "attention_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "central_quotients",
     "change_quotients",
     "chosen_entries",
@@ -67,9 +75,11 @@ __all__ = [
     "product",
     "recurrent",
     "recurrent_backward",
+    "recurrent_change",
     "selected_products",
     "softmax",
     "softmax_cross_entropy",
+    "sparse_product",
     "uniform",
 ]
 

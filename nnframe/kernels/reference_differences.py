@@ -247,3 +247,12 @@ def difference_curves(
 def selected_products(a: Floats, b: Floats, entries: npt.NDArray[np.intp], out: Floats) -> None:
     """out[e] = (a @ b)[o, i] for entries[e] = o I + i."""
     out[...] = (_wide(a) @ _wide(b)).reshape(-1)[entries]
+
+
+def sparse_product(
+    start: npt.NDArray[np.intp], column: npt.NDArray[np.intp], value: Floats, b: Floats
+) -> npt.NDArray[np.float64]:
+    """S @ b, where row i of S has value[e] in column[e] for e in [start[i], start[i + 1])."""
+    dense = np.zeros((len(start) - 1, len(b)))
+    np.add.at(dense, (np.repeat(np.arange(len(dense)), np.diff(start)), column), value)
+    return dense @ _wide(b)

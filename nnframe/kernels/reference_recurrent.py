@@ -101,6 +101,70 @@ def recurrent_backward(
         carried = np.where(real, below + dq[t] @ weight, carried)
 
 
+def recurrent_change(
+    cell: str,
+    arguments: Floats,
+    weight: Floats,
+    state: Floats,
+    kept: Floats | None,
+    mask: Mask,
+    reverse: bool,
+    all_columns: bool,
+    given: Floats,
+    at: npt.NDArray[np.intp] | None,
+    origin: npt.NDArray[np.intp] | None,
+    step: float,
+    in_state: bool,
+    y: Floats,
+    last: Floats,
+) -> None:
+    """See `kernels.recurrent_change`: subtract values in float64; write y and last.
+
+    given : du (T, S N, G H) with `all_columns`, else drive (T, S N)
+    """
+    rows, units = len(y), state.shape[2]
+    stack = rows // max(state.shape[1], 1)
+    x, h, c = (
+        np.tile(np.zeros((len(state), 0, 0)) if a is None else a.astype(np.float64), (1, stack, 1))
+        for a in (arguments, state, kept)
+    )
+    dh, dc = np.zeros((rows, units)), np.zeros((rows, units))
+    real = np.ones(h.shape[:2], bool) if mask is None else np.tile(mask, (1, stack))
+    every = np.arange(rows)
+    columns = np.repeat(np.zeros(stack, np.intp) if at is None else at, state.shape[1])
+    for t, before in _in_time(len(state), reverse):
+        dq, du = dh @ weight.T.astype(np.float64), np.zeros((rows, len(weight)))
+        if all_columns:
+            du += given[t]
+        else:
+            moved = given[t].astype(np.float64)
+            if origin is not None:
+                moved = moved + step * dh[every, np.repeat(origin, state.shape[1])]
+            (dq if in_state else du)[every, columns] += moved
+        earlier = h[before] if before is not None else np.zeros_like(dh)
+        own, new = dc, dh
+        if cell == "lstm":
+            i, f, g, o = (activation(name, part) for name, part in zip(_LSTM, _parts(x[t], 4), strict=True))
+            ends = zip(_LSTM, _parts(x[t] + dq + du, 4), strict=True)
+            i2, f2, g2, o2 = (activation(name, part) for name, part in ends)
+            memory = c[before] if before is not None else np.zeros_like(dh)
+            own = f2 * (memory + dc) + i2 * g2 - (f * memory + i * g)
+            new = o2 * np.tanh(c[t] + own) - o * np.tanh(c[t])
+        elif cell == "gru":
+            (ur, uz, un), (qr, qz, qn), (xr, xz, xn) = _parts(du, 3), _parts(dq, 3), _parts(x[t], 3)
+            r, z, n = activation("sigmoid", xr), activation("sigmoid", xz), np.tanh(xn)
+            r2, z2 = activation("sigmoid", xr + ur + qr), activation("sigmoid", xz + uz + qz)
+            n2 = np.tanh(xn + un + r2 * (c[t] + qn) - r * c[t])
+            new = n2 + z2 * (earlier + dh - n2) - (n + z * (earlier - n))
+        else:
+            name = cell.removeprefix("rnn_")
+            new = activation(name, x[t] + dq + du) - activation(name, x[t])
+        now = real[t][:, None]
+        dh, dc = np.where(now, new, dh), np.where(now, own, dc)
+        y[:, t] = np.where(now, dh, 0)
+    last[...] = dh
+
+
 _LSTM = "sigmoid", "sigmoid", "tanh", "sigmoid"
 
 

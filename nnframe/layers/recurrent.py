@@ -12,6 +12,7 @@ from nnframe import kernels
 from nnframe._checks import as_count, as_dtype, as_flag, as_generator
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array, Parameter
+from nnframe.core.run import current_run
 from nnframe.layers.dropout import Dropout, as_probability
 from nnframe.layers.sequences import Mask, real_steps, split_lengths
 
@@ -248,6 +249,103 @@ class Recurrent(Layer):
         )
         return None if dx is None else dx.reshape(one.x.shape)
 
+    # ---- central differences ----
+
+    def difference(self, x: Array, y: Array, dx: Array) -> Array:
+        """Return how y changes: differences travel through the steps, so that nothing is subtracted."""
+        mask = self._series(x)[1]
+        if self.mask_zero and ((x != 0).any(axis=2) != (x + dx != 0).any(axis=-1)).any():
+            return super().difference(x, y, dx)  # what is padding is no longer, or the other way round
+        moved = np.ascontiguousarray(dx.reshape(-1, *x.shape[1:]).transpose(1, 0, 2))  # (T, S N, inputs)
+        found = self._through_layers(self._bases(x, y), mask, 0, moved, len(x))
+        return found.reshape(*dx.shape[: dx.ndim - x.ndim], *y.shape)
+
+    def perturb(self, parameter: Parameter, indices: npt.NDArray[np.intp], step: float, x: Any, y: Array) -> Array:
+        """Return what one moved weight of one gate does, from step to step and from layer to layer."""
+        mask, bases = self._series(x)[1], self._bases(x, y)
+        layer, half, name = self._holder(parameter)
+        suffix, (one, arguments) = self._directions(layer)[half], bases[layer][half]
+        at, of = np.divmod(indices, parameter.value.shape[1]) if parameter.value.ndim > 1 else (indices, None)
+        inputs = one.x if name.endswith("ih") else _before(one.state, suffix)
+        shape = (len(inputs), len(indices), inputs.shape[1])  # (T, S, N)
+        drive = (
+            np.full(shape, step, y.dtype) if of is None else inputs[:, :, of].transpose(0, 2, 1) * y.dtype.type(step)
+        )
+        way = {"at": at, "drive": drive.reshape(len(drive), -1), "step": step, "in_state": name.endswith("hh")}
+        found, last = self._changes(suffix, one, arguments, mask, way | {"origin": of if name == "weight_hh" else None})
+        if layer == self.num_layers - 1:
+            changed = found if self.return_sequences else last
+            whole = np.zeros((*changed.shape[:-1], y.shape[-1]), y.dtype)
+            self._half(whole, suffix)[...] = changed
+            return whole.reshape(len(indices), *y.shape)
+        whole = np.zeros((*found.shape[:2], self.hidden_size * len(self._directions(layer))), y.dtype)
+        self._half(whole, suffix)[...] = found
+        handed = self._changes_handed_on(layer, whole, len(y))
+        return self._through_layers(bases, mask, layer + 1, handed, len(y)).reshape(len(indices), *y.shape)
+
+    def _holder(self, parameter: Parameter) -> tuple[int, int, str]:
+        """Return the layer and the direction that a parameter belongs to, and what it is: "weight_ih" for instance."""
+        for layer in range(self.num_layers):
+            for half, suffix in enumerate(self._directions(layer)):
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+                    if vars(self).get(name + suffix) is parameter:
+                        return layer, half, name
+        raise ValueError(f"parameter: expected one of this layer's, got {parameter!r}")
+
+    def _bases(self, x: Any, y: Array) -> list[list[tuple[Direction, Array]]]:
+        """Return what each direction of each layer has left, and what its activations were given, (T, N, G H)."""
+
+        def made() -> tuple[list[list[tuple[Direction, Array]]], Array]:
+            saved = self.forward_saving(x)[1]
+            names = map(self._directions, range(self.num_layers))
+            pairs = (zip(suffixes, layer, strict=True) for suffixes, layer in zip(names, saved, strict=True))
+            return [[(one, self._arguments(suffix, one)) for suffix, one in pair] for pair in pairs], y
+
+        run = current_run()
+        if run is None or run.rows is not None:
+            return made()[0]
+        found: list[list[tuple[Direction, Array]]] = run.once((id(y), "bases"), made)[0]
+        return found
+
+    def _arguments(self, suffix: str, one: Direction) -> Array:
+        weight_ih, weight_hh, bias_ih, bias_hh = self._parameters(suffix)
+        u = kernels.linear(one.x, weight_ih.value, None if bias_ih is None else bias_ih.value)
+        before = _before(one.state, suffix)
+        q = kernels.linear(before, weight_hh.value, None if bias_hh is None else bias_hh.value)
+        if self.cell == "gru":
+            q[..., 2 * self.hidden_size :] *= one.gates[..., : self.hidden_size]
+        return u + q
+
+    def _changes(
+        self, suffix: str, one: Direction, arguments: Array, mask: Mask, way: dict[str, Any]
+    ) -> tuple[Array, Array]:
+        """Return how the states of one direction change, (S N, T, H), and the last of them, (S N, H)."""
+        weight, reverse = self._parameters(suffix)[1].value, suffix.endswith("reverse")
+        return kernels.recurrent_change(
+            self.cell, arguments, one.gates, weight, one.state, one.kept, mask=mask, reverse=reverse, **way
+        )
+
+    def _through_layers(self, bases: Any, mask: Mask, layer: int, dx: Array, rows: int) -> Array:
+        """Return how y changes, (S N, ...), where the input (T, S N, inputs) of a layer changes."""
+        while True:
+            both = []
+            for suffix, (one, arguments) in zip(self._directions(layer), bases[layer], strict=True):
+                du = kernels.linear(dx, self._parameters(suffix)[0].value)
+                both.append(self._changes(suffix, one, arguments, mask, {"du": du}))
+            top = layer == self.num_layers - 1
+            parts = [pair[0 if self.return_sequences or not top else 1] for pair in both]
+            whole = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+            if top:
+                return whole
+            dx, layer = self._changes_handed_on(layer, whole, rows), layer + 1
+
+    def _changes_handed_on(self, layer: int, change: Array, rows: int) -> Array:
+        """Return what the next layer's input changes by, (T, S N, D H), from the change of a layer's output."""
+        stack = change.reshape(-1, rows, *change.shape[1:])
+        factors = self.dropouts[layer].factors(stack[0]) if self.dropouts and len(stack) else None
+        handed = change if factors is None else (stack * factors).reshape(change.shape)
+        return np.ascontiguousarray(handed.transpose(1, 0, 2))
+
     def __repr__(self) -> str:
         shown = [str(self.input_size), str(self.hidden_size)]
         shown += [str(self.num_layers)] if self.num_layers > 1 else []
@@ -256,6 +354,12 @@ class Recurrent(Layer):
             value = getattr(self, name, default)
             shown += [f"{name}={value!r}"] if value != default else []
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _before(state: Array, suffix: str) -> Array:
+    """Return the state before each step, (T, N, H)."""
+    zero = np.zeros_like(state[:1])
+    return np.concatenate([state[1:], zero] if suffix.endswith("reverse") else [zero, state[:-1]])
 
 
 def _flat(x: Array) -> Array:

@@ -47,6 +47,13 @@ class Convolution(Counted):
         return np.einsum("ncijkl,ockl->noij", windows, self.weight.value) + self.bias.value[:, None, None]
 
 
+class Bent(Convolution):
+    """The same behind a tanh: each row has another Jacobian."""
+
+    def compute(self, x):
+        return np.tanh(super().compute(x))
+
+
 class PerChannel(Counted):
     def __init__(self, channels):
         self.scale, self.shift = nn.Parameter(np.ones(channels)), nn.Parameter(np.zeros(channels))
@@ -86,9 +93,10 @@ def evaluations(strategy, model, loss, x, t, runs=3):
         (Elementwise(), (60,), 2),
         (Dropout(), (60,), 2),
         (Rowwise(), (60,), 2 * 60),
-        (Convolution(2, 3), (2, 6, 6), 2 * 9 * 2 + 2 * (9 * 2 + 1)),
+        (Convolution(2, 3), (2, 6, 6), 2),  # bilinear: compared once with a central difference
+        (Bent(2, 3), (2, 6, 6), 2 * 9 * 2 + 2 * (9 * 2 + 1)),
         (PerChannel(2), (2, 6, 6), 2 + 4),
-        (Pooling(), (2, 6, 6), 2 * 4),
+        (Pooling(), (2, 6, 6), 2),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Layer) else "",
 )

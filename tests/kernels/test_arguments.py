@@ -130,6 +130,24 @@ def test_selected_products_refuses():
         np.testing.assert_array_equal(call["out"], before)
 
 
+def test_sparse_product_refuses():
+    own = {"start": np.array([0, 1, 3]), "column": np.array([4, 0, 3]), "value": floats(3), "b": floats(5, 6)}
+    for wrong, message in (
+        ({"b": floats(5)}, r"b: expected shape \(inner, columns\), got \(5,\)"),
+        ({"value": floats(2)}, r"value: expected shape \(3,\) like column, got \(2,\)"),
+        ({"value": floats(3).astype(np.float32)}, "value: expected float64"),
+        ({"column": np.array([4, 0, 5])}, r"column: expected numbers in \[0, 5\), got 5 at position 2"),
+        ({"column": np.array([-1, 0, 3])}, r"column: expected numbers in \[0, 5\), got -1 at position 0"),
+        ({"column": np.zeros(3)}, "column: expected int64 with one axis, got float64"),
+        ({"start": np.array([0, 4, 3])}, "start: expected ascending numbers, got 3 after 4"),
+        ({"start": np.array([0, 1, 2])}, "start: expected ascending numbers from 0 to 3"),
+        ({"start": np.array([1, 1, 3])}, "start: expected ascending numbers from 0 to 3"),
+        ({"start": np.zeros(0, int)}, "start: expected ascending numbers from 0 to 3"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=message):
+            _kernels.sparse_product(**(own | wrong))
+
+
 def test_moved_copies_refuses():
     own = {"x": floats(5), "index": np.zeros((1, 3), np.intp), "value": floats(2, 3), "out": floats(2, 5)}
     for wrong, message in (

@@ -213,10 +213,26 @@ def test_selected_products(simd, dtype, rng):
             np.testing.assert_allclose(found, expected, rtol=0, atol=(1e-13 if dtype == np.float64 else 1e-5))
 
 
+def sparse(rng, rows, inner, dtype):
+    start = np.concatenate([[0], np.cumsum(rng.integers(0, 9, rows))])
+    return start, rng.integers(0, inner, start[-1]), rng.standard_normal(start[-1]).astype(dtype)
+
+
+@pytest.mark.parametrize("columns", [0, 1, 5, 16, 63, 128, 131, 300])
+def test_sparse_product(simd, dtype, rng, columns):
+    for rows, inner in ((1, 1), (75, 30), (0, 4)):
+        start, column, value = sparse(rng, rows, inner, dtype)
+        b = rng.standard_normal((inner, columns)).astype(dtype)
+        found, expected = both(lambda s=start, c=column, v=value, b=b: _kernels.sparse_product(s, c, v, b))
+        assert found.dtype == dtype
+        np.testing.assert_allclose(found, expected, rtol=0, atol=(1e-13 if dtype == np.float64 else 1e-5))
+
+
 def test_the_same_bits_on_every_instruction_set(dtype, rng):
     if not {"avx2", "avx512"} <= set(_kernels.simd_available()):
         pytest.skip("needs a processor with AVX-512")
     a, b = rng.standard_normal((5, 77)).astype(dtype), rng.standard_normal((77, 30)).astype(dtype)
+    matrix, dense = sparse(rng, 70, 30, dtype), rng.standard_normal((30, 201)).astype(dtype)
     networks = [above(rng, dtype, loss, name, (9, 70, 40, 4)) for loss in LOSSES for name in ("tanh", "relu")]
     entries, found, before = np.arange(0, 150, 2), [], _kernels.get_simd()
     try:
@@ -224,7 +240,7 @@ def test_the_same_bits_on_every_instruction_set(dtype, rng):
             _kernels.set_simd(name)
             products = np.empty(len(entries), dtype)
             _kernels.selected_products(a, b, entries, products)
-            found.append([products])
+            found.append([products, _kernels.sparse_product(*matrix, dense)])
             for network in networks:
                 for step in (1e-12, 1e-4):
                     level, bend = np.empty((2, 9, ROWS), dtype)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from harness import assert_close, tolerance
 
+import nnframe as nn
 from nnframe import kernels
 from nnframe.kernels import _kernels
 
@@ -209,3 +210,130 @@ def test_backward_refuses(wrong, message):
     options = {name: given.pop(name) for name in ("dy", "dlast") if name in given}
     with pytest.raises((TypeError, ValueError), match=message):
         kernels.recurrent_backward(*given.values(), **options)
+
+
+# ---- changes ----
+
+
+def before_each(state, reverse):
+    zero = np.zeros_like(state[:1])
+    return np.concatenate([state[1:], zero] if reverse else [zero, state[:-1]])
+
+
+def base(cell, a, reverse, masked):
+    """What `recurrent_change` is given of the layer itself."""
+    gates, mask = a["gates"].copy(), a["mask"] if masked else None
+    state, kept = kernels.recurrent(cell, gates, a["weight"], a["bias"], mask=mask, reverse=reverse)
+    q = (before_each(state, reverse) @ a["weight"].T + a["bias"]).astype(state.dtype)
+    x, units = a["gates"] + q, state.shape[2]
+    if cell == "gru":
+        x[..., 2 * units :] = a["gates"][..., 2 * units :] + gates[..., :units] * q[..., 2 * units :]
+    own = {"arguments": x, "gates": gates, "weight": a["weight"], "state": state, "kept": kept}
+    return own | {"mask": mask, "reverse": reverse}
+
+
+def ways(cell, a, rng, dtype, stack=3):
+    """Changes of everything that is given, and of single columns: of u, of q, and through the state before."""
+    steps, rows, width = a["gates"].shape
+    at, origin = rng.integers(0, width, stack), rng.integers(0, a["weight"].shape[1], stack)
+    drive = (0.3 * rng.standard_normal((steps, stack * rows))).astype(dtype)
+    yield {"du": (0.3 * rng.standard_normal((steps, stack * rows, width))).astype(dtype)}
+    for in_state in (False, True):
+        yield {"at": at, "drive": drive, "in_state": in_state}
+    yield {"at": at, "drive": drive, "in_state": True, "origin": origin, "step": 0.4}
+
+
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_changes_like_the_reference(simd, dtype, cell, reverse, rng):
+    for sizes, masked in itertools.product(SIZES, (True, False)):
+        a = arguments(cell, rng, dtype, *sizes)
+        own = base(cell, a, reverse, masked)
+        for way in ways(cell, a, rng, dtype):
+            call = own | way
+            if way.get("at") is not None and not sizes[1]:
+                continue
+            found, expected = kernels.recurrent_change(cell, **call), in_numpy(kernels.recurrent_change, cell, **call)
+            for one, other in zip(found, expected, strict=True):
+                assert one.dtype == dtype
+                assert_close(one, other, 20 * tolerance(dtype), f"{cell} {sizes}")
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_small_changes_like_the_reference(simd, dtype, cell, rng):
+    # by the first terms of sigmoid and tanh: what the reference subtracts has digits left down to the second
+    size, bound = (1e-6, 1e-8) if dtype == np.float64 else (2e-4, 3e-6)
+    for sizes in SIZES[:-2]:
+        a = arguments(cell, rng, dtype, *sizes)
+        own = base(cell, a, False, True)
+        call = own | {"du": (size * rng.standard_normal((sizes[0], 2 * sizes[1], a["gates"].shape[2]))).astype(dtype)}
+        found, expected = kernels.recurrent_change(cell, **call), in_numpy(kernels.recurrent_change, cell, **call)
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other, bound, f"{cell} {sizes}")
+
+
+@pytest.mark.parametrize("cell", GATES)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_changes_are_those_of_the_states(cell, reverse, rng):
+    a = arguments(cell, rng, np.float64, 5, 4, 6)
+    own = base(cell, a, reverse, True)
+    du = 0.3 * rng.standard_normal((5, 2 * 4, a["gates"].shape[2]))
+    found, last = kernels.recurrent_change(cell, **own, du=du)
+    for s in range(2):
+        rows = slice(4 * s, 4 * s + 4)
+        y, ends = np.empty((2, 4, 5, 6)), []
+        for side, gates in zip(y, (a["gates"] + du[:, rows], a["gates"].copy()), strict=True):
+            options = {"mask": a["mask"], "reverse": reverse, "out": side}
+            ends.append(kernels.recurrent(cell, gates, a["weight"], a["bias"], **options)[0][0 if reverse else -1])
+        assert_close(found[rows], y[0] - y[1], 1e-12)
+        assert_close(last[rows], ends[0] - ends[1], 1e-12)
+
+
+@pytest.mark.parametrize("cell", GATES)
+def test_small_changes_keep_their_digits(cell, rng):
+    a = arguments(cell, rng, np.float32, 6, 3, 8)
+    own = base(cell, a, False, False)
+    du = rng.standard_normal(a["gates"].shape).astype(np.float32)
+    whole, part = (kernels.recurrent_change(cell, **own, du=du * k)[0] for k in (np.float32(1e-4), np.float32(1e-12)))
+    assert_close(part * np.float32(1e8), whole, 1e-3)
+
+
+def test_changes_have_the_same_bits_for_any_number_of_threads_and_width_of_vectors(dtype, rng):
+    a = arguments("lstm", rng, dtype, 4, 61, 24)
+    own = base("lstm", a, False, True)
+    before, simd, found = nn.get_num_threads(), _kernels.get_simd(), []
+    try:
+        for threads, name in itertools.product((1, 2, 5), {"avx2", "avx512"} & set(_kernels.simd_available())):
+            nn.set_num_threads(threads)
+            _kernels.set_simd(name)
+            calls = ways("lstm", a, np.random.default_rng(1), dtype)
+            found.append([kernels.recurrent_change("lstm", **own, **way)[0] for way in calls])
+    finally:
+        nn.set_num_threads(before)
+        _kernels.set_simd(simd)
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"du": None}, "du, at, drive: expected du alone, or at and drive"),
+        ({"at": np.zeros(1, int)}, "du, at, drive: expected du alone, or at and drive"),
+        ({"du": np.zeros((2, 5, 8))}, "du: expected"),
+        ({"arguments": np.zeros((2, 3, 4))}, "gates: expected shape"),
+        ({"state": np.zeros((2, 3, 3))}, "state: expected"),
+        ({"kept": None}, "kept: expected"),
+        ({"du": None, "at": np.array([8]), "drive": np.zeros((2, 3))}, r"at: expected numbers in \[0, 8\), got 8"),
+        ({"du": None, "at": np.array([1]), "drive": np.zeros((2, 4))}, "drive: expected"),
+        (
+            {"du": None, "at": np.array([1]), "drive": np.zeros((2, 3)), "origin": np.array([2])},
+            r"origin: expected numbers in \[0, 2\), got 2 at position 0",
+        ),
+    ],
+)
+def test_changes_refuse(wrong, message, rng):
+    own = base("lstm", arguments("lstm", rng, np.float64, 2, 3, 2), False, False) | {"du": np.zeros((2, 3, 8))}
+    with pytest.raises((TypeError, ValueError), match=message):
+        kernels.recurrent_change("lstm", **(own | wrong))

@@ -257,3 +257,43 @@ def test_training_follows_pytorch(kind, rng):
     assert losses[-1] < losses[0]
     for p, q in zip(layer.parameters(), theirs.parameters(), strict=True):
         assert np.abs(p.value - q.detach().numpy()).max() < 1e-8
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 2, "bidirectional": True, "dropout": 0.3},
+        {"num_layers": 2, "bidirectional": True, "return_sequences": False},
+        {"bias": False},
+        {"mask_zero": True},
+    ],
+)
+def test_central_differences_are_exact(kind, options, dtype, rng):
+    # nothing is subtracted: the gradient is that of the written backward to rounding, in float32 as well
+    bound = 2e-15 if dtype is np.float64 else 2e-6
+    x, t = rng.standard_normal((5, 6, 3)).astype(dtype), rng.integers(0, 4, 5)
+    below = [nn.Linear(3, 3, dtype=dtype, rng=4)]
+    if "mask_zero" in options:
+        x[1, 4:], x[3, 2], below = 0, 0, []
+    layer = kind(3, 4, dtype=dtype, rng=1, **options)
+    width = nn.Flatten()(layer(x)).shape[1]
+    model = nn.Sequential(*below, layer, nn.Flatten(), nn.Linear(width, 4, dtype=dtype, rng=2))
+    found = []
+    for strategy in (nn.Backprop(), nn.CentralDifference()):
+        strategy(model, nn.CrossEntropyLoss(), x, t)
+        found.append([parameter.grad.copy() for parameter in model.parameters()])
+    largest = max(np.abs(gradient).max() for gradient in found[0])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=bound * largest)
+
+
+def test_a_change_that_makes_or_fills_padding(rng):
+    layer = nn.LSTM(3, 4, mask_zero=True, dtype=np.float64, rng=1)
+    x = rng.standard_normal((4, 5, 3))
+    x[1, 3:] = 0
+    dx = 0.1 * rng.standard_normal((2, *x.shape))
+    dx[0, 2, 1] = -x[2, 1]
+    y = layer(x)
+    np.testing.assert_allclose(layer.difference(x, y, dx), [layer(x + one) - y for one in dx], rtol=0, atol=1e-14)
