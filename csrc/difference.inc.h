@@ -53,7 +53,8 @@ static void FN(activation_stage)(const void *context, intptr_t stage, intptr_t f
     const nnf_stage *s = tile->above->stage + stage;
     const intptr_t row = tile->row, n = tile->n;
     const T *x = (const T *)s->x + row * s->width + first, *y = (const T *)s->y + row * s->width + first;
-    const int small = FN(largest)(d, lines * n) * 2 <= (T)NNF_SMALL;
+    const int differs = s->activation == NNF_SIGMOID || s->activation == NNF_TANH;
+    const int small = differs && FN(largest)(d, lines * n) * 2 <= (T)NNF_SMALL;
     switch (s->activation) {
 #define NNF_ACTIVATION(id, ...)                                                                                        \
     case NNF_##id:                                                                                                     \

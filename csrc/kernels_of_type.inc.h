@@ -27,6 +27,8 @@
 
 #include "convolution.inc.h"
 #include "pooling.inc.h"
+#include "normalization.inc.h"
+#include "channel_stages.inc.h"
 #include "channels.inc.h"
 
 static const nnf_kernels FN(kernels) = {
@@ -49,6 +51,7 @@ static const nnf_kernels FN(kernels) = {
     .convolution_input_gradient = FN(convolution_input_gradient),
     .convolution_weight_gradient = FN(convolution_weight_gradient),
     .pooling = FN(pooling),
+    .batch_norm = FN(batch_norm),
     .convolution_difference = FN(convolution_difference),
     .recurrent = FN(recurrent),
     .recurrent_backward = FN(recurrent_backward),

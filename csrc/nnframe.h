@@ -160,7 +160,40 @@ typedef struct {
     const void *change;
 } nnf_pooling;
 
+/* ---- batch normalisation of images ------------------------------------------------------------------------ */
+
+/* y = (x - m) / a w + b, a = sqrt(v + eps), m and v being the mean and the biased variance of each channel over rows
+ * and positions. x, y, dy, dx: (rows, channels, size), contiguous; weight, bias, grad_weight, grad_bias: (channels), or
+ * NULL for ones, zeros, and not wanted. moments: (2, channels), m and v. forward   where dx is NULL, and so is dy:
+ * overwrites moments, and y unless NULL backward  reads x, dy and moments; overwrites dx with the gradient of x, adds
+ * to grad_weight and grad_bias Same bits for any number of threads, and with AVX2 as with AVX-512. */
+typedef struct {
+    intptr_t rows, channels, size;
+    double eps;
+    const void *x, *weight, *bias;
+    void *y;
+    double *moments;
+    const void *dy;
+    void *dx, *grad_weight, *grad_bias;
+} nnf_batch_norm;
+
 /* ---- networks: stages, from the bottom up, and a loss --------------------------------------------------- */
+
+/* Normalisation of groups of neighbouring entries of a row, y = w d / a + b with d = x - m, or d = x (not centred), and
+ * a = sqrt(mean(d^2) + eps): means over `group` entries, and by_batch over those of all rows.
+ * d: (N, width). a: (N, width / group), by_batch (width / group). total: like a, the sum of the d of each group, which
+ * rounding has left; not centred: NULL. weight: (width), or NULL for ones. */
+typedef struct {
+    intptr_t group;
+    int by_batch, centred;
+    double eps;
+    const void *d, *a, *total, *weight;
+} nnf_norm;
+
+/* y = x + f(x), or f(x) + g(x), as stages: fork keeps x for later; other goes on with what was kept last, and keeps
+ * what there is in its place; join adds what was kept last. At most NNF_MOST_OPEN are kept at a time. */
+typedef enum { NNF_NO_BRANCH, NNF_FORK, NNF_OTHER, NNF_JOIN } nnf_branching;
+enum { NNF_MOST_OPEN = 4 };
 
 /* A measured stage is an elementwise function that C does not know: x holds its slopes, y how far its argument may move
  * for it to be straight, both (N, width), and alpha is the largest |f''| / 2. Straight curves alone can be had above
@@ -178,9 +211,13 @@ typedef struct {
     const intptr_t *entry, *bias_entry; /* NULL, or which entries of these are wanted, ascending; others are set to 0 */
     intptr_t entries, bias_entries;
     /* For nnf_convolution_difference alone, NULL otherwise, and weight is NULL where one is not: */
-    const nnf_convolution *convolution; /* groups 1; x, bias and y are not read */
+    const nnf_convolution *convolution; /* x, bias and y are not read */
     const nnf_pooling *pooling;         /* of planes as many as channels; x (N, planes, *in_size) and index, or (mean)
                                            index NULL */
+    const nnf_norm *norm;
+    const void *factors; /* y[n, i] = x[n, i] factors[n factors_row + i / each] */
+    intptr_t factors_row, each;
+    nnf_branching branching;
 } nnf_stage;
 
 typedef enum {
@@ -263,9 +300,10 @@ typedef struct {
 
 /* The same for a convolution: every weight and bias of the output channels first .. first + units - 1 of `above`, whose
  * outputs are those of a row, (groups O, *out_size). layer: x is read, weight, bias and y are not. Stages may be
- * convolutions and pooling as well. grad_weight: (groups O, C, *kernel), grad_bias: (groups O), or NULL; written in
- * these channels, unless stopped by poll or out of memory. Same bits for any number of threads. Memory beyond the
- * arguments: some tiles per thread, of 512 KB or of a few vectors of lanes for each output of a row. */
+ * convolutions, pooling and the others of nnf_stage as well. grad_weight: (groups O, C, *kernel), grad_bias: (groups
+ * O), or NULL; written in these channels, unless stopped by poll or out of memory. Same bits for any number of threads,
+ * and with AVX2 as with AVX-512. Memory beyond the arguments: a padded copy of x; some tiles per thread, of 512 KB or
+ * of 128 bytes for each output of a row; and with normalisation by_batch, as much for each row. */
 typedef struct {
     nnf_above above;
     const nnf_convolution *layer;
@@ -551,6 +589,7 @@ typedef struct {
     int (*convolution_input_gradient)(const nnf_convolution *p);
     int (*convolution_weight_gradient)(const nnf_convolution *p);
     void (*pooling)(const nnf_pooling *p);
+    void (*batch_norm)(const nnf_batch_norm *p);
     int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)(void));
     int (*recurrent)(const nnf_recurrent *p, int (*poll)(void));
     int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)(void));

@@ -73,6 +73,10 @@ enum {
     NNF_ENTRY_TASK = 1 << 14       /* so many products a task */
 };
 
+/* ---- normalisation: see normalization.inc.h ---- */
+
+enum { NNF_SUMMED_LANES = 64 }; /* numbers that are summed in the element type, before they are added in double */
+
 /* ---- sequences: see recurrent.inc.h and attention.inc.h ---- */
 
 enum {
@@ -95,7 +99,9 @@ enum {
     NNF_ROWS_PER_POLL = 16,
     NNF_CHANNEL_BYTES = 1 << 19, /* of a tile of a convolution's changes, */
     NNF_CHANNEL_ROWS = 4,        /* rows of a task, */
-    NNF_CHANNEL_BLOCKS = 64      /* and not more sums to add up than so many */
+    NNF_CHANNEL_BLOCKS = 64,     /* and not more sums to add up than so many; */
+    NNF_CHANNEL_SUM = 64,        /* lines that are summed in the element type, before they are added in double; */
+    NNF_CHANNEL_AGAIN = 4        /* so many times more outputs than inputs: rather computed again than stored */
 };
 
 /* ---- functions of which one variable has been moved: see moved.c ---- */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,40 @@ def as_dtype(dtype: npt.DTypeLike) -> np.dtype[np.floating]:
     if found not in (np.float32, np.float64):
         raise ValueError(f"dtype: expected float32 or float64, got {found}")
     return found
+
+
+_PLAIN = (np.ndarray, list, tuple, int, float)
+
+
+def unwrapped(value: Any) -> Any:
+    """Return a NumPy array for an array of another library that `np.asarray` does not understand; others as they are.
+
+    That is a tensor of PyTorch that tracks gradients, is on another device or in bfloat16; a column or table of pandas
+    whose numbers may be missing (NaN) or are of several types; and what speaks DLPack only. Others have `__array__`.
+    """
+    if type(value) is np.ndarray or isinstance(value, _PLAIN):
+        return value
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):
+        return (value.float() if value.dtype is torch.bfloat16 else value).numpy(force=True)
+    pandas = sys.modules.get("pandas")
+    if pandas is not None and isinstance(value, (pandas.DataFrame, pandas.Series)):
+        dtypes = list(value.dtypes) if value.ndim == 2 else [value.dtype]
+        plain = len({dtype.kind for dtype in dtypes}) == 1 and all(isinstance(dtype, np.dtype) for dtype in dtypes)
+        numbers = all(dtype.kind in "biuf" for dtype in dtypes)
+        return value if plain or not numbers else _numbers(value, dtypes)
+    if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+        return np.from_dlpack(value)
+    return value
+
+
+def _numbers(value: Any, dtypes: list[Any]) -> npt.NDArray[Any]:
+    """Return the numbers of pandas: integers where all are and none is missing, else float64 with NaN for what is."""
+    if all(dtype.kind in "iu" for dtype in dtypes) and not value.isna().to_numpy().any():
+        found: npt.NDArray[Any] = value.to_numpy(np.uint64 if all(d.kind == "u" for d in dtypes) else np.int64)
+        return found
+    doubles: npt.NDArray[Any] = value.to_numpy(np.float64, na_value=np.nan)
+    return doubles
 
 
 def as_count(name: str, value: int) -> int:

@@ -63,6 +63,28 @@ MUTATIONS: list[Mutation] = [
         "terms without a weight are left out",
         "tests/gradients/test_bilinear.py",
     ),
+    # ---- central differences of convolutions ----
+    Mutation(
+        "nnframe/layers/normalization.py",
+        "weight = None if self.weight is None else np.repeat(self.weight.value, math.prod(x.shape[2:]))",
+        "weight = None",
+        "changes pass batch normalisation without its weight",
+        "tests/gradients/test_channels.py -k 'the_gradient and batch'",
+    ),
+    Mutation(
+        "nnframe/gradients/channels.py",
+        '[] if last else [("other", {})]',
+        "[]",
+        "each branch is given what the one before has made",
+        "tests/gradients/test_channels.py -k 'the_gradient and (residual or branches)'",
+    ),
+    Mutation(
+        "nnframe/layers/normalization.py",
+        "left = None if total is None else total.astype(d.dtype).reshape(a.shape)",
+        "left = None if total is None else np.ones_like(a)",
+        "what rounding left of the mean is another number",
+        "tests/gradients/test_channels.py -k the_gradient",
+    ),
     # ---- networks in one call ----
     Mutation(
         "nnframe/core/network.py",
@@ -563,8 +585,8 @@ MUTATIONS: list[Mutation] = [
     ),
     Mutation(
         "nnframe/gradients",
-        'couples_of(one, passed.run) != "batch" for one in above',
-        "True for one in above",
+        'couples_of(one, passed.run) == "batch" for one in above',
+        "False for one in above",
         "curves are taken below layers that mix rows",
         "tests/gradients/test_forward_only_layers.py -k 'BatchNorm or BatchMax'",
     ),

@@ -1,4 +1,4 @@
-"""The command `nnframe`: train a classifier on real images, check gradients, report what nnframe runs on."""
+"""The command `nnframe`: train a classifier on real images, check gradients, export, report what nnframe runs on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import nnframe as nn
-from nnframe.cli import check, train
+from nnframe.cli import check, export, train
 from nnframe.cli.parsing import INTERRUPTED, Parser, Refused
 from nnframe.training.interrupts import Termination
 
@@ -87,10 +87,13 @@ def make_parser() -> Parser:
     description = "Train neural networks without automatic differentiation, and check backward passes."
     parser = Parser(prog="nnframe", description=description)
     parser.add_argument("--version", action="version", version=f"nnframe {nn.__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="train|check|info", parser_class=Parser)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="train|check|export|info", parser_class=Parser
+    )
     info = commands.add_parser("info", help="print versions, instruction set and threads")
     info.set_defaults(run=run_info)
     check.add_command(commands)
+    export.add_command(commands)
     train.add_command(commands)
     return parser
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from nnframe._checks import unwrapped
 from nnframe.core.parameter import Array
 from nnframe.core.protocol import LayerError, named
 from nnframe.core.tree import Survey, common_dtype, survey
@@ -118,7 +119,7 @@ def read_only(x: Any) -> Any:
 
 def as_input(x: npt.ArrayLike, dtype: np.dtype[np.floating], name: str = "x") -> Array:
     """`x` as an array of `dtype`, converted where that loses no meaning: from any real number type."""
-    array = np.asarray(x)
+    array = np.asarray(unwrapped(x))
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if array.ndim == 0:
@@ -145,7 +146,7 @@ def at_the_door(layer: Layer, x: Any, dtype: np.dtype[np.floating] | None = None
         if len({len(part) for part in parts}) != 1:
             raise ValueError(f"x: expected arrays of equally many rows, got shapes {[part.shape for part in parts]}")
         return parts
-    array = np.asarray(x)
+    array = np.asarray(unwrapped(x))
     if array.dtype.kind in "iu" and layer.takes_integers:
         return array if array.ndim else as_input(array, np.dtype(np.float32))
     if dtype is None:

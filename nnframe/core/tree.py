@@ -265,6 +265,16 @@ def path_of(root: Tree, tree: Tree) -> str:
     return next((name for name, found in root.named_trees() if found is tree), "")
 
 
+def aliases(tree: Tree) -> dict[str, str]:
+    """Return the further names of what has several, each with the first: {"2.weight": "0.weight"}."""
+    first: dict[int, str] = {}
+    found = {}
+    for name, held in _walk(tree, "", frozenset()):
+        if first.setdefault(id(held), name) != name:
+            found[name] = first[id(held)]
+    return found
+
+
 def _find(name: str, value: object) -> Iterator[tuple[str, Parameter | Buffer | Tree]]:
     if isinstance(value, Parameter | Buffer | Tree):
         yield name, value
@@ -331,4 +341,4 @@ def _converted(value: Any, dtype: np.dtype[np.floating], memo: dict[int, Any]) -
     return value
 
 
-__all__ = ["Array", "Buffer", "Parameter", "Tree", "common_dtype", "path_of"]
+__all__ = ["Array", "Buffer", "Parameter", "Tree", "aliases", "common_dtype", "path_of"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe._checks import as_count, as_flag, as_generator
+from nnframe._checks import as_count, as_flag, as_generator, unwrapped
 
 Array = npt.NDArray[Any]
 Pair = tuple[Array, Array]
@@ -50,14 +50,16 @@ def _is_several(x: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return not isinstance(value, np.generic) and (hasattr(value, "__array__") or hasattr(value, "toarray"))
+    return not isinstance(value, np.generic) and any(
+        hasattr(value, name) for name in ("__array__", "__dlpack__", "toarray")
+    )
 
 
 def _as_array(name: str, value: Any) -> Array:
     if hasattr(value, "toarray") and not hasattr(value, "__array__"):
         raise TypeError(f"{name}: expected an array, got {type(value).__name__}, a sparse one; pass its .toarray()")
     try:
-        array = np.asarray(value)
+        array = np.asarray(unwrapped(value))
     except (TypeError, ValueError) as error:  # rows of different lengths
         raise type(error)(f"{name}: expected an array, got {type(value).__name__}: {error}") from error
     if array.dtype.kind in "biuf":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
+from nnframe._checks import unwrapped
 from nnframe.core.backward import backward_through
 from nnframe.core.chain import ForwardPass, run_forward
 from nnframe.core.layer import Layer
@@ -71,6 +72,7 @@ class Backprop:
         Measured
             A float that also has the model's output and the forward pass.
         """
+        t = unwrapped(t)
         passed = self._take(model, loss, x, t)
         if type(passed) is not NetworkPass and (count := self.memory.look_due(model)):
             passed = look_at_the_whole(self, passed, count, lambda one: one._take(model, loss, x, t), written=True)

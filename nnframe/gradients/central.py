@@ -5,7 +5,7 @@ weight changes travels upwards through each layer's `difference`. Each part of t
 
     Taken          a linear layer below linear and elementwise layers, or a shared one, where all of it is straight
     FusedLinear    a linear layer with built-in layers above it, in C; between the two may be other elementwise layers
-    FusedConvolution a convolution with built-in layers above it, in C
+    FusedConvolution a convolution, or a layer like one, with built-in layers above it, in C
     StackedCurves  a linear layer with any layers above it that do not mix rows
     StackedEntries any other parameter: moved, then `difference` of each layer above, for many entries at a time
     SharedEntries  a parameter that several layers hold
@@ -25,7 +25,7 @@ from nnframe.core.layer import Layer
 from nnframe.core.local import as_step
 from nnframe.core.parameter import NONE, Chosen, Parameter
 from nnframe.core.structure import Memory, couples_of
-from nnframe.gradients.channels import convolution_in_c, is_convolution
+from nnframe.gradients.channels import convolution_in_c
 from nnframe.gradients.curves import StackedCurves, curves_pay, only_entries
 from nnframe.gradients.entries import SharedEntries, StackedEntries
 from nnframe.gradients.in_c import Described, FusedLinear, above_in_c, describe_loss, is_linear
@@ -194,25 +194,28 @@ class CentralDifference(WorkingStrategy):
         """Return the work for all parameters of a layer together; None where there is no such way."""
         link, above = place
         layer: Any = link.layer
-        if not is_linear(link) and not is_convolution(link):
+        if not is_linear(link) and not link.traits.stage_of_planes:
             return None
         selected = None
         if chosen is not None:
-            selected = chosen.get(id(layer.weight), NONE), chosen.get(id(layer.bias), NONE)
-        if is_convolution(link):
-            return convolution_in_c(place, described, self.step_for(place, exact_loss=True), selected, self.memory)
+            bias = getattr(layer, "bias", None)
+            selected = chosen.get(id(layer.weight), NONE), chosen.get(id(bias), NONE)
+        step = self.step_for(place, exact_loss=True)
+        if not is_linear(link):
+            return convolution_in_c(place, described, passed.run, step, selected, self.memory)
         in_c = above_in_c(place, described, passed)
         if self.interpolate and (in_c is None or in_c.columns):
             piece = self._straight(place, passed, chosen, described)
             if piece is not None:
                 return piece
         if in_c is not None:
-            return FusedLinear(link, in_c, self.step_for(place, exact_loss=True), selected, self.interpolate)
+            return FusedLinear(link, in_c, step, selected, self.interpolate)
         if link.x.ndim != 2:
             return None
-        by_rows = all(couples_of(one, passed.run) != "batch" for one in above)
+        if any(couples_of(one, passed.run) == "batch" for one in above):
+            return convolution_in_c(place, described, passed.run, step, selected, self.memory)
         share = 1.0 if selected is None else sum(map(len, selected)) / sum(p.value.size for p in link.parameters)
-        if self.interpolate and passed.loss.is_sum_over_rows and by_rows and curves_pay(link.x, share):
+        if self.interpolate and passed.loss.is_sum_over_rows and curves_pay(link.x, share):
             return StackedCurves(place, passed, self.step_for(place, has_exact_differences(passed.loss)), selected)
         return None
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from nnframe._checks import as_generator
+from nnframe._checks import as_generator, unwrapped
 from nnframe.core.chain import refuse_no_model, run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.local import as_step
@@ -71,6 +71,7 @@ class SPSA:
         Arguments and result as `CentralDifference`.
         """
         refuse_no_model(model)
+        t = unwrapped(t)
         dtype = model.dtype
         parameters = [p for p in model.parameters() if p.trainable]
         step = self.step or float(np.finfo(dtype).eps) ** (1 / 3)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from nnframe._checks import unwrapped
 from nnframe.core.backward import warn_nothing_passes, warn_parameter_stands_still
 from nnframe.core.chain import ForwardPass, Link, expanded, run_forward
 from nnframe.core.layer import Layer
@@ -210,6 +211,7 @@ class WorkingStrategy:
         Measured
             A float that also has the model's output and the forward pass.
         """
+        t = unwrapped(t)
         passed, pieces = self._take(model, loss, x, t, progress)
         if type(passed) is NetworkPass:
             return Measured(passed)

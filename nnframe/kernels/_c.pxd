@@ -71,6 +71,32 @@ cdef extern from "nnframe.h" nogil:
         void *y
         int32_t *index
         const void *change
+    ctypedef struct nnf_batch_norm:
+        intptr_t rows, channels, size
+        double eps
+        const void *x
+        const void *weight
+        const void *bias
+        void *y
+        double *moments
+        const void *dy
+        void *dx
+        void *grad_weight
+        void *grad_bias
+    ctypedef struct nnf_norm:
+        intptr_t group
+        int by_batch, centred
+        double eps
+        const void *d
+        const void *a
+        const void *total
+        const void *weight
+    ctypedef enum nnf_branching:
+        NNF_NO_BRANCH
+        NNF_FORK
+        NNF_OTHER
+        NNF_JOIN
+    int NNF_MOST_OPEN
     ctypedef struct nnf_stage:
         const void *weight
         nnf_activation activation
@@ -87,6 +113,10 @@ cdef extern from "nnframe.h" nogil:
         intptr_t entries, bias_entries
         const nnf_convolution *convolution
         const nnf_pooling *pooling
+        const nnf_norm *norm
+        const void *factors
+        intptr_t factors_row, each
+        nnf_branching branching
     ctypedef enum nnf_loss:
         NNF_CROSS_ENTROPY
         NNF_SQUARED_ERROR
@@ -236,6 +266,7 @@ cdef extern from "nnframe.h" nogil:
         int (*convolution_input_gradient)(const nnf_convolution *p) noexcept nogil
         int (*convolution_weight_gradient)(const nnf_convolution *p) noexcept nogil
         void (*pooling)(const nnf_pooling *p) noexcept nogil
+        void (*batch_norm)(const nnf_batch_norm *p) noexcept nogil
         int (*convolution_difference)(const nnf_convolution_difference *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*recurrent)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil
         int (*recurrent_backward)(const nnf_recurrent *p, int (*poll)() noexcept nogil) noexcept nogil

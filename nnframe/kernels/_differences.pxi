@@ -28,6 +28,9 @@ cdef dict LOSSES = {"cross_entropy": <int>NNF_CROSS_ENTROPY, "squared_error": <i
 cdef dict CHANGING = {**LOSSES, "linear": <int>NNF_LINEAR}  # of which the change is known
 
 
+cdef dict BRANCHING = {"fork": <int>NNF_FORK, "other": <int>NNF_OTHER, "join": <int>NNF_JOIN}
+
+
 cdef class Above:
     """What stands above a linear layer, as C reads it: built-in layers, a built-in loss.
 
@@ -41,7 +44,9 @@ cdef class Above:
         slope is known, how far each argument may move for it to be straight, and the largest |f''| / 2; such stages
         serve `difference_curves` alone. For `convolution_difference` alone, with a dict as the last entry, of the
         arguments of the kernel: ("convolution", weight, size of x, size of y, dict), ("max", x, index, dict) and
-        ("mean", size of x, size of y, dict), sizes being (C, H, W).
+        ("mean", size of x, size of y, dict), sizes being (C, H, W); ("norm", d, a, total or None, weight or None,
+        dict) as nnf_norm has them, by_batch, centred and eps being in the dict, and groups as many as a has columns;
+        ("factors", array (N or 1, divisor of the width), {}); ("fork", {}), ("other", {}) and ("join", {}).
     loss : {"cross_entropy", "squared_error", "linear"}
     logits, probabilities, targets, residual : array (N, width)
         Of the last stage; only a cross-entropy needs the first three. See csrc/nnframe.h.
@@ -62,6 +67,7 @@ cdef class Above:
     cdef readonly intptr_t rows, outputs
     cdef nnf_convolution *convolutions    # one for each stage, where it is one; the same for pooling
     cdef nnf_pooling *poolings
+    cdef nnf_norm *norms
     cdef bint planes    # whether it has such stages
     cdef readonly list stages    # as given, with the checked arrays
     cdef readonly str loss
@@ -83,7 +89,8 @@ cdef class Above:
         self.stage = <nnf_stage *>malloc((len(stages) + 1) * sizeof(nnf_stage))
         self.convolutions = <nnf_convolution *>malloc((len(stages) + 1) * sizeof(nnf_convolution))
         self.poolings = <nnf_pooling *>malloc((len(stages) + 1) * sizeof(nnf_pooling))
-        if self.stage == NULL or self.convolutions == NULL or self.poolings == NULL:
+        self.norms = <nnf_norm *>malloc((len(stages) + 1) * sizeof(nnf_norm))
+        if self.stage == NULL or self.convolutions == NULL or self.poolings == NULL or self.norms == NULL:
             raise MemoryError("no room for the stages of a network")
         shape[0], shape[1] = self.rows, self.add_stages(stages)
         if cnp.PyArray_DIM(found, 1) != shape[1]:
@@ -103,18 +110,27 @@ cdef class Above:
         cdef cnp.npy_intp shape[2]
         cdef intptr_t i
         cdef array weight
+        cdef list kept = []    # widths of the branches that are kept
         shape[0], shape[1] = self.rows, self.outputs
         for i in range(len(stages)):
             described = stages[i]
-            self.stage[i].weight, self.stage[i].x, self.stage[i].y = NULL, NULL, NULL
-            self.stage[i].convolution, self.stage[i].pooling = NULL, NULL
+            memset(&self.stage[i], 0, sizeof(nnf_stage))
+            self.stage[i].activation = NNF_IDENTITY
             if isinstance(described, tuple) and isinstance(described[-1], dict):
-                shape[1] = self.add_planes(i, described, shape[1])
+                self.planes = True
+                if described[0] in BRANCHING:
+                    self.add_branch(i, described[0], &shape[1], kept)
+                elif described[0] == "norm":
+                    self.add_norm(i, described, shape[1])
+                elif described[0] == "factors":
+                    self.add_factors(i, described[1], shape[1])
+                else:
+                    shape[1] = self.add_planes(i, described, shape[1])
+                self.stages.append(described)
                 self.stage[i].width = shape[1]
                 continue
             if not isinstance(described, tuple) or len(described) not in (1, 4):
                 raise TypeError(f"stages[{i}]: expected (weight,) or (name, alpha, x, y), got {got(described)}")
-            self.stage[i].activation, self.stage[i].alpha, self.stage[i].measured = NNF_IDENTITY, 0.0, 0
             if len(described) == 1:
                 weight = as_contiguous(as_floats(described[0], f"stages[{i}], weight", self.typenum))
                 if cnp.PyArray_NDIM(weight) != 2 or cnp.PyArray_DIM(weight, 1) != shape[1]:
@@ -133,7 +149,58 @@ cdef class Above:
                 self.stages.append((name, alpha, x, y))
                 self.stage[i].x, self.stage[i].y = address(x), address(y)
             self.stage[i].width = shape[1]
+        if kept:
+            raise ValueError(f"stages: expected a 'join' for each 'fork', got {len(kept)} too few")
         return shape[1]
+
+    cdef int add_branch(self, intptr_t i, str name, cnp.npy_intp *width, list kept) except -1:
+        """Check a fork, a change of branches, or a join."""
+        self.stage[i].branching = <nnf_branching>BRANCHING[name]
+        if name == "fork":
+            kept.append(width[0])
+            if len(kept) > NNF_MOST_OPEN:
+                raise ValueError(f"stages[{i}]: expected at most {NNF_MOST_OPEN} branches in each other")
+            return 0
+        if not kept:
+            raise ValueError(f"stages[{i}]: expected a 'fork' before {name!r}")
+        if name == "other":
+            kept[-1], width[0] = width[0], kept[-1]
+        elif kept.pop() != width[0]:
+            raise ValueError(f"stages[{i}]: expected branches of one width")
+        return 0
+
+    cdef int add_norm(self, intptr_t i, tuple described, cnp.npy_intp width) except -1:
+        """Check a normalisation against the width below it."""
+        cdef nnf_norm *p = &self.norms[i]
+        cdef cnp.npy_intp shape[2]
+        _, d, a, total, weight, options = described
+        p.by_batch, p.centred = options["by_batch"], options["centred"]
+        p.eps = as_number(options["eps"], f"stages[{i}], eps")
+        shape[0], shape[1] = self.rows, width
+        p.d = address(self.checked(flat_rows(d), f"stages[{i}], d", shape, True))
+        if np.ndim(a) != 2 or np.shape(a)[1] == 0 or width % np.shape(a)[1]:
+            raise ValueError(f"stages[{i}], a: expected shape (N, divisor of {width}), got {np.shape(a)}")
+        shape[0], shape[1] = 1 if p.by_batch else self.rows, np.shape(a)[1]
+        p.group = width // shape[1]
+        p.a = address(self.checked(a, f"stages[{i}], a", shape, True))
+        p.total = address(self.checked(total, f"stages[{i}], total", shape, p.centred))
+        shape[0] = width
+        found = None if weight is None else checked_floats(weight, f"stages[{i}], weight", 1, shape, self.typenum)
+        self.alive.append(found)
+        p.weight, self.stage[i].norm = address(found), p
+        return 0
+
+    cdef int add_factors(self, intptr_t i, object factors, cnp.npy_intp width) except -1:
+        """Check what entries are multiplied by against the width below them."""
+        cdef array found = as_contiguous(as_floats(factors, f"stages[{i}], factors", self.typenum))
+        if (cnp.PyArray_NDIM(found) != 2 or cnp.PyArray_DIM(found, 0) not in (1, self.rows)
+                or cnp.PyArray_DIM(found, 1) == 0 or width % cnp.PyArray_DIM(found, 1)):
+            raise ValueError(f"stages[{i}], factors: expected shape ({self.rows} or 1, divisor of {width}), "
+                             f"got {np.shape(found)}")
+        self.alive.append(found)
+        self.stage[i].factors, self.stage[i].each = address(found), width // cnp.PyArray_DIM(found, 1)
+        self.stage[i].factors_row = 0 if cnp.PyArray_DIM(found, 0) == 1 else cnp.PyArray_DIM(found, 1)
+        return 0
 
     cdef cnp.npy_intp add_planes(self, intptr_t i, tuple described, cnp.npy_intp width) except -1:
         """Check a convolution or a pooling against the width below it; returns its own."""
@@ -141,15 +208,11 @@ cdef class Above:
         cdef nnf_pooling *p = &self.poolings[i]
         cdef array weight, x, index
         name, options = described[0], described[-1]
-        self.stage[i].activation, self.stage[i].alpha = NNF_IDENTITY, 0.0
-        self.planes = True
         if name == "convolution":
             weight = as_planes(described[1], f"stages[{i}], weight", "(O, C, height, width)", self.typenum)
             before, after = np.empty((0, *described[2])), np.empty((0, *described[3]))    # sizes alone
             set_convolution(c, before, weight, after, options["stride"], options["padding"], options["dilation"],
                             options["groups"])
-            if c.groups != 1:
-                raise ValueError(f"stages[{i}], groups: expected 1, got {c.groups}")
             self.given[f"stages[{i}], weight"] = described[1]
             self.alive.append(weight)
             self.stage[i].convolution = c
@@ -171,13 +234,12 @@ cdef class Above:
                         (1, 1))
             p.count_padding, p.divisor = options["count_padding"], options["divisor"]
         else:
-            raise ValueError(f"stages[{i}]: expected 'convolution', 'max' or 'mean', got {name!r}")
+            raise ValueError(f"stages[{i}]: expected a kind of stage such as 'convolution', got {name!r}")
         if name != "convolution":
             p.planes = before.shape[1]
             self.stage[i].pooling = p
         if np.prod(before.shape[1:]) != width or before.shape[1:2] != after.shape[1:2] and name != "convolution":
             raise ValueError(f"stages[{i}]: expected {width} inputs, got {before.shape[1:]} to {after.shape[1:]}")
-        self.stages.append(described)
         return <cnp.npy_intp>np.prod(after.shape[1:])
 
     cdef object checked(self, object a, str name, const cnp.npy_intp *shape, bint must):
@@ -193,6 +255,7 @@ cdef class Above:
         free(self.stage)
         free(self.convolutions)
         free(self.poolings)
+        free(self.norms)
 
     cdef nnf_above of(self, object units) except *:
         """The same for the outputs in `units`, a range; for all of them if None."""

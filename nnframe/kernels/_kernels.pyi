@@ -1,6 +1,6 @@
 """Types of the compiled kernels; their documentation is in _kernels.pyx."""
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -242,6 +242,37 @@ def mean_pooling_backward(
     padding: _Pair = ...,
     count_padding: bool = True,
     divisor: float = 0.0,
+) -> _Floats: ...
+
+# ---- batch normalisation of images ----
+
+@overload
+def batch_norm(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    *,
+    eps: float,
+    with_output: Literal[True] = True,
+) -> tuple[_Floats, npt.NDArray[np.float64]]: ...
+@overload
+def batch_norm(
+    x: npt.ArrayLike,
+    weight: npt.ArrayLike | None = None,
+    bias: npt.ArrayLike | None = None,
+    *,
+    eps: float,
+    with_output: Literal[False],
+) -> tuple[None, npt.NDArray[np.float64]]: ...
+def batch_norm_backward(
+    x: npt.ArrayLike,
+    dy: npt.ArrayLike,
+    moments: npt.NDArray[np.float64],
+    weight: npt.ArrayLike | None = None,
+    *,
+    eps: float,
+    weight_grad: _Floats | None = None,
+    bias_grad: _Floats | None = None,
 ) -> _Floats: ...
 
 class Above:

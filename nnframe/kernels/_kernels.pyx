@@ -24,8 +24,10 @@ from libc.string cimport memset
 from nnframe.kernels._c cimport (
     NNF_ACTIVATIONS,
     NNF_CROSS_ENTROPY,
+    NNF_FORK,
     NNF_GRU,
     NNF_IDENTITY,
+    NNF_JOIN,
     NNF_LINEAR,
     NNF_LSTM,
     NNF_MAX,
@@ -33,10 +35,12 @@ from nnframe.kernels._c cimport (
     NNF_MAX_GRADIENT,
     NNF_MEAN,
     NNF_MEAN_GRADIENT,
+    NNF_MOST_OPEN,
     NNF_NONE_IGNORED,
     NNF_NOT_STRAIGHT,
     NNF_NO_LOSS,
     NNF_NO_MEMORY,
+    NNF_OTHER,
     NNF_RNN_RELU,
     NNF_RNN_TANH,
     NNF_RULES,
@@ -46,6 +50,8 @@ from nnframe.kernels._c cimport (
     nnf_activation_alpha,
     nnf_activation_name,
     nnf_attention,
+    nnf_batch_norm,
+    nnf_branching,
     nnf_cell,
     nnf_central,
     nnf_central_quotients,
@@ -72,6 +78,7 @@ from nnframe.kernels._c cimport (
     nnf_moved,
     nnf_moved_copies,
     nnf_network,
+    nnf_norm,
     nnf_pass,
     nnf_pooling,
     nnf_quotients,
@@ -166,6 +173,7 @@ include "_changes.pxi"
 include "_network.pxi"
 include "_optimizers.pxi"
 include "_convolution.pxi"
+include "_normalization.pxi"
 include "_recurrent.pxi"
 include "_attention.pxi"
 include "_random.pxi"

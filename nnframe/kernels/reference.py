@@ -40,6 +40,7 @@ from nnframe.kernels.reference_differences import (
 )
 from nnframe.kernels.reference_losses import cross_entropy_targets, softmax, softmax_cross_entropy
 from nnframe.kernels.reference_network import chosen_entries, network_forward, network_gradient
+from nnframe.kernels.reference_normalization import batch_norm, batch_norm_backward
 from nnframe.kernels.reference_recurrent import recurrent, recurrent_backward, recurrent_change
 
 __all__ = [
@@ -48,6 +49,8 @@ __all__ = [
     "activation_difference",
     "attention",
     "attention_backward",
+    "batch_norm",
+    "batch_norm_backward",
     "central_quotients",
     "change_quotients",
     "chosen_entries",

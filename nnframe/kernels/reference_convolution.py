@@ -220,9 +220,20 @@ def convolution_difference(
 def _through(stages: list[tuple[Any, ...]], d: Any) -> Any:
     """Return what changes d (S, N, ...) become above some stages, (S, N, width)."""
     stack = d.shape[:2]
+    kept: list[Any] = []
     for stage in stages:
         options = stage[-1] if isinstance(stage[-1], dict) else {}
-        if len(stage) == 1:
+        if stage[0] == "fork":
+            kept.append(d)
+        elif stage[0] == "other":
+            d, kept[-1] = kept[-1], d
+        elif stage[0] == "join":
+            d = d.reshape(*stack, -1) + kept.pop().reshape(*stack, -1)
+        elif stage[0] == "factors":
+            d = d.reshape(*stack, stage[1].shape[1], -1) * stage[1].astype(np.float64)[..., None]
+        elif stage[0] == "norm":
+            d = _norm_change(stage, d.reshape(*stack, -1))
+        elif len(stage) == 1:
             d = d.reshape(*stack, -1) @ stage[0].T.astype(np.float64)
         elif stage[0] == "convolution":
             flat = d.reshape(-1, *stage[2])
@@ -246,3 +257,19 @@ def _through(stages: list[tuple[Any, ...]], d: Any) -> Any:
             at, to = (one.reshape(stack[1], -1).astype(np.float64) for one in (x, y))
             d = activation_difference(name, at, to, d.reshape(*stack, -1), alpha)
     return d.reshape(*stack, -1)
+
+
+def _norm_change(stage: tuple[Any, ...], d: Floats) -> Floats:
+    """How y = w x / a changes with x (N, width) and a = sqrt(mean(x^2) + eps), when x moves by d (S, N, width)."""
+    _, x, a, _, weight, options = stage
+    groups = (a.shape[1], -1)
+    x, d = x.astype(np.float64).reshape(len(x), *groups), d.reshape(*d.shape[:2], *groups)
+    over = (-1, -3) if options["by_batch"] else (-1,)
+    if options["centred"]:
+        d = d - d.mean(axis=over, keepdims=True)
+    grown = (d * (2 * x + d)).mean(axis=over, keepdims=True)
+    moved = np.sqrt(((x + d) ** 2).mean(axis=over, keepdims=True) + options["eps"])
+    a = a.astype(np.float64)[..., None]
+    change: Any = (d - x * grown / (a * (a + moved))) / moved
+    change = change.reshape(*change.shape[:2], -1)
+    return change if weight is None else change * weight.astype(np.float64)  # type: ignore[no-any-return]

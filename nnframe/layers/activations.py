@@ -68,6 +68,11 @@ class LeakyReLU(Activation):
     def __init__(self, negative_slope: float = 0.01) -> None:
         self.alpha = _finite("negative_slope", negative_slope)
 
+    @property
+    def negative_slope(self) -> float:
+        """The slope below 0."""
+        return self.alpha
+
     def __repr__(self) -> str:
         return f"LeakyReLU({self.alpha:g})"
 
@@ -97,6 +102,11 @@ class GELU(Activation):
         if approximate not in ("none", "tanh"):
             raise ValueError(f"approximate: expected 'none' or 'tanh', got {approximate!r}")
         self.name = "gelu" if approximate == "none" else "gelu_tanh"
+
+    @property
+    def approximate(self) -> str:
+        """Which of the two formulas."""
+        return "none" if self.name == "gelu" else "tanh"
 
     def __repr__(self) -> str:
         return "GELU()" if self.name == "gelu" else "GELU('tanh')"

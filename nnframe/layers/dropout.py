@@ -7,6 +7,7 @@ import numpy as np
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array
 from nnframe.core.random import Random
+from nnframe.layers.windows import flat_rows
 
 
 class Dropout(Layer):
@@ -54,6 +55,11 @@ class Dropout(Layer):
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         factors = self.factors(x)
         return dx if factors is None else dx * factors
+
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: see `kernels._kernels.Above`."""
+        factors = self.factors(x)
+        return () if factors is None else ("factors", flat_rows(factors), {})
 
     def factors(self, x: Array) -> Array | None:
         """Return what each entry is multiplied by; None where it is 1."""

@@ -13,9 +13,11 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nnframe import kernels
 from nnframe._checks import as_count, as_dtype, as_flag, in_range
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array, Buffer, Parameter
+from nnframe.layers.windows import flat_rows
 
 Doubles = npt.NDArray[np.float64]
 
@@ -82,7 +84,10 @@ class _BatchNorm(Layer):
     def forward(self, x: Array) -> Array:
         return self.forward_saving(x)[0]
 
-    def forward_saving(self, x: Array) -> tuple[Array, tuple[Array, Array]]:
+    def forward_saving(self, x: Array) -> tuple[Array, Any]:
+        if self._in_c(x):
+            weight, bias = (None if p is None else p.value for p in (self.weight, self.bias))
+            return kernels.batch_norm(x, weight, bias, eps=self.eps)
         d, a = self._centred(x)
         if self.weight is None or self.bias is None:
             return d / a, (d, a)
@@ -90,7 +95,9 @@ class _BatchNorm(Layer):
         y += self._spread(self.bias.value, x)
         return y, (d, a)
 
-    def backward(self, x: Array, y: Array, dy: Array, saved: tuple[Array, Array] | None = None) -> Array:
+    def backward(self, x: Array, y: Array, dy: Array, saved: Any = None) -> Array:
+        if self._in_c(x):
+            return self._backward_in_c(x, dy, saved)
         d, a = self._centred(x) if saved is None else saved
         total, along = sum_over(dy, self._axes(x)), sum_over(dy, self._axes(x), d)
         scale = 1 / a
@@ -107,6 +114,22 @@ class _BatchNorm(Layer):
         dx *= scale
         return dx
 
+    def _in_c(self, x: Array) -> bool:
+        """Whether C takes x: channels of several positions, by the statistics of the mini-batch."""
+        self._refuse_other_shapes(x)
+        if x.ndim == 2 or not self._by_batch:
+            return False
+        self._count(x)
+        return True
+
+    def _backward_in_c(self, x: Array, dy: Array, moments: npt.NDArray[np.float64] | None) -> Array:
+        if moments is None:
+            moments = kernels.batch_norm(x, eps=self.eps, with_output=False)[1]
+        if self.weight is None or self.bias is None:
+            return kernels.batch_norm_backward(x, dy, moments, eps=self.eps)
+        given = {"weight_grad": self.weight.grad, "bias_grad": self.bias.grad}
+        return kernels.batch_norm_backward(x, dy, moments, self.weight.value, eps=self.eps, **given)
+
     def difference(self, x: Array, y: Array, dx: Array) -> Array:
         d, a = self._centred(x)
         change = change_of(d, a, dx, self._axes(x), self.eps) if self._by_batch else dx / a
@@ -122,23 +145,50 @@ class _BatchNorm(Layer):
         dy[np.arange(len(indices)), :, indices] = moved
         return dy
 
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: see `kernels._kernels.Above`."""
+        d, a = self._centred(x)
+        if not self._by_batch:
+            return (
+                "factors",
+                (1 / a if self.weight is None else self._spread(self.weight.value, x) / a).reshape(1, -1),
+                {},
+            )
+        weight = None if self.weight is None else np.repeat(self.weight.value, math.prod(x.shape[2:]))
+        return norm_stage(d, a, sum_over(d, self._axes(x)), weight, self.eps, by_batch=True)
+
+    def normal_planes(self, x: Array) -> Array:
+        """Return (x - m) / sqrt(v + eps), which the weight multiplies channel by channel, (N, C, 1, positions)."""
+        d, a = self._centred(x)
+        return (d / a).reshape(len(x), self.num_features, 1, math.prod(x.shape[2:]))
+
     def observe(self, x: Array, y: Array) -> None:
         if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.value += 1
         step = 1 / int(self.num_batches_tracked.value) if self.momentum is None else self.momentum
-        count, over = self._count(x), self._axes(x)
-        mean = mean_over(x, over)
-        d = x - mean
-        variance = mean_over(d, over, d) * (count / (count - 1))
-        for running, found in ((self.running_mean, mean), (self.running_var, variance)):
+        count = self._count(x)
+        mean, variance = self._moments(x)
+        for running, found in ((self.running_mean, mean), (self.running_var, variance * (count / (count - 1)))):
             running.value[...] = (1 - step) * running.value + step * found.reshape(-1)
 
-    def _centred(self, x: Array) -> tuple[Array, Array]:
-        """Return x - m, and sqrt(v + eps) for each feature; ValueError where x has another shape."""
+    def _moments(self, x: Array) -> tuple[Array, Array]:
+        """Return mean and biased variance of each feature."""
+        if x.ndim > 2:
+            mean, variance = kernels.batch_norm(x, eps=self.eps, with_output=False)[1]
+            return mean, variance
+        mean = mean_over(x, ROWS)
+        d = x - mean
+        return mean, mean_over(d, ROWS, d)
+
+    def _refuse_other_shapes(self, x: Array) -> None:
         if x.ndim not in self._forms or x.shape[1] != self.num_features:
             forms = " or ".join(form.format(self.num_features) for form in self._forms.values())
             raise ValueError(f"x: expected shape {forms}, got {x.shape}")
+
+    def _centred(self, x: Array) -> tuple[Array, Array]:
+        """Return x - m, and sqrt(v + eps) for each feature; ValueError where x has another shape."""
+        self._refuse_other_shapes(x)
         if not self._by_batch:
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -300,6 +350,17 @@ class LayerNorm(Layer):
         dy[np.arange(len(indices)), ..., indices] = moved
         return dy.reshape(len(indices), *y.shape)
 
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: see `kernels._kernels.Above`."""
+        d, a = self._centred(x)
+        weight = None if self.weight is None else np.tile(self.weight.value.reshape(-1), math.prod(a.shape[1:]))
+        return norm_stage(d, a, sum_over(d, COLUMNS), weight, self.eps)
+
+    def normal_planes(self, x: Array) -> Array | None:
+        """Return (x - m) / sqrt(v + eps) as channels of one position each; None where a row is more than one group."""
+        normal = self._normal(x)[0]
+        return normal.reshape(*normal.shape, 1, 1) if normal.ndim == 2 else None
+
     def _normal(self, x: Array) -> tuple[Array, Array]:
         """Return (x - m) / sqrt(v + eps), and what was divided by."""
         d, a = self._centred(x)
@@ -385,6 +446,19 @@ def scaled_change(d: Array, a: Array, dd: Array, over: Axes, eps: float) -> Arra
     dd -= np.multiply(d, grown / (a * (a + b)), out=moved)
     dd /= b
     return dd
+
+
+def norm_stage(
+    d: Array, a: Array, total: Doubles | None, weight: Array | None, eps: float, by_batch: bool = False
+) -> tuple[object, ...]:
+    """Describe y = w d / a + b for C: see `kernels._kernels.Above`.
+
+    total : the sums of d of each group, which rounding has left; None where x itself is d
+    """
+    a = a.reshape(1, -1) if by_batch else flat_rows(a)
+    left = None if total is None else total.astype(d.dtype).reshape(a.shape)
+    options = {"by_batch": by_batch, "centred": total is not None, "eps": float(d.dtype.type(eps))}
+    return "norm", flat_rows(d), a, left, weight, options
 
 
 def shown(layer: Layer, first: str, defaults: Mapping[str, object]) -> str:

@@ -19,6 +19,7 @@ from nnframe.layers.normalization import (
     centred,
     change_of,
     mean_over,
+    norm_stage,
     scaled_change,
     shown,
     sum_over,
@@ -106,6 +107,16 @@ class GroupNorm(Layer):
         moved = step * np.moveaxis(normal, 1, 0)[indices] if parameter is self.weight else step
         dy[np.arange(len(indices)), :, indices] = moved
         return dy
+
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: see `kernels._kernels.Above`."""
+        d, a = self._centred(x)
+        weight = None if self.weight is None else np.repeat(self.weight.value, math.prod(x.shape[2:]))
+        return norm_stage(d, a, sum_over(d, COLUMNS), weight, self.eps)
+
+    def normal_planes(self, x: Array) -> Array:
+        """Return (x - m) / sqrt(v + eps), which the weight multiplies channel by channel, (N, C, 1, positions)."""
+        return self._normal(x)[0].reshape(len(x), self.num_channels, 1, math.prod(x.shape[2:]))
 
     def _normal(self, x: Array) -> tuple[Array, Array]:
         """Return (x - m) / sqrt(v + eps), (N, groups, entries), and what was divided by."""
@@ -201,6 +212,17 @@ class RMSNorm(Layer):
         dy = np.zeros((len(indices), *normal.shape), y.dtype)
         dy[np.arange(len(indices)), ..., indices] = step * np.moveaxis(normal, -1, 0)[indices]
         return dy.reshape(len(indices), *y.shape)
+
+    def stage_of_planes(self, x: Array, y: Array) -> tuple[object, ...]:
+        """Return the description of this layer for C: see `kernels._kernels.Above`."""
+        flat, a = self._scaled(x)
+        weight = None if self.weight is None else np.tile(self.weight.value.reshape(-1), math.prod(a.shape[1:]))
+        return norm_stage(flat, a, None, weight, self.eps)
+
+    def normal_planes(self, x: Array) -> Array | None:
+        """Return x / sqrt(mean(x^2) + eps) as channels of one position; None where a row is more than one group."""
+        normal = self.forward_saving(x)[1][0]
+        return normal.reshape(*normal.shape, 1, 1) if normal.ndim == 2 else None
 
     def _scaled(self, x: Array) -> tuple[Array, Array]:
         """Return x, the normalized axes as one, and sqrt(mean(x^2) + eps); ValueError where x does not end in them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,6 +29,11 @@ def as_sizes(name: str, value: int | Sequence[int], axes: int, least: int) -> Si
 def planes(x: Array, axes: int) -> Array:
     """Return an array (N, C, L) as (N, C, 1, L), and one of two axes as it is."""
     return x if axes == 2 else x.reshape(*x.shape[:2], 1, *x.shape[2:])
+
+
+def flat_rows(x: Array) -> Array:
+    """Return (N, ...) as (N, width)."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 def stacked(function: Callable[[Array], Array], dx: Array, x: Array, y: Array) -> Array:

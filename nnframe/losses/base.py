@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nnframe._checks import unwrapped
 from nnframe.core.local import STEP, chunks
 from nnframe.core.parameter import Array
 from nnframe.core.protocol import LayerError
@@ -72,7 +73,7 @@ class Loss:
 
     def prepare(self, y: Array, t: npt.ArrayLike) -> npt.NDArray[Any]:
         """Check the labels against an output, and bring them into the shape and dtype that the passes take."""
-        return np.asarray(t)
+        return np.asarray(unwrapped(t))
 
     def rows(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
         """Return what each row gives, (N,): the loss is their sum, for "mean" over `divisor`."""
@@ -169,7 +170,7 @@ class Loss:
 
     def __call__(self, y: npt.ArrayLike, t: npt.ArrayLike) -> float:
         """Return the loss of an output and labels; for the reduction "none" an array, see `unreduced`."""
-        array = np.asarray(y)
+        array, t = np.asarray(unwrapped(y)), unwrapped(t)
         if self.reduction == "none":
             return self.unreduced(array, self.prepare(array, t))  # type: ignore[return-value]
         return value_of(self, array, self.prepare(array, t))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from nnframe._checks import as_count
+from nnframe._checks import as_count, unwrapped
 
 
 def accuracy(y: npt.ArrayLike, t: npt.ArrayLike, counted: npt.ArrayLike | None = None) -> float:
@@ -28,8 +28,9 @@ def accuracy(y: npt.ArrayLike, t: npt.ArrayLike, counted: npt.ArrayLike | None =
     TypeError, ValueError
         Shapes or dtypes that do not fit, or no row that counts.
     """
-    positions = np.shape(y)[: max(1, np.ndim(y) - 1)]
-    y, t = _positions(np.asarray(y), np.asarray(t))
+    y, t = np.asarray(unwrapped(y)), np.asarray(unwrapped(t))
+    positions = y.shape[: max(1, y.ndim - 1)]
+    y, t = _positions(y, t)
     predicted, expected = _classes("y", y), _classes("t", t)
     if predicted.shape != expected.shape or len(predicted) == 0:
         raise ValueError(f"y, t: expected equally many rows, at least one, got shapes {np.shape(y)} and {np.shape(t)}")
@@ -74,7 +75,7 @@ def binary_accuracy(
     TypeError, ValueError
         Shapes, dtypes or labels that do not fit, or no row that counts.
     """
-    outputs, labels = np.asarray(y), np.asarray(t)
+    outputs, labels = np.asarray(unwrapped(y)), np.asarray(unwrapped(t))
     if outputs.dtype.kind not in "biuf" or labels.dtype.kind not in "biuf":
         raise TypeError(f"y, t: expected real numbers, got {outputs.dtype} and {labels.dtype}")
     if outputs.ndim == 2 and outputs.shape[1] == 1 and labels.ndim == 1:
@@ -111,7 +112,7 @@ def confusion_matrix(y: npt.ArrayLike, t: npt.ArrayLike, classes: int | None = N
         What `accuracy` refuses, or a class that is not in [0, C).
     """
     accuracy(y, t)  # refuses what does not fit
-    outputs, labels = _positions(np.asarray(y), np.asarray(t))
+    outputs, labels = _positions(np.asarray(unwrapped(y)), np.asarray(unwrapped(t)))
     predicted, expected = _classes("y", outputs), _classes("t", labels)
     largest = max(int(predicted.max()), int(expected.max()))
     columns = [one.shape[1] for one in (outputs, labels) if one.ndim == 2]
@@ -153,7 +154,7 @@ def _share(part: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> npt
 
 
 def _classes(name: str, a: npt.ArrayLike) -> npt.NDArray[np.integer]:
-    array = np.asarray(a)
+    array = np.asarray(unwrapped(a))
     if array.ndim == 2 and array.shape[1] == 1:
         cure = "(y[:, 0] > 0).astype(int) for one logit, > 0.5 for one probability" if name == "y" else "t[:, 0]"
         raise ValueError(

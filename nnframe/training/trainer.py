@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nnframe._checks import as_count, in_range
+from nnframe._checks import as_count, in_range, unwrapped
 from nnframe.core.chain import run_forward
 from nnframe.core.layer import Layer
 from nnframe.core.parameter import Array
@@ -319,7 +319,7 @@ class Trainer:
     def predict(self, x: Any, *, batch_size: int = 1000) -> Array:
         """Return the model's output for x, `batch_size` rows at a time."""
         size = as_count("batch_size", batch_size)
-        inputs = tuple(np.asarray(one) for one in x) if isinstance(x, tuple) else np.asarray(x)
+        inputs = tuple(np.asarray(unwrapped(one)) for one in x) if isinstance(x, tuple) else np.asarray(unwrapped(x))
         first = inputs[0] if isinstance(inputs, tuple) else inputs
         if first.ndim == 0 or rows_of(inputs) <= size:
             return self.model(inputs)

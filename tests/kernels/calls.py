@@ -160,6 +160,21 @@ CALLS = {
         ["weight_grad", "bias_grad"],
         [],
     ),
+    "batch_norm_backward": (
+        lambda a: kernels.batch_norm_backward(
+            a["x"], a["dy"], a["moments"], a["w"], eps=0.1, weight_grad=a["weight_grad"], bias_grad=a["bias_grad"]
+        ),
+        {
+            "weight_grad": (3,),
+            "bias_grad": (3,),
+            "x": (2, 3, 4, 5),
+            "dy": (2, 3, 4, 5),
+            "w": (3,),
+            "moments": (2, 3),
+        },
+        ["weight_grad", "bias_grad"],
+        [],
+    ),
     "convolution_difference": (
         lambda a: _kernels.convolution_difference(
             _kernels.Above(OUTPUTS * 2, [("tanh", 0.0, a["z"], a["y"]), (a["w"],)], "squared_error", a["residual"]),

@@ -64,7 +64,7 @@ class Calls:
     def __init__(self, dtype, report):
         rng = np.random.default_rng(0)
         self.dtype, self.report = dtype, report
-        self.region = [Region(rng.uniform(0.1, 1, 1009).astype(dtype)) for _ in range(13)]
+        self.region = [Region(rng.uniform(0.1, 1, 1009).astype(dtype)) for _ in range(14)]
         self.flags = [Region(np.ones(1, bool)) for _ in range(3)]
         self.rng = rng
 
@@ -173,7 +173,7 @@ class Calls:
         return _kernels.Above(outputs, stages, loss, residual.take(side, rows, classes), *soft)
 
     def differences(self, side):
-        x, level, bend = self.region[10:]
+        x, level, bend = self.region[10:13]
         wanted, counted, doubtful = self.flags
         state = Region(np.zeros(1, np.uint8))
         shapes = itertools.product(
@@ -259,6 +259,22 @@ class Calls:
                     *arrays[:4], lse, arrays[4], dq=arrays[5], dk=arrays[6], dv=arrays[7], **options
                 )  # fmt: skip
 
+    def normalised(self, side, channels, size):
+        """Stages of planes above so many channels of two rows."""
+        d, a, total, weight, by_row, factors, residual = (self.region[k] for k in range(7, 14))
+        width = channels * size[0] * size[1]
+        norm = {"by_batch": True, "centred": True, "eps": 1e-5}
+        stages = [
+            ("fork", {}),
+            ("norm", d.take(side, 2, width), a.take(side, 1, channels), total.take(side, 1, channels),
+             weight.take(side, width), norm),
+            ("join", {}),
+            ("factors", factors.take(side, 2, channels), {}),
+            ("norm", d.take(side, 2, width), by_row.take(side, 2, 2), None, None,
+             {"by_batch": False, "centred": False, "eps": 1e-5}),
+        ]  # fmt: skip
+        return _kernels.Above(width, stages, "squared_error", residual.take(side, 2, width))
+
     def convolutions(self, side):
         x, w, b, dw, db, dy, change = self.region[:7]
         sizes = itertools.product((1, 5, 9), (3, 17, 35), ((1, 1), (3, 2)), (1, 2), (0, 1), (1, 2))
@@ -275,8 +291,16 @@ class Calls:
             kernels.convolution_weight_gradient(
                 read, gradient, weight_grad=dw.take(side, *weight.shape), bias_grad=db.take(side, 6), **options
             )
+            of_channels = w.take(side, 4)
+            _, moments = kernels.batch_norm(read, of_channels, b.take(side, 4), eps=0.1)
+            kernels.batch_norm_backward(
+                read, dy.take(side, *read.shape), moments, of_channels, eps=0.1,
+                weight_grad=dw.take(side, 4), bias_grad=db.take(side, 4),
+            )  # fmt: skip
             above = _kernels.Above(6 * out[0] * out[1], [], "squared_error", change.take(side, 2, 6 * out[0] * out[1]))
             found = {"grad_weight": dw.take(side, *weight.shape), "grad_bias": db.take(side, 6)}
+            _kernels.convolution_difference(above, read, step=1e-3, scale=1.0, out_size=out, **found, **options)
+            above = self.normalised(side, 6, out)
             _kernels.convolution_difference(above, read, step=1e-3, scale=1.0, out_size=out, **found, **options)
             if 2 * padding > min(kernel):
                 continue

@@ -93,7 +93,7 @@ def test_info(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: train|check|info"),
+        ([], "required: train|check|export|info"),
         (["tarin"], "invalid choice: 'tarin'"),
         (["train", "cifar"], "invalid choice: 'cifar'"),
         (["train", "--epochs", "0"], "--epochs: expected a whole number of at least 1, got '0'"),
