@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnframe.core.chain import Link
+from nnframe.core.coloring import Pattern
 from nnframe.core.local import row_numbers
 from nnframe.core.parameter import Array, Parameter
 from nnframe.core.patterns import input_pattern, parameter_pattern
@@ -162,13 +163,13 @@ class LayerSubject:
         if couples == "entries" and self.y.shape == self.parts[0].shape:
             return [Sweep(everything[None])]
         if couples == "batch":
-            pattern = input_pattern(self.link, self.run, couples)
+            pattern = self._pattern(couples)
             if pattern is None:
                 return [Sweep(everything[:, None], 1, self.y.size)]
             found = [Sweep(c.columns[None], outputs=c.outputs, starts=c.starts) for c in pattern.colours]
             return found + _silent(pattern.silent[:, None], self.y.size)
         table = everything.reshape(self.rows, -1)
-        pattern = input_pattern(self.link, self.run, "rows")
+        pattern = self._pattern("rows")
         if pattern is None:
             return [Sweep(np.ascontiguousarray(table.T), 1, max(1, self.y.size // max(1, self.rows)))]
         found = [
@@ -177,6 +178,10 @@ class LayerSubject:
         ]
         silent = np.ascontiguousarray(table[:, pattern.silent].T)
         return found + _silent(silent, self.y.size // max(1, self.rows))
+
+    def _pattern(self, couples: str) -> Pattern | None:
+        """Return which inputs may be moved together; of nnframe's own layers it is not asked, as that takes longer."""
+        return input_pattern(self.link, self.run, couples) if self.link.traits.own else None
 
     def _sweeps_of_parameter(self, name: str) -> list[Sweep]:
         value = self.arrays[name]
