@@ -83,11 +83,14 @@ class Network:
             return None
         values, gradients = values_of(parameters), gradients_of(parameters)
         entries = None if chosen is None else [chosen.get(id(parameter), NONE) for parameter in parameters]
-        options: dict[str, Any] = {"outputs": outputs, "step": step, "doubtful": doubtful, "entries": entries}
+        wanted: list[Any] = gradients
+        if not self.trained:
+            wanted = [parameter.grad if parameter.trainable else None for parameter in parameters]
+        found = self.compiled.gradient(
+            x, t, values, wanted, *described, outputs=outputs, step=step, doubtful=doubtful, entries=entries
+        )
         if self.trained:
-            return self.compiled.gradient(x, t, values, gradients, *described, **options)
-        some: list[Any] = [parameter.grad if parameter.trainable else None for parameter in parameters]
-        found = self.compiled.gradient(x, t, values, some, *described, **options)
+            return found
         for parameter in parameters:
             if not parameter.trainable and found is not None:
                 parameter.grad.fill(0)

@@ -18,8 +18,9 @@ class Blocks:
     """Blocks of coordinates, another at each step: block coordinate descent.
 
     The gradient of all other entries is 0, so that plain `SGD` leaves them where they are (an optimizer with momentum
-    does not). Little is saved where the full gradient is cheap: of networks of nnframe's own layers a block costs about
-    as much as all entries, and up to 1.7 times as much where it is large; weight by weight it is a twentieth.
+    does not). Little is saved where the full gradient is cheap: of 784-50-10, whose full gradient costs as much as
+    `Backprop`, ten entries take 0.6 to 0.7 of it and 10,000 of 39,760 some 2 times as much; weight by weight it is a
+    twentieth.
 
     Parameters
     ----------

@@ -57,7 +57,7 @@ class Adam(Optimizer):
         rule, largest = ("amsgrad", self.largest) if self.amsgrad else ("adam", [])
         constants = {"beta1": b1, "beta2": b2, "eps": self.eps * scale, **self.decay()}
         self.apply(rule, rate, self.means, self.squares, largest, **constants)
-        object.__setattr__(self, "steps", steps)  # no setting: it is not looked for among them
+        vars(self)["steps"] = steps
 
     def decay(self) -> dict[str, float]:
         """Return weight decay as a rule takes it: of the value itself, or added to the gradient."""

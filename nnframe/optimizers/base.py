@@ -76,7 +76,7 @@ class Optimizer:
         if self._assigned or self.schedules:
             self.prepare()
         self.update()
-        object.__setattr__(self, "taken", self.taken + 1)
+        vars(self)["taken"] += 1  # no setting: it is not looked for among them
 
     def prepare(self) -> None:
         """Bring scheduled constants to the value of this step, and refuse constants that do not fit."""
