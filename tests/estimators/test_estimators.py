@@ -37,7 +37,7 @@ print(len(found), {one["status"] for one in found})
 @pytest.mark.parametrize("name", ["NNClassifier", "NNRegressor"])
 def test_every_check_of_scikit_learn_passes_and_none_is_skipped(name):
     run = subprocess.run(
-        [sys.executable, "-c", CHECKS, name],
+        [sys.executable, "-P", "-c", CHECKS, name],
         env={**os.environ, "SCIPY_ARRAY_API": "1"},
         capture_output=True,
         text=True,

@@ -76,7 +76,7 @@ def test_another_vector_width_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     with pytest.raises(KeyError):
         kills.run("momentum", tmp_path, "epoch", 2)
     env = os.environ | {"NNFRAME_SIMD": "avx2", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], env=env, capture_output=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code, tmp_path], env=env, capture_output=True, check=True)
     assert done.stdout == expected
 
 

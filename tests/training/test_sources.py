@@ -134,6 +134,6 @@ before = anonymous()
 trainer.fit(x, np.arange(rows) % 2, batch_size=500, rng=0, progress=False, validation_split=0.5, callbacks=Seeing())
 print(max(peak) - before, x.nbytes / 2**20)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     grown, whole = map(float, done.stdout.split())
     assert grown < whole / 4
