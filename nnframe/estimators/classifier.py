@@ -12,9 +12,9 @@ from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from nnframe.estimators.base import Array, Network, refuse_weightless
-from nnframe.estimators.losses import WeightedCrossEntropy
 from nnframe.layers import LogSoftmax, Softmax
 from nnframe.losses import CrossEntropyLoss, Loss
+from nnframe.losses.weighted import WeightedLoss, with_weights
 
 
 class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
@@ -133,7 +133,7 @@ class NNClassifier(ClassifierMixin, Network):  # type: ignore[misc]
             return self._own_loss(t, weights)
         if weights is None:
             return CrossEntropyLoss(), t
-        return WeightedCrossEntropy(), np.column_stack([t, weights])
+        return WeightedLoss(CrossEntropyLoss("sum")), with_weights(t, weights)
 
     def _score_held(self, X: Array, t: Array, weights: Array) -> float:
         return float(accuracy_score(t, self.model_(X).argmax(axis=1), sample_weight=weights))

@@ -10,8 +10,8 @@ from sklearn.metrics import r2_score
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
 from nnframe.estimators.base import Array, Network, refuse_weightless
-from nnframe.estimators.losses import WeightedSquares
-from nnframe.losses import Loss
+from nnframe.losses import Loss, MSELoss
+from nnframe.losses.weighted import WeightedLoss, with_weights
 
 
 class NNRegressor(RegressorMixin, Network):  # type: ignore[misc]
@@ -55,7 +55,7 @@ class NNRegressor(RegressorMixin, Network):  # type: ignore[misc]
         if self.loss is not None:
             return self._own_loss(t, weights)
         each = np.full(len(t), 1 / len(t)) if weights is None else weights
-        return WeightedSquares(), np.column_stack([t, each])
+        return WeightedLoss(MSELoss("sum")), with_weights(t, each / (2 * t.shape[1]))
 
     def _score_held(self, X: Array, t: Array, weights: Array) -> float:
         return float(r2_score(t, self.model_(X), sample_weight=weights))

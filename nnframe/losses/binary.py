@@ -70,11 +70,7 @@ class BCEWithLogitsLoss(ElementwiseLoss):
 
     def right(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
         """Return which share of the labels of each row its logits get right; None where labels are not 0 and 1."""
-        targets = as_targets(y, t)
-        if not ((targets == 0) | (targets == 1)).all():
-            return None
-        found: npt.NDArray[np.float64] = ((y > 0) == (targets == 1)).reshape(len(y), -1).mean(axis=1)
-        return found
+        return _right_sides(y, t, 0.0)
 
     def _factors(self, y: Array, t: Array) -> tuple[Array, Array]:
         """Return what log(1 + exp(y)) and log(1 + exp(-y)) count: (1 - t) w, and p t w."""
@@ -131,11 +127,7 @@ class BCELoss(ElementwiseLoss):
 
     def right(self, y: Array, t: npt.NDArray[Any]) -> npt.NDArray[np.float64] | None:
         """Return which share of the labels of each row is on its side of 1/2; None where labels are not 0 and 1."""
-        targets = as_targets(y, t)
-        if not ((targets == 0) | (targets == 1)).all():
-            return None
-        found: npt.NDArray[np.float64] = ((y > 0.5) == (targets == 1)).reshape(len(y), -1).mean(axis=1)
-        return found
+        return _right_sides(y, t, 0.5)
 
     def __repr__(self) -> str:
         return shown(self, weight=None)
@@ -193,4 +185,13 @@ def _log_change(p: Array, dp: Array) -> Array:
     least = 1e-43  # below exp(-100), 3.7e-44, one of them is
     with np.errstate(divide="ignore", invalid="ignore"):
         found: Array = np.where(np.minimum(p, p + dp) > least, np.log1p(dp / p), _log(p + dp) - _log(p))
+    return found
+
+
+def _right_sides(y: Array, t: npt.NDArray[Any], edge: float) -> npt.NDArray[np.float64] | None:
+    """Return which share of each row is above the edge where its label is 1, below where it is 0; None for others."""
+    targets = as_targets(y, t)
+    if not ((targets == 0) | (targets == 1)).all():
+        return None
+    found: npt.NDArray[np.float64] = ((y > edge) == (targets == 1)).reshape(len(y), -1).mean(axis=1)
     return found
